@@ -1,0 +1,1 @@
+"""Files to batches: TFDS builders, clip windows, augmentation and the Grain loader."""

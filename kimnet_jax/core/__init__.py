@@ -1,0 +1,1 @@
+"""What every other part stands on: joint names, pixel geometry, heatmaps, images. NumPy only at import."""

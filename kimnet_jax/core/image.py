@@ -1,0 +1,59 @@
+"""Encoded images to pixels, the one warp, and the normalisation of a network's input. OpenCV is imported on first use."""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.types import Array
+
+MEAN = (0.485, 0.456, 0.406)  # ImageNet, R G B
+STD = (0.229, 0.224, 0.225)
+
+
+def _cv2() -> Any:
+    import cv2
+
+    cv2.setNumThreads(0)  # the loader runs many of these at once
+    return cv2
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Encoded bytes to uint8 [H, W, 3] RGB. Raises `InputError` naming `name` where they are no whole image."""
+    cv2 = _cv2()
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None:
+        raise InputError(f'{name}: not a readable image ({len(data)} bytes); replace the file')
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] RGB to PNG bytes, lossless, at the level that is fast to write."""
+    cv2 = _cv2()
+    done, data = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise ValueError(f'image of shape {image.shape} and dtype {image.dtype} cannot be written as PNG')
+    return data.tobytes()
+
+
+def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
+    """uint8 [H, W, 3] RGB to JPEG bytes."""
+    cv2 = _cv2()
+    done, data = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ValueError(f'image of shape {image.shape} and dtype {image.dtype} cannot be written as JPEG')
+    return data.tobytes()
+
+
+def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """Bilinear crop uint8 [size, size, 3] of an image; `matrix` [2, 3] maps image pixels to crop pixels; black outside."""
+    cv2 = _cv2()
+    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+def normalise(frames: Array, xp: ModuleType = np) -> Array:
+    """uint8 RGB [..., 3] to float32 with ImageNet's mean and standard deviation."""
+    scale = 1.0 / (255.0 * np.asarray(STD, np.float32))
+    shift = np.asarray(MEAN, np.float32) / np.asarray(STD, np.float32)
+    return frames.astype(xp.float32) * scale - shift

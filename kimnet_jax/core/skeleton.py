@@ -1,0 +1,88 @@
+"""Joint names, mirror pairs, limbs and report groups of each data set, as data."""
+
+import dataclasses
+
+from kimnet_jax.core.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Skeleton:
+    """The joints of one data set.
+
+    Attributes:
+        name: the key in `SKELETONS`.
+        joints: joint names in the order of the annotations.
+        flip_pairs: indices that change places when the image is mirrored.
+        limbs: pairs of indices that an overlay connects.
+        groups: report columns in the paper's order, each with the joints it averages; joints in no group enter mPCK only.
+        torso: the two joints whose distance is the torso length (left shoulder, right hip).
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    limbs: tuple[tuple[int, int], ...]
+    groups: tuple[tuple[str, tuple[int, ...]], ...]
+    torso: tuple[int, int]
+
+    @property
+    def num_joints(self) -> int:
+        return len(self.joints)
+
+    @property
+    def flip_order(self) -> tuple[int, ...]:
+        """Where each joint of a mirrored image is found in the unmirrored order."""
+        order = list(range(self.num_joints))
+        for left, right in self.flip_pairs:
+            order[left], order[right] = right, left
+        return tuple(order)
+
+
+def _skeleton(name: str, joints: str, limbs: str, head: str) -> Skeleton:
+    names = tuple(joints.split())
+    index = {joint: i for i, joint in enumerate(names)}
+    parts = ('shoulder', 'elbow', 'wrist', 'hip', 'knee', 'ankle')
+    groups = [('Head', (index[head],))]
+    groups += [(p.capitalize(), tuple(i for i, n in enumerate(names) if n.endswith(f'_{p}'))) for p in parts]
+    flips = []
+    for i, joint in enumerate(names):
+        side, _, part = joint.partition('_')
+        other = {'l': 'r', 'r': 'l'}.get(side, '') + '_' + part
+        if index.get(other, -1) > i:
+            flips.append((i, index[other]))
+    pairs = [limb.split('-') for limb in limbs.split()]
+    return Skeleton(
+        name=name,
+        joints=names,
+        flip_pairs=tuple(flips),
+        limbs=tuple((index[a], index[b]) for a, b in pairs),
+        groups=tuple(groups),
+        torso=(index['l_shoulder'], index['r_hip']),
+    )
+
+
+_LIMBS = (
+    'l_shoulder-r_shoulder l_hip-r_hip l_shoulder-l_elbow l_elbow-l_wrist r_shoulder-r_elbow r_elbow-r_wrist '
+    'l_hip-l_knee l_knee-l_ankle r_hip-r_knee r_knee-r_ankle'
+)
+
+PENN_ACTION = _skeleton(
+    'penn_action',
+    'head l_shoulder r_shoulder l_elbow r_elbow l_wrist r_wrist l_hip r_hip l_knee r_knee l_ankle r_ankle',
+    f'head-l_shoulder head-r_shoulder l_shoulder-l_hip r_shoulder-r_hip {_LIMBS}',
+    head='head',
+)
+JHMDB = _skeleton(
+    'jhmdb',
+    'neck belly face r_shoulder l_shoulder r_hip l_hip r_elbow l_elbow r_knee l_knee r_wrist l_wrist r_ankle l_ankle',
+    f'face-neck neck-belly neck-l_shoulder neck-r_shoulder belly-l_hip belly-r_hip {_LIMBS}',
+    head='face',
+)
+SKELETONS = {skeleton.name: skeleton for skeleton in (PENN_ACTION, JHMDB)}
+
+
+def get_skeleton(name: str) -> Skeleton:
+    """The skeleton of that name. Raises `InputError` with the known names."""
+    if name not in SKELETONS:
+        raise InputError(f'unknown skeleton {name!r}; known: {", ".join(sorted(SKELETONS))}')
+    return SKELETONS[name]

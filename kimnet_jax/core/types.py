@@ -1,0 +1,34 @@
+"""Shape legend and the keys of an example and of a batch.
+
+Shape legend, used in every docstring: B clips, T frames, H W image rows and columns, h w heatmap rows and columns,
+J joints, D feature channels, C image channels. Points are (x, y) float32 in pixels, 0-based, pixel CENTRES at integers;
+sizes are (rows, columns); boxes are (x0, y0, x1, y1) in the same pixels as the points.
+
+Example (one clip of a built data set):
+    clip        str, unique in the data set
+    action      str
+    frames      T encoded images (JPEG or PNG bytes)
+    joints      float32 [T, J, 2], pixels of the original frame
+    visible     bool [T, J]
+    boxes       float32 [T, 4], the person, pixels of the original frame
+    image_size  int32 [2], (rows, columns) of every frame
+
+Batch (windows of clips, cropped and resized, on their way to a model):
+    frames      uint8 [B, T, H, W, 3], RGB
+    joints      float32 [B, T, J, 2], pixels of the crop
+    visible     bool [B, T, J]
+    mask        bool [B, T], False where a frame is padding
+    clip        int32 [B], index of the clip in its split (-1: padding)
+Evaluation batches carry besides:
+    start       bool [B], True where the recursion begins anew with this window
+    frame       int32 [B, T], index of each frame in its clip
+    to_image    float32 [B, T, 2, 3], the affine map from crop pixels to original pixels
+"""
+
+from typing import Any, Literal, TypeAlias
+
+Array: TypeAlias = Any  # numpy.ndarray or jax.Array
+Batch: TypeAlias = dict[str, Array]
+Example: TypeAlias = dict[str, Any]
+Decoding: TypeAlias = Literal['argmax', 'quarter', 'dark']
+Target: TypeAlias = Literal['cell', 'subpixel']
