@@ -1,0 +1,105 @@
+"""Layers with PyTorch's arithmetic, in the formulations that XLA differentiates fast on every backend."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.typing import Dtype
+
+Array = jax.Array
+
+kaiming_normal = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # torchvision's for ResNets
+
+
+def conv(
+    features_in: int,
+    features_out: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    use_bias: bool = False,
+    kernel_init: nnx.Initializer = kaiming_normal,
+    dtype: Dtype = jnp.float32,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """A square convolution on [..., H, W, C] padded as in PyTorch: `kernel // 2` zeros on every side, whatever the stride."""
+    padding = kernel // 2
+    return nnx.Conv(
+        features_in,
+        features_out,
+        (kernel, kernel),
+        strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+class BatchNorm(nnx.BatchNorm):
+    """PyTorch's BatchNorm: statistics in float32, two-pass variance, unbiased in the running buffer; output in `dtype`.
+
+    Under data parallelism the statistics are those of the whole batch.
+    """
+
+    def __init__(self, features: int, *, scale_init: float = 1.0, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
+        super().__init__(
+            features,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=jnp.float32,
+            use_fast_variance=False,
+            scale_init=nnx.initializers.constant(scale_init),
+            rngs=rngs,
+        )
+        self.output_dtype = dtype
+
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]
+        before = self.var[...]
+        y = super().__call__(x.astype(jnp.float32))
+        if not self.use_running_average:
+            n = x.size // x.shape[-1]
+            kept = self.momentum * before
+            self.var[...] = kept + (self.var[...] - kept) * (n / max(n - 1, 1))  # flax stores the biased variance
+        return y.astype(self.output_dtype)
+
+
+class ConvTranspose(nnx.Module):
+    """Transposed convolution, 4x4, stride 2, padding 1, no bias: [B, h, w, C] -> [B, 2h, 2w, D].
+
+    Output row 2i - 1 + k takes input row i through kernel row k, so the even and the odd output rows see two kernel rows each:
+    one 2x2 convolution to the four phases, then interleaved. No product with an inserted zero is ever formed, and the
+    gradients are those of a plain convolution (the stock formulation's weight gradient is 40 to 100 times slower on CPU).
+    """
+
+    def __init__(self, features_in: int, features_out: int, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(0.001)  # SimpleBaseline
+        self.kernel = nnx.Param(init(rngs.params(), (4, 4, features_in, features_out), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: Array) -> Array:
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        b, h, w, c = x.shape
+        d = kernel.shape[-1]
+        # [tap row, phase row, tap column, phase column, C, D] -> taps first, phases among the output channels
+        phases = kernel[::-1, ::-1].reshape(2, 2, 2, 2, c, d).transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, c, 4 * d)
+        y = jax.lax.conv_general_dilated(x, phases, (1, 1), ((1, 1), (1, 1)), dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+        y = y.reshape(b, h + 1, w + 1, 2, 2, d)
+        even = jnp.stack([y[:, :h, :w, 0, 0], y[:, :h, 1:, 0, 1]], 3)  # [B, h, w, phase column, D]
+        odd = jnp.stack([y[:, 1:, :w, 1, 0], y[:, 1:, 1:, 1, 1]], 3)
+        return jnp.stack([even, odd], 2).reshape(b, 2 * h, 2 * w, d)
+
+
+def max_pool(x: Array) -> Array:
+    """Max-pooling 3x3, stride 2, padding 1 of [B, H, W, C], as the maximum of nine shifted slices (backward 5x faster on CPU)."""
+    h, w = x.shape[1:3]
+    rows, columns = (h + 1) // 2, (w + 1) // 2
+    low = jnp.finfo(x.dtype).min
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=low)
+    out = None
+    for i in range(3):
+        for j in range(3):
+            part = x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
+            out = part if out is None else jnp.maximum(out, part)
+    assert out is not None
+    return out

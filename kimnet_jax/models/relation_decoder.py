@@ -1,0 +1,49 @@
+"""Relation decoder: the spatial correlation of the joints of one frame (RPSTN's joint relation extractor, KIMNet Eq. 5)."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kimnet_jax.models.layers import BatchNorm, conv
+
+Array = jax.Array
+DecoderVariant = Literal['intended', 'released', 'released_2021']
+
+
+class RelationDecoder(nnx.Module):
+    """Mixes the heatmaps of a frame by their similarity, adds them to the input, normalises. Computes in float32.
+
+    `intended`: softmax over the last axis, so that every output joint is a convex combination of all joints.
+    `released`: RPSTN's last revision, for its weights: softmax over the first joint axis, and a reshape that exchanges joints and
+    pixels. `released_2021`: its first revision: softmax over the last axis and the same reshape.
+    """
+
+    def __init__(self, num_joints: int, *, variant: DecoderVariant = 'intended', output_scale: float = 1.0, rngs: nnx.Rngs):
+        """`output_scale`: initial scale of the last BatchNorm. Raises ValueError on an unknown variant."""
+        if variant not in ('intended', 'released', 'released_2021'):
+            raise ValueError(f"relation decoder variant {variant!r}: choose 'intended', 'released' or 'released_2021'")
+        self.variant = variant
+        self.conv_g = conv(num_joints, num_joints, 1, use_bias=True, rngs=rngs)
+        self.conv_w = conv(num_joints, num_joints, 1, use_bias=True, rngs=rngs)
+        self.bn_w = BatchNorm(num_joints, scale_init=0.0, rngs=rngs)  # the module starts as the identity
+        self.bn_u = BatchNorm(num_joints, scale_init=output_scale, rngs=rngs)
+
+    def __call__(self, heatmaps: Array) -> Array:
+        """[B, h, w, J] -> float32 [B, h, w, J]."""
+        return self.bn_u(self.relate(heatmaps))
+
+    def relate(self, heatmaps: Array) -> Array:
+        """The joint relation extractor alone, before the last BatchNorm: [B, h, w, J] -> float32 [B, h, w, J]."""
+        x = heatmaps.astype(jnp.float32)
+        b, h, w, joints = x.shape
+        vectors = x.reshape(b, h * w, joints)
+        attention = jax.nn.softmax(jnp.einsum('bni,bnj->bij', vectors, vectors), axis=1 if self.variant == 'released' else -1)
+        g = self.conv_g(x).reshape(b, h * w, joints)
+        y = jnp.einsum('bij,bnj->bni', attention, g)
+        if self.variant == 'intended':
+            y = y.reshape(b, h, w, joints)
+        else:  # the release reads a [pixels, joints] buffer as [joints, rows, columns]
+            y = y.reshape(b, joints, h, w).transpose(0, 2, 3, 1)
+        return x + self.bn_w(self.conv_w(y))
