@@ -37,7 +37,8 @@ def dataset_info(builder: tfds.core.DatasetBuilder, skeleton: Skeleton) -> tfds.
 def checked_example(example: Example, skeleton: Skeleton, source: str) -> Example:
     """The example, with the dtypes of the schema. Raises `InputError` naming `source` and the field that is wrong."""
     frames, example = list(example['frames']), dict(example)
-    shapes = {'joints': (len(frames), skeleton.num_joints, 2), 'visible': (len(frames), skeleton.num_joints), 'boxes': (len(frames), 4)}
+    T, J = len(frames), skeleton.num_joints
+    shapes = {'joints': (T, J, 2), 'visible': (T, J), 'boxes': (T, 4)}
     if not frames:
         raise InputError(f'{source}: no frames')
     dtypes = {'joints': np.float32, 'visible': np.bool_, 'boxes': np.float32}
@@ -49,7 +50,9 @@ def checked_example(example: Example, skeleton: Skeleton, source: str) -> Exampl
     bad = np.argwhere(~np.isfinite(example['joints']).all(-1) & example['visible'])
     if len(bad):
         frame, joint = bad[0]
-        raise InputError(f'{source}: joints of {skeleton.joints[joint]!r} in frame {frame} are not finite ({len(bad)} such joints)')
+        raise InputError(
+            f'{source}: joints of {skeleton.joints[joint]!r} in frame {frame} are not finite ({len(bad)} such joints)'
+        )
     example['joints'] = np.nan_to_num(example['joints'], posinf=0.0, neginf=0.0)
     boxes = example['boxes']
     bad = np.flatnonzero(~np.isfinite(boxes).all(-1) | (boxes[:, 2:] <= boxes[:, :2]).any(-1))
@@ -88,8 +91,13 @@ class ClipSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
-        """Example `index`: `frames` stays a list of encoded bytes, texts become `str`."""
-        example = dict(self._records[index])
+        """Example `index`: `frames` stays a list of encoded bytes, texts become `str`. Raises `InputError` on a damaged file."""
+        try:
+            example = dict(self._records[index])
+        except RuntimeError as error:  # array_record's, of a file that is missing, cut short or altered
+            raise InputError(
+                f'{self.folder}: clip {index} of {self.split!r} cannot be read ({error}); build it again with --overwrite'
+            ) from error
         example['frames'] = [bytes(frame) for frame in example['frames']]
         for key in ('clip', 'action'):
             example[key] = example[key].decode()
@@ -107,17 +115,25 @@ class ClipSource:
 def open_clips(data_dir: str | os.PathLike[str], name: str, config: str, split: str) -> ClipSource:
     """Opens a split of a built data set. Raises `InputError` that says how to build it where it is not there."""
     root = pathlib.Path(data_dir).expanduser() / name / config
-    versions = sorted((p for p in root.glob('*.*.*') if (p / 'dataset_info.json').is_file()), key=lambda p: [int(x) for x in p.name.split('.')])
+    versions = [path.parent for path in root.glob('*.*.*/dataset_info.json')]
     if not versions:
         raise InputError(
             f'{root}: no built data set there; build it with '
             f'`python -m data_pipelines.build {name}/{config} --data_dir {data_dir}`, or point config.data.data_dir at it'
         )
-    builder = tfds.builder_from_directory(str(versions[-1]))
+    return open_built(max(versions, key=lambda path: tfds.core.Version(path.name)), split)
+
+
+def open_built(folder: pathlib.Path, split: str) -> ClipSource:
+    """Opens a split of the built data set in `<data_dir>/<name>/<config>/<version>`. Raises `InputError` if it cannot."""
     try:
-        size = builder.info.splits[split].num_examples
-    except (KeyError, ValueError) as error:
-        raise InputError(f'{versions[-1]}: no split {split!r}; it has {", ".join(sorted(builder.info.splits))}') from error
+        info = tfds.builder_from_directory(str(folder)).info
+    except Exception as error:  # of a JSON reader, of TFDS
+        raise InputError(f'{folder}: not a whole data set ({error}); build it again with --overwrite') from error
+    try:
+        size = info.splits[split].num_examples
+    except (KeyError, ValueError, AssertionError) as error:
+        raise InputError(f'{folder}: no split {split!r}; it has {", ".join(sorted(info.splits))}') from error
     if not size:
-        raise InputError(f'{versions[-1]}: split {split!r} has no clips')
-    return ClipSource(versions[-1], split, get_skeleton(builder.info.metadata['skeleton']))
+        raise InputError(f'{folder}: split {split!r} has no clips')
+    return ClipSource(folder, split, get_skeleton(info.metadata['skeleton']))

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import sys
 from collections.abc import Callable, Iterator
 
@@ -12,6 +13,7 @@ class InputError(ValueError):
 
 def run_command(main: Callable[..., object], *args: object) -> None:
     """Runs a command's `main`; an `InputError` or a full disk ends it with one line on stderr and status 2."""
+    logging.getLogger('absl').setLevel(logging.WARNING)  # the libraries tell of every file that they open
     with explained():
         status = main(*args)
         sys.exit(status if isinstance(status, int) else 0)

@@ -8,7 +8,7 @@ Example (one clip of a built data set):
     clip        str, unique in the data set
     action      str
     frames      T encoded images (JPEG or PNG bytes)
-    joints      float32 [T, J, 2], pixels of the original frame
+    joints      float32 [T, J, 2], pixels of the original frame; (0, 0) and not visible where never annotated
     visible     bool [T, J]
     boxes       float32 [T, 4], the person, pixels of the original frame
     image_size  int32 [2], (rows, columns) of every frame

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def _folder_frames(folder: pathlib.Path) -> Iterator[np.ndarray]:
         yield decode_image(file.read_bytes(), str(file))
 
 
-def _open(path: pathlib.Path):
+def _open(path: pathlib.Path) -> Any:
     import av
 
     if not path.is_file():
@@ -77,8 +78,11 @@ def _video_frames(path: pathlib.Path) -> Iterator[np.ndarray]:
         stream.thread_type = 'AUTO'
         count = 0
         try:
-            for frame in container.decode(stream):
-                yield frame.to_ndarray(format='rgb24')
-                count += 1
+            for packet in container.demux(stream):
+                if packet.is_corrupt:  # cut short: some decoders drop it without a word
+                    raise InputError(f'{path}: breaks off near frame {count}; the file is damaged or incomplete, fetch it again')
+                for frame in packet.decode():
+                    yield frame.to_ndarray(format='rgb24')
+                    count += 1
         except av.FFmpegError as error:
             raise InputError(f'{path}: cannot be decoded after frame {count} ({error.strerror}); the file is damaged') from error

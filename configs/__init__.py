@@ -1,0 +1,1 @@
+"""Experiment configs, one file each: `--config configs/<name>.py[:key=value,...] [--config.field=value ...]`."""

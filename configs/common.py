@@ -1,0 +1,105 @@
+"""What all configs share: the fields with their defaults, the recipes, and the parsing of the text after the colon.
+
+A config names everything that a run depends on; values are plain data. What a field means stands where it is read:
+`model` KIMNetConfig, `data` DataConfig, `target` TargetConfig, `loader` LoaderConfig, `optimizer` OptimizerConfig.
+"""
+
+from ml_collections import ConfigDict
+
+
+def parse_arg(arg: str | None, **defaults: object) -> ConfigDict:
+    """The text after the colon, `key=value,...`, over its defaults; values take the type of the default."""
+    values = dict(defaults)
+    for part in filter(None, (arg or '').split(',')):
+        key, _, value = part.partition('=')
+        if key not in defaults:
+            raise ValueError(f'config argument {key!r}: no such key; known: {", ".join(defaults)}')
+        try:
+            values[key] = type(defaults[key])(value)
+        except ValueError as error:
+            raise ValueError(f'config argument {key}={value!r}: not of type {type(defaults[key]).__name__}') from error
+    return ConfigDict(values)
+
+
+def base() -> ConfigDict:
+    """The paper's setting (KIMNet Sec. IV-A) with our training recipe."""
+    return ConfigDict(
+        {
+            'seed': 0,
+            'dtype': 'auto',  # of the convolutions: bfloat16 on accelerators, float32 on CPU
+            'model': {
+                'initializer_depth': 101,
+                'encoder_depth': 50,
+                'width': 64,
+                'features': 256,
+                'fusion_norm': True,
+                'decoder_variant': 'intended',
+                'output_scale': 0.05,
+                'remat': False,
+            },
+            'dataset': {'name': '', 'config': '', 'data_dir': 'data', 'train_split': 'train', 'eval_split': 'test'},
+            'data': {
+                'frames': 5,
+                'input_size': 256,
+                'box_scale': 1.25,
+                'augment_scale': (0.8, 1.4),
+                'augment_rotation': 40.0,
+                'augment_flip': 0.5,
+            },
+            'target': {'sigma': 2.0, 'centre': 'cell', 'visibility_weighting': False},
+            'loader': {'threads': 4, 'workers': 0, 'prefetch': 4},
+            'optimizer': {
+                'schedule': 'cosine',
+                'learning_rate': 1e-3,
+                'warmup_epochs': 1.0,
+                'drop_epochs': (8, 15, 25, 40, 80),
+                'clip_norm': 1.0,
+                'accumulate': 1,
+            },
+            'train': {
+                'epochs': 100.0,
+                'steps': 0,  # instead of epochs
+                'batch_size': 8,
+                'average_decay': 0.999,  # moving average of the weights; 0: none
+                'log_every': 10,  # steps
+                'eval_every': 10.0,  # epochs
+                'save_every': 2.0,  # epochs
+            },
+            'eval': {
+                'batch_size': 8,
+                'segment': 8,  # frames of a clip that go through the network in one call
+                'chain_length': 0,  # frames after which the recursion begins anew; 0: the whole clip is one chain
+                'decoding': 'dark',
+                'select': 'torso/pck/0.2/mPCK',  # the best checkpoint has its highest value
+            },
+        }
+    )
+
+
+def apply_recipe(config: ConfigDict, recipe: str, *, paper_rate: float, paper_batch: int) -> None:
+    """Sets the optimisation: `ours`, `paper` (as stated: constant rate) or `released` (RPSTN's, with its odd schedule)."""
+    if recipe == 'paper':
+        config.optimizer.update(schedule='constant', learning_rate=paper_rate, clip_norm=0.0)
+        config.train.update(epochs=100.0, batch_size=paper_batch, average_decay=0.0)
+        config.eval.decoding = 'argmax'
+        config.model.output_scale = 1.0
+    elif recipe == 'released':
+        config.optimizer.update(schedule='released', learning_rate=5e-4, clip_norm=0.0)
+        config.train.update(epochs=100.0, batch_size=8, average_decay=0.0)
+        config.eval.decoding = 'argmax'
+        config.model.output_scale = 1.0
+    elif recipe != 'ours':
+        raise ValueError(f"recipe {recipe!r}: choose 'ours', 'paper' or 'released'")
+
+
+def apply_preset(config: ConfigDict, preset: str) -> None:
+    """Sets the size: `full` (the paper's), `small` (trains on a CPU in minutes) or `tiny` (for tests; learns little)."""
+    if preset == 'small':
+        config.model.update(initializer_depth=18, encoder_depth=18, width=16, features=64)
+        config.data.input_size = 128
+    elif preset == 'tiny':
+        config.model.update(initializer_depth=18, encoder_depth=18, width=4, features=8)
+        config.data.update(input_size=64, frames=3)
+        config.eval.update(segment=4, batch_size=8)
+    elif preset != 'full':
+        raise ValueError(f"preset {preset!r}: choose 'full', 'small' or 'tiny'")

@@ -1,0 +1,20 @@
+"""KIMNet on the embedded data set: no download, trains on two CPU cores in minutes. The default of `make demo`.
+
+`--config configs/kinetic_puppets.py:joints=15,preset=small`. Build the data first:
+`python -m data_pipelines.build kinetic_puppets --data_dir data`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """`joints`: 13 (as Penn Action) or 15 (as JHMDB); `preset`: full, small or tiny."""
+    args = common.parse_arg(arg, joints=15, preset='small')
+    if args.joints not in (13, 15):
+        raise ValueError(f'joints {args.joints}: choose 13 or 15')
+    config = common.base()
+    config.dataset.update(name='kinetic_puppets', config=f'joints{args.joints}')
+    common.apply_preset(config, args.preset)
+    return config

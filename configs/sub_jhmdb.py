@@ -1,0 +1,21 @@
+"""KIMNet on Sub-JHMDB: `--config configs/sub_jhmdb.py:fold=1,preset=full,recipe=ours`.
+
+Build the data first: `python -m data_pipelines.build sub_jhmdb --manual_dir DOWNLOADS --data_dir data`.
+The paper: 100 epochs, Adam at 1e-3, batch 8, mean of the three folds.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """`fold`: 1, 2 or 3; `preset`: full, small or tiny; `recipe`: ours, paper or released."""
+    args = common.parse_arg(arg, fold=1, preset='full', recipe='ours')
+    if args.fold not in (1, 2, 3):
+        raise ValueError(f'fold {args.fold}: choose 1, 2 or 3')
+    config = common.base()
+    config.dataset.update(name='sub_jhmdb', config=f'fold{args.fold}')
+    common.apply_recipe(config, args.recipe, paper_rate=1e-3, paper_batch=8)
+    common.apply_preset(config, args.preset)
+    return config

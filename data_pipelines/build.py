@@ -1,0 +1,176 @@
+"""`python -m data_pipelines.build NAME[/CONFIG] --manual_dir DOWNLOAD --data_dir BUILT`: builds a data set.
+
+The flags are those of `tfds build`; the files are always array_record. Without CONFIG every config is built. A data set appears
+under --data_dir only when it is whole; one that is there already is left as it is unless --overwrite is given.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import io
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import tensorflow_datasets as tfds
+from absl import logging
+from tensorflow_datasets.scripts.cli import build as tfds_build
+from tensorflow_datasets.scripts.cli import cli_utils
+
+from data_pipelines import schema
+from data_pipelines.builders import BUILDERS, import_builder
+from kimnet_jax.core.errors import InputError, run_command
+
+FILE_FORMAT = 'array_record'
+
+
+def main(argv: Sequence[str]) -> None:
+    """Builds what the command line (`argv[0]` is the program) asks for. Raises `InputError`."""
+    args = cli_utils.make_flags_parser(tfds_build.Args, description=__doc__)(list(argv))
+    names = args.positional_datasets + args.datasets
+    if not names:
+        raise InputError(f'which data set? python -m data_pipelines.build NAME[/CONFIG]; known: {", ".join(BUILDERS)}')
+    if args.generation.file_format not in (None, FILE_FORMAT):
+        raise InputError(
+            f'--file_format {args.generation.file_format}: only {FILE_FORMAT} is read and written without TensorFlow'
+        )
+    tfds.disable_progress_bar()  # the builders show one of clips
+    for name, config in [target for dataset in names for target in _targets(dataset, args)]:
+        _build(name, config, args)
+
+
+def _targets(dataset: str, args: tfds_build.Args) -> list[tuple[str, str]]:
+    """(name, config) of everything that a NAME[/CONFIG] stands for, with --config and --config_idx."""
+    name, _, config = dataset.partition('/')
+    builder = import_builder(name)
+    configs = [known.name for known in builder.BUILDER_CONFIGS]
+    index = args.generation.config_idx
+    if index is not None:
+        if index not in range(len(configs)):
+            raise InputError(f'--config_idx {index}: {name} has configs 0 to {len(configs) - 1}: {", ".join(configs)}')
+        configs = [configs[index]]
+    for asked in (config, args.generation.config):
+        if asked and asked not in configs:
+            raise InputError(f'{name} has no config {asked!r}; known: {", ".join(configs)}')
+        configs = [asked] if asked else configs
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        _check_manual_dir(name, builder.MANUAL_DOWNLOAD_INSTRUCTIONS, args)
+    return [(name, known) for known in configs]
+
+
+def _check_manual_dir(name: str, instructions: str, args: tfds_build.Args) -> None:
+    folder = args.paths.manual_dir
+    if folder is None:
+        raise InputError(f'{name} is not downloaded for you: give --manual_dir, a folder with {instructions}')
+    folder = pathlib.Path(folder, name if args.paths.add_name_to_manual_dir else '')
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise InputError(f'--manual_dir {folder}: {"empty" if folder.is_dir() else "no such folder"}; expected {instructions}')
+
+
+def _build(name: str, config: str, args: tfds_build.Args) -> None:
+    data_dir = pathlib.Path(args.paths.data_dir).expanduser().absolute()
+    relative = pathlib.Path(name, config, str(import_builder(name).VERSION))
+    final = data_dir / relative
+    if args.generation.update_metadata_only:
+        if not final.is_dir():
+            raise InputError(f'{final}: not built yet, so --update_metadata_only has nothing to update')
+        _execute(name, config, args, data_dir)
+    elif final.exists() and not args.debug.overwrite:
+        if args.debug.fail_if_exists or not (final / 'dataset_info.json').is_file():
+            raise InputError(f'{final}: exists already; --overwrite replaces it')
+        print(f'{name}/{config} is built already; --overwrite builds it anew')
+    else:
+        with _staging(data_dir) as staging:
+            _execute(name, config, args, staging)
+            _check_splits(staging / relative)
+            shutil.copytree(staging / name / '.config', data_dir / name / '.config', dirs_exist_ok=True)
+            final.parent.mkdir(exist_ok=True)
+            if final.exists():
+                final.rename(staging / 'replaced')
+            (staging / relative).rename(final)
+    splits = tfds.builder_from_directory(str(final)).info.splits
+    counts = ', '.join(f'{split} {info.num_examples} clips' for split, info in splits.items())
+    size = sum(file.stat().st_size for file in final.iterdir()) / 1e6
+    print(f'{name}/{config}: {counts}, {size:.0f} MB in {final}', flush=True)
+
+
+@contextlib.contextmanager
+def _staging(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder in `data_dir` that is gone afterwards, whatever happens; those of builds that were killed are removed first."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        for leftover in data_dir.glob('.building-*'):
+            with _lock(leftover) as free:
+                if free:
+                    shutil.rmtree(leftover)
+        folder = pathlib.Path(tempfile.mkdtemp(prefix='.building-', dir=data_dir))
+    except OSError as error:
+        raise InputError(f'--data_dir {data_dir}: cannot be written to ({error.strerror}); choose another folder') from error
+    with _lock(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(folder: pathlib.Path) -> Iterator[bool]:
+    """Whether the folder could be locked; the system lifts the lock when its process ends, however that happens."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except BlockingIOError:
+        free = False
+    try:
+        yield free
+    finally:
+        os.close(handle)
+
+
+def _execute(name: str, config: str, args: tfds_build.Args, data_dir: pathlib.Path) -> None:
+    """TFDS's build of one config into `data_dir`."""
+    generation = dataclasses.replace(
+        args.generation,
+        config=None,
+        config_idx=None,
+        file_format=FILE_FORMAT,
+        imports=import_builder(name).__module__,  # so that TFDS looks for no script of that name in the working directory
+    )
+    paths = dataclasses.replace(args.paths, data_dir=tfds.core.Path(data_dir))
+    args = dataclasses.replace(args, positional_datasets=[f'{name}/{config}'], datasets=[], generation=generation, paths=paths)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of every folder that is not built yet
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # a page of dataset_info
+            args.execute()
+    except Exception as error:
+        # TFDS and array_record raise errors of other types, without a number, that quote the system's words.
+        if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+            raise InputError(
+                f'{data_dir.parent}: the disk became full while {name}/{config} was written; nothing of it was kept: '
+                'free some space, or choose another --data_dir, and run the same command again'
+            ) from error
+        raise
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _check_splits(folder: pathlib.Path) -> None:
+    """Reads every clip back. Raises `InputError` where two splits share a clip."""
+    seen: dict[str, str] = {}
+    for split in tfds.builder_from_directory(str(folder)).info.splits:
+        source = schema.open_built(folder, split)
+        for index in range(len(source)):
+            clip = source[index]['clip']
+            if clip in seen:
+                raise InputError(f'clip {clip!r} is in split {split!r} and already in {seen[clip]!r}; every clip may occur once')
+            seen[clip] = split
+
+
+if __name__ == '__main__':
+    run_command(main, sys.argv)

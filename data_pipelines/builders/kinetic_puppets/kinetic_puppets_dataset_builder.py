@@ -1,0 +1,81 @@
+"""Kinetic Puppets: procedural people in motion, with exact truth; made on the spot, no download."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_pipelines.builders.kinetic_puppets.clip import make_clip
+from data_pipelines.builders.kinetic_puppets.figure import JOINTS
+from data_pipelines.schema import checked_example, dataset_info
+from kimnet_jax.core.image import encode_jpeg
+from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION, Skeleton, get_skeleton
+from kimnet_jax.core.types import Example
+
+SPLITS = ('train', 'test')
+_JPEG_QUALITY = 90
+
+
+@dataclasses.dataclass
+class PuppetsConfig(tfds.core.BuilderConfig):
+    """Which joints, how many clips, from which seed.
+
+    Attributes:
+        skeleton: name in `kimnet_jax.core.skeleton.SKELETONS`.
+        seed: another seed gives other people, motions and places.
+        train_clips: size of split `train`.
+        test_clips: size of split `test`.
+    """
+
+    skeleton: str = JHMDB.name
+    seed: int = 0
+    train_clips: int = 64
+    test_clips: int = 16
+
+
+def make_example(skeleton: Skeleton, seed: int, split: str, index: int) -> Example:
+    """Clip `index` of a split in the project's schema (`kimnet_jax.core.types`)."""
+    clip = make_clip(seed, SPLITS.index(split), index)
+    order = [JOINTS.index(joint) for joint in skeleton.joints]
+    name = f'puppet_{split}_{index:04}'
+    example = {
+        'clip': name,
+        'action': clip.action,
+        'frames': [encode_jpeg(frame, _JPEG_QUALITY) for frame in clip.frames],
+        'joints': clip.joints[:, order],
+        'visible': clip.visible[:, order],
+        'boxes': clip.boxes,
+        'image_size': np.asarray(clip.frames.shape[1:3], np.int32),
+    }
+    return checked_example(example, skeleton, name)
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Builder of `kinetic_puppets`."""
+
+    VERSION = tfds.core.Version('1.0.0')
+    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS's interface)
+        PuppetsConfig(name='joints15', description='The 15 joints of JHMDB.', skeleton=JHMDB.name),
+        PuppetsConfig(name='joints13', description='The 13 joints of Penn Action.', skeleton=PENN_ACTION.name),
+    ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return dataset_info(self, get_skeleton(self.builder_config.skeleton))
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, Example]]]:
+        config = self.builder_config
+        return {
+            'train': self._generate_examples('train', config.train_clips),
+            'test': self._generate_examples('test', config.test_clips),
+        }
+
+    def _generate_examples(self, split: str, clips: int) -> Iterator[tuple[str, Example]]:
+        make = functools.partial(make_example, get_skeleton(self.builder_config.skeleton), self.builder_config.seed, split)
+        # Threads: a spawned process would run an unguarded caller's script again, and OpenCV releases the interpreter's lock.
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
+            for example in workers.map(make, range(clips)):
+                yield example['clip'], example

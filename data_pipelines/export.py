@@ -1,0 +1,87 @@
+"""`python -m data_pipelines.export NAME/CONFIG --data_dir BUILT --split test --clip CLIP --out FOLDER`: a clip as a folder of images.
+
+Beside the images, byte for byte as the data set holds them, lie `boxes.json` ({"boxes": [[x0, y0, x1, y1], ...]}, one a frame)
+and `joints.json` (names of the joints, their pixels and visibility). CLIP is an index in the split or a clip's name.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.schema import ClipSource, open_clips
+from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.core.types import Example
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exports what the command line (`argv[0]` is the program) asks for. Raises `InputError`."""
+    parser = argparse.ArgumentParser(
+        prog='python -m data_pipelines.export', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('dataset', metavar='NAME/CONFIG', help='a built data set, such as sub_jhmdb/fold1')
+    parser.add_argument('--data_dir', required=True, type=pathlib.Path, help='the folder that it was built in')
+    parser.add_argument('--split', default='test', help='its split (default: test)')
+    parser.add_argument('--clip', required=True, help='index of the clip in the split, or its name')
+    parser.add_argument('--out', required=True, type=pathlib.Path, help='the folder to write')
+    parser.add_argument('--overwrite', action='store_true', help='replace a folder that is there')
+    args = parser.parse_args(argv[1:])
+    name, _, config = args.dataset.partition('/')
+    if not config:
+        raise InputError(f'{args.dataset}: give NAME/CONFIG, such as {name}/fold1')
+    clips = open_clips(args.data_dir, name, config, args.split)
+    example = find_clip(clips, args.clip)
+    export_clip(example, clips.skeleton, args.out, overwrite=args.overwrite)
+    print(f'{example["clip"]}: {len(example["frames"])} frames in {args.out}')
+
+
+def find_clip(clips: ClipSource, clip: str) -> Example:
+    """The example of that index or name. Raises `InputError` where the split has none."""
+    if clip.isdecimal():
+        if int(clip) >= len(clips):
+            raise InputError(f'--clip {clip}: split {clips.split!r} has clips 0 to {len(clips) - 1}')
+        return clips[int(clip)]
+    names = []
+    for index in range(len(clips)):
+        example = clips[index]
+        if example['clip'] == clip:
+            return example
+        names.append(example['clip'])
+    raise InputError(f'--clip {clip}: no such clip in split {clips.split!r}; the first are {", ".join(names[:5])}')
+
+
+def export_clip(example: Example, skeleton: Skeleton, out: pathlib.Path, *, overwrite: bool = False) -> None:
+    """Writes an example as a folder of images with `boxes.json` and `joints.json`; the folder appears when it is whole.
+
+    Raises:
+        InputError: `out` is a file, or has something in it and `overwrite` is False.
+    """
+    out = out.expanduser().absolute()
+    if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
+        raise InputError(f'--out {out}: exists already; choose another folder{" or give --overwrite" if out.is_dir() else ""}')
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as scratch:
+        folder = pathlib.Path(scratch, 'clip')
+        folder.mkdir()
+        for number, frame in enumerate(example['frames'], 1):
+            suffix = '.png' if frame.startswith(b'\x89PNG') else '.jpg'
+            (folder / f'{number:06d}{suffix}').write_bytes(frame)
+        joints = {
+            'names': skeleton.joints,
+            'joints': np.asarray(example['joints']).tolist(),
+            'visible': np.asarray(example['visible']).tolist(),
+        }
+        (folder / 'boxes.json').write_text(json.dumps({'boxes': np.asarray(example['boxes']).tolist()}))
+        (folder / 'joints.json').write_text(json.dumps(joints))
+        if out.exists():
+            out.rename(pathlib.Path(scratch, 'replaced'))
+        folder.rename(out)
+
+
+if __name__ == '__main__':
+    run_command(main, sys.argv)

@@ -1,0 +1,124 @@
+"""A window's encoded frames to the network's input: crop, scale, rotation and flip as one warp per frame."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from data_pipelines.clips import Window
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.geometry import apply_affine, crop_matrix, square_of_box
+from kimnet_jax.core.image import decode_image, warp
+from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.core.types import Array, Example
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What a window looks like. Raises `InputError` naming the field that is out of range.
+
+    Attributes:
+        frames: T, contiguous frames of a training window.
+        input_size: rows and columns of the crop, pixels.
+        box_scale: side of the crop over the longer side of the person's box.
+        augment_scale: range of the random magnification of the person.
+        augment_rotation: range of the random rotation, +- degrees.
+        augment_flip: probability of mirroring.
+    """
+
+    frames: int = 5
+    input_size: int = 256
+    box_scale: float = 1.25
+    augment_scale: tuple[float, float] = (0.8, 1.4)
+    augment_rotation: float = 40.0
+    augment_flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ('frames', 'input_size'):
+            if getattr(self, name) < 1:
+                raise InputError(f'config.data.{name} is {getattr(self, name)}; it must be at least 1')
+        if not self.box_scale > 0:
+            raise InputError(f'config.data.box_scale is {self.box_scale}; it must be greater than 0')
+        if len(self.augment_scale) != 2 or not 0 < self.augment_scale[0] <= self.augment_scale[1]:
+            raise InputError(f'config.data.augment_scale is {self.augment_scale}; it must be (lowest, highest), both above 0')
+        if self.augment_rotation < 0:
+            raise InputError(f'config.data.augment_rotation is {self.augment_rotation}; it must be 0 or more degrees')
+        if not 0 <= self.augment_flip <= 1:
+            raise InputError(f'config.data.augment_flip is {self.augment_flip}; it must be a probability, 0 to 1')
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """One draw, the same for all frames of a window.
+
+    Attributes:
+        scale: magnification of the person.
+        rotation: degrees, positive turns the picture counter-clockwise.
+        flip: mirror left and right, after the rotation.
+    """
+
+    scale: float = 1.0
+    rotation: float = 0.0
+    flip: bool = False
+
+
+def draw_augmentation(config: DataConfig, rng: np.random.Generator) -> Augmentation:
+    """Uniform scale and rotation, and a coin for the flip (KIMNet Sec. IV-A)."""
+    return Augmentation(
+        scale=rng.uniform(*config.augment_scale),
+        rotation=rng.uniform(-config.augment_rotation, config.augment_rotation),
+        flip=bool(rng.random() < config.augment_flip),
+    )
+
+
+def crop_window(
+    example: Example,
+    window: Window,
+    frames: int,
+    config: DataConfig,
+    *,
+    skeleton: Skeleton,
+    folder: pathlib.Path,
+    augmentation: Augmentation = Augmentation(),
+) -> dict[str, Array]:
+    """The crops of a window and its joints in them. Only the window's own frames are decoded.
+
+    Joints that come to lie outside the crop keep their coordinates and their visibility.
+
+    Args:
+        example: the clip (`core.types`).
+        window: which of its frames; repeated at the end up to `frames`.
+        frames: T.
+        config: size of the crop and of the box.
+        skeleton: says which joints change places in a mirrored image.
+        folder: of the data set, for the error.
+        augmentation: one for the whole window.
+
+    Returns:
+        frames uint8 [T, H, W, 3] RGB; joints float32 [T, J, 2] crop pixels; visible bool [T, J]; mask bool [T], False where
+        a frame is repeated; frame int32 [T], its index in the clip; matrix float64 [T, 2, 3], original pixels to crop pixels.
+
+    Raises:
+        InputError: a frame is no readable image; names data set, clip and frame.
+    """
+    rows = range(window.first, window.first + window.count)
+    centre, side = square_of_box(example['boxes'][rows], config.box_scale / augmentation.scale)
+    size = config.input_size
+    matrix = crop_matrix(centre, side, size, rotation=augmentation.rotation, flip=augmentation.flip)
+    images = np.empty((frames, size, size, 3), np.uint8)
+    for i, row in enumerate(rows):
+        name = f'{folder}: clip {example["clip"]!r}, frame {row}'
+        images[i] = warp(decode_image(example['frames'][row], name), matrix[i], size)
+    images[window.count :] = images[window.count - 1]
+    joints, visible = apply_affine(matrix, example['joints'][rows]), example['visible'][rows]
+    if augmentation.flip:
+        joints, visible = joints[:, skeleton.flip_order], visible[:, skeleton.flip_order]
+    repeat = np.minimum(np.arange(frames), window.count - 1)
+    return {
+        'frames': images,
+        'joints': joints[repeat],
+        'visible': visible[repeat],
+        'mask': np.arange(frames) < window.count,
+        'frame': (window.first + repeat).astype(np.int32),
+        'matrix': matrix[repeat],
+    }

@@ -1,0 +1,20 @@
+"""One command for all: `kimnet train ...` is `python -m kimnet_jax.train ...`."""
+
+import importlib
+import sys
+
+COMMANDS = ('evaluate', 'predict', 'train')
+
+
+def main() -> None:
+    """Hands the rest of the command line to the module that is named first."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print(f'usage: kimnet {{{",".join(COMMANDS)}}} [--help] ...', file=sys.stderr)
+        sys.exit(2)
+    command = sys.argv.pop(1)
+    sys.argv[0] = f'kimnet {command}'
+    importlib.import_module(f'kimnet_jax.{command}').cli()
+
+
+if __name__ == '__main__':
+    main()

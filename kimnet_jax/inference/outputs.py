@@ -1,0 +1,237 @@
+"""What is written for a video: overlay, JSON, CSV and COCO keypoints, record by record, and all at once or not at all."""
+
+import contextlib
+import csv
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.core.video import frame_rate, image_files
+from kimnet_jax.inference.predictor import FramePose
+from kimnet_jax.inference.video import VideoWriter, draw_pose
+
+SUFFIXES = {'overlay': '.overlay.mp4', 'json': '.json', 'csv': '.csv', 'coco': '.coco.json'}
+
+
+def output_stems(videos: Sequence[pathlib.Path], folder: pathlib.Path, kinds: Sequence[str]) -> list[str]:
+    """The names without suffix of each video's outputs. Raises `InputError` where one file would overwrite another."""
+    written: dict[pathlib.Path, pathlib.Path] = {}
+    stems = []
+    for video in videos:
+        stem = video.resolve().name if video.is_dir() else video.stem
+        for kind in kinds:
+            file = (folder / f'{stem}{SUFFIXES[kind]}').resolve()
+            if file in written:
+                raise InputError(
+                    f'{written[file]} and {video} would both be written to {file}; run them one by one with different --out'
+                )
+            written[file] = video
+        stems.append(stem)
+    for video in videos:
+        if video.resolve() in written:
+            raise InputError(f'{video} would be overwritten by the output of {written[video.resolve()]}; choose another --out')
+    return stems
+
+
+class _Writer(Protocol):
+    def write(self, frame: np.ndarray, pose: FramePose) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class PoseOutputs:
+    """The output files of one video; they appear in their folder together when the `with` block ends without an error.
+
+    Until then they grow in a hidden folder beside, which goes in any case. Memory does not grow with the video.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        stem: str,
+        kinds: Sequence[str],
+        *,
+        video: pathlib.Path,
+        skeleton: Skeleton,
+        model: Mapping[str, Any],
+        joint_score: float,
+    ):
+        """Describes what to write.
+
+        Args:
+            folder: where to; made if need be.
+            stem: the files' names without suffix.
+            kinds: keys of `SUFFIXES`.
+            video: where the frames come from.
+            skeleton: the joints' names and limbs.
+            model: goes into the JSON files as it is, e.g. the model's name and the checkpoint's step.
+            joint_score: joints of a smaller score are left out of the overlay, and are `1` (not visible) in COCO's terms.
+        """
+        self._folder, self._stem, self._kinds, self._video = folder, stem, tuple(kinds), video
+        self._skeleton, self._model, self._joint_score = skeleton, dict(model), joint_score
+        self._writers: list[_Writer] = []
+
+    def __enter__(self) -> 'PoseOutputs':
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f'{self._folder}: a file is in the way of that folder; choose another one') from error
+        self._hidden = pathlib.Path(tempfile.mkdtemp(prefix=f'.{self._stem[:100]}.', dir=self._folder))
+        self._files = contextlib.ExitStack()
+        return self
+
+    def write(self, frame: np.ndarray, pose: FramePose) -> None:
+        """Adds a frame uint8 [H, W, 3] and its pose to every file."""
+        if not self._writers:
+            rows, columns = frame.shape[:2]
+            about = {'video': str(self._video), 'width': columns, 'height': rows, 'rate': frame_rate(self._video), **self._model}
+            self._writers = [self._open(kind, about) for kind in self._kinds]
+        for writer in self._writers:
+            writer.write(frame, pose)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            with self._files:
+                if error is None:
+                    for writer in self._writers:
+                        writer.finish()
+            if error is None:
+                for file in sorted(self._hidden.iterdir()):
+                    os.replace(file, self._folder / file.name)
+        except OSError as late:
+            if error is None:
+                raise _named(late, self._folder) from None
+        finally:
+            shutil.rmtree(self._hidden, ignore_errors=True)
+        if isinstance(error, OSError):
+            _named(error, self._folder)
+
+    def _open(self, kind: str, about: dict[str, Any]) -> _Writer:
+        path = self._hidden / f'{self._stem}{SUFFIXES[kind]}'
+        if kind == 'overlay':
+            file = self._files.enter_context(path.open('wb'))
+            return _OverlayWriter(file, about['rate'], self._skeleton, self._joint_score)
+        text = self._files.enter_context(path.open('w', encoding='utf-8', newline=''))
+        if kind == 'json':
+            return _JsonWriter(text, about, self._skeleton)
+        if kind == 'csv':
+            return _CsvWriter(text, self._skeleton)
+        names = [file.name for file in image_files(self._video)] if self._video.is_dir() else None
+        return _CocoWriter(text, about, self._skeleton, self._joint_score, names)
+
+
+def _named(error: OSError, folder: pathlib.Path) -> OSError:
+    if error.filename is None:  # a write knows no name
+        error.filename = str(folder)
+    return error
+
+
+def _numbers(values: np.ndarray, digits: int = 2) -> list:
+    """Nested lists of short numbers; a hundredth of a pixel is beyond what any model tells."""
+    return np.round(np.asarray(values, np.float64), digits).tolist()
+
+
+class _OverlayWriter:
+    def __init__(self, file: IO[bytes], rate: float, skeleton: Skeleton, joint_score: float):
+        self._video, self._skeleton, self._joint_score = VideoWriter(file, rate), skeleton, joint_score
+
+    def write(self, frame: np.ndarray, pose: FramePose) -> None:
+        self._video.write(draw_pose(frame, pose, self._skeleton, self._joint_score))
+
+    def finish(self) -> None:
+        self._video.finish()
+
+
+class _JsonWriter:
+    """`{"about": {...}, "frames": [...]}`, one line a frame."""
+
+    def __init__(self, file: IO[str], about: dict[str, Any], skeleton: Skeleton):
+        self._file = file
+        about = {**about, 'skeleton': skeleton.name, 'joints': skeleton.joints}
+        file.write(f'{{"about": {json.dumps(about)},\n"frames": [')
+
+    def write(self, frame: np.ndarray, pose: FramePose) -> None:
+        record = {
+            'frame': pose.frame,
+            'score': round(pose.score, 4),
+            'lost': pose.lost,
+            'box': _numbers(pose.box),
+            'joints': _numbers(pose.joints),
+            'scores': _numbers(pose.scores, 4),
+        }
+        self._file.write((',\n' if pose.frame else '\n') + json.dumps(record, allow_nan=False))
+
+    def finish(self) -> None:
+        self._file.write('\n]}\n')
+
+
+class _CsvWriter:
+    """One row a frame: frame, score, lost, box, then x, y and score of each joint."""
+
+    def __init__(self, file: IO[str], skeleton: Skeleton):
+        self._rows = csv.writer(file, lineterminator='\n')
+        joints = [f'{joint}_{part}' for joint in skeleton.joints for part in ('x', 'y', 'score')]
+        self._rows.writerow(['frame', 'score', 'lost', 'x0', 'y0', 'x1', 'y1', *joints])
+
+    def write(self, frame: np.ndarray, pose: FramePose) -> None:
+        joints = [
+            n for point, score in zip(_numbers(pose.joints), _numbers(pose.scores, 4), strict=True) for n in (*point, score)
+        ]
+        self._rows.writerow([pose.frame, round(pose.score, 4), int(pose.lost), *_numbers(pose.box), *joints])
+
+    def finish(self) -> None:
+        """A table has no end to write."""
+
+
+class _CocoWriter:
+    """COCO's keypoint annotations; the frames are its images, listed at the end, where their number is known."""
+
+    def __init__(self, file: IO[str], about: dict[str, Any], skeleton: Skeleton, joint_score: float, names: list[str] | None):
+        self._file, self._about, self._joint_score, self._names, self._count = file, about, joint_score, names, 0
+        category = {
+            'id': 1,
+            'name': 'person',
+            'supercategory': 'person',
+            'keypoints': skeleton.joints,
+            'skeleton': [[a + 1, b + 1] for a, b in skeleton.limbs],
+        }
+        file.write(f'{{"info": {json.dumps(about)},\n"categories": [{json.dumps(category)}],\n"annotations": [')
+
+    def write(self, frame: np.ndarray, pose: FramePose) -> None:
+        x0, y0, x1, y1 = _numbers(pose.box)
+        seen = np.where(pose.scores >= self._joint_score, 2, 1)
+        annotation = {
+            'id': pose.frame + 1,
+            'image_id': pose.frame,
+            'category_id': 1,
+            'iscrowd': 0,
+            'bbox': _numbers(np.array([x0, y0, x1 - x0, y1 - y0])),
+            'area': round((x1 - x0) * (y1 - y0), 2),
+            'score': round(pose.score, 4),
+            'num_keypoints': len(seen),
+            'keypoints': [n for point, v in zip(_numbers(pose.joints), seen.tolist(), strict=True) for n in (*point, v)],
+        }
+        self._file.write((',\n' if pose.frame else '\n') + json.dumps(annotation, allow_nan=False))
+        self._count += 1
+
+    def finish(self) -> None:
+        self._file.write('\n],\n"images": [')
+        stem = pathlib.Path(self._about['video']).stem
+        for frame in range(self._count):
+            image = {
+                'id': frame,
+                'file_name': self._names[frame] if self._names else f'{stem}/{frame:06d}.png',
+                'width': self._about['width'],
+                'height': self._about['height'],
+            }
+            self._file.write((',\n' if frame else '\n') + json.dumps(image))
+        self._file.write('\n]}\n')

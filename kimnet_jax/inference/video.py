@@ -1,0 +1,110 @@
+"""Poses drawn onto the frames, and the mp4 file they go into."""
+
+import contextlib
+import fractions
+import pathlib
+from typing import IO
+
+import av
+import cv2
+import numpy as np
+
+from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.core.video import image_files
+from kimnet_jax.inference.predictor import FramePose
+
+_LEFT, _RIGHT, _CENTRE = (255, 128, 0), (64, 190, 255), (120, 230, 90)  # R G B, apart for the colour-blind too
+_BOX, _LOST, _DARK = (235, 235, 235), (255, 70, 70), (20, 20, 20)
+_SHIFT = 4  # OpenCV draws at 1 / 2**4 pixel
+
+
+def stated_frame_count(path: str | pathlib.Path) -> int | None:
+    """How many frames a video claims to have, None where it does not say: a hint for a progress bar, often wrong."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return len(image_files(path))
+    with contextlib.suppress(av.FFmpegError, IndexError), av.open(str(path)) as container:
+        return container.streams.video[0].frames or None
+    return None
+
+
+def draw_pose(frame: np.ndarray, pose: FramePose, skeleton: Skeleton, joint_score: float) -> np.ndarray:
+    """The frame with limbs, joints, box and score drawn onto it, lines in proportion to its size.
+
+    Args:
+        frame: uint8 [H, W, 3] RGB; left as it is.
+        pose: joints in pixels of the frame.
+        skeleton: left limbs are orange, right ones blue, those in the middle green.
+        joint_score: joints of a smaller score are not drawn, nor are their limbs.
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+    """
+    canvas = frame.copy()
+    thickness = max(1, round(min(frame.shape[:2]) / 160))
+    joints = _fixed_point(pose.joints)
+    sure = pose.scores >= joint_score
+    box_colour = _LOST if pose.lost else _BOX
+    low, high = _fixed_point(pose.box.reshape(2, 2))
+    cv2.rectangle(canvas, low, high, box_colour, max(1, thickness // 2), cv2.LINE_AA, _SHIFT)
+    limbs = [(a, b) for a, b in skeleton.limbs if sure[a] and sure[b]]
+    for a, b in limbs:  # a dark rim keeps limbs visible on any ground
+        cv2.line(canvas, joints[a], joints[b], _DARK, thickness + 2, cv2.LINE_AA, _SHIFT)
+    for a, b in limbs:
+        cv2.line(canvas, joints[a], joints[b], _limb_colour(skeleton, a, b), thickness, cv2.LINE_AA, _SHIFT)
+    radius = round((thickness + 0.5) * 2**_SHIFT)
+    for i in np.flatnonzero(sure).tolist():
+        cv2.circle(canvas, joints[i], radius + 2**_SHIFT, _DARK, -1, cv2.LINE_AA, _SHIFT)
+        cv2.circle(canvas, joints[i], radius, _joint_colour(skeleton, i), -1, cv2.LINE_AA, _SHIFT)
+    _draw_label(canvas, f'{"lost " if pose.lost else ""}{pose.score:.2f}', pose.box, box_colour)
+    return canvas
+
+
+def _fixed_point(points: np.ndarray) -> list[tuple[int, int]]:
+    limit = 2**15  # beyond any image, within OpenCV's integers
+    return [(int(x), int(y)) for x, y in np.rint(np.clip(points, -limit, limit) * 2**_SHIFT)]
+
+
+def _joint_colour(skeleton: Skeleton, joint: int) -> tuple[int, int, int]:
+    return {'l': _LEFT, 'r': _RIGHT}.get(skeleton.joints[joint].partition('_')[0], _CENTRE)
+
+
+def _limb_colour(skeleton: Skeleton, a: int, b: int) -> tuple[int, int, int]:
+    """The side of a limb, where its ends do not lie on opposite sides."""
+    sides = {_joint_colour(skeleton, a), _joint_colour(skeleton, b)} - {_CENTRE}
+    return sides.pop() if len(sides) == 1 else _CENTRE
+
+
+def _draw_label(canvas: np.ndarray, text: str, box: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """Text above the box, or within the image where there is no room for it."""
+    scale = max(0.35, min(canvas.shape[:2]) / 700)
+    weight = max(1, round(scale * 1.5))
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)
+    x = int(np.clip(box[0], 2, max(2, canvas.shape[1] - width - 2)))
+    y = int(np.clip(box[1] - 3, height + 2, max(height + 2, canvas.shape[0] - 3)))
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, _DARK, weight + 2, cv2.LINE_AA)
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, weight, cv2.LINE_AA)
+
+
+class VideoWriter:
+    """An mp4 file (H.264), frame by frame; an odd row or column is repeated, as H.264's 4:2:0 needs even sizes."""
+
+    def __init__(self, file: IO[bytes], rate: float):
+        """Writes into an open, seekable binary file; `rate` in frames per second."""
+        self._container = av.open(file, 'w', format='mp4')
+        self._stream = self._container.add_stream('libx264', rate=fractions.Fraction(rate).limit_denominator(1001))
+        self._stream.pix_fmt = 'yuv420p'
+        self._sized = False
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends a frame uint8 [H, W, 3] RGB; all are of one size."""
+        rows, columns = frame.shape[:2]
+        if not self._sized:
+            self._stream.height, self._stream.width, self._sized = rows + rows % 2, columns + columns % 2, True
+        frame = np.pad(frame, ((0, rows % 2), (0, columns % 2), (0, 0)), mode='edge')
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+
+    def finish(self) -> None:
+        """Writes what is still held back; without it the file is no video."""
+        self._container.mux(self._stream.encode())
+        self._container.close()

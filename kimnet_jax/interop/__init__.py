@@ -1,0 +1,1 @@
+"""Between PyTorch and this package; the only place that imports torch."""

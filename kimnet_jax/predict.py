@@ -1,0 +1,134 @@
+"""Poses of any video with a trained model: `python -m kimnet_jax.predict --workdir W VIDEO...` (docs/predict.md)."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from flax import nnx
+from tqdm import tqdm
+
+from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.core.video import read_frames
+from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
+from kimnet_jax.inference.predictor import PosePredictor, predict_poses
+from kimnet_jax.inference.tracking import TrackerConfig, parse_box, read_boxes
+from kimnet_jax.inference.video import stated_frame_count
+from kimnet_jax.models.kimnet import STRIDE
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model ready for videos, and what the JSON files say of it."""
+
+    predictor: PosePredictor
+    skeleton: Skeleton
+    about: Mapping[str, Any]
+
+
+def load(workdir: pathlib.Path, checkpoint: str) -> Trained:
+    """The model of a training run at a checkpoint: `best`, `last` or a step. Raises `InputError` where there is none."""
+    from kimnet_jax.training.workdir import open_run
+
+    run = open_run(workdir, checkpoint)
+    run.model.eval()
+    graph, weights = nnx.split(run.model)
+    predictor = PosePredictor(
+        weights,
+        lambda weights, frames: nnx.merge(graph, weights).init_state(frames),
+        lambda weights, state, frames: nnx.merge(graph, weights).step(state, frames),
+        size=run.config.data.input_size,
+        stride=STRIDE,
+        box_scale=run.config.data.box_scale,
+        decoding=run.config.eval.decoding,
+    )
+    return Trained(predictor, run.skeleton, {'model': 'kimnet', 'workdir': str(workdir), 'checkpoint': run.step})
+
+
+def predict_videos(
+    trained: Trained,
+    videos: Sequence[pathlib.Path],
+    out: pathlib.Path,
+    kinds: Sequence[str],
+    boxes: Sequence[tuple[str, np.ndarray | None]],
+) -> int:
+    """Writes every video's results; one that fails is reported, and the others go on.
+
+    Args:
+        trained: the model.
+        videos: video files or folders of images.
+        out: folder for the results.
+        kinds: keys of `SUFFIXES`.
+        boxes: for every video what to call its boxes, and these [N, 4] (see `predict_poses`).
+
+    Returns:
+        The exit status: 0, or 2 where a video failed.
+    """
+    config = TrackerConfig()
+    stems = output_stems(videos, out, kinds)
+    failed = 0
+    for video, stem, (source, given) in zip(videos, stems, boxes, strict=True):
+        try:
+            outputs = PoseOutputs(
+                out, stem, kinds, video=video, skeleton=trained.skeleton, model=trained.about, joint_score=config.joint_score
+            )
+            frames = read_frames(video)
+            with outputs, tqdm(desc=stem, total=stated_frame_count(video), unit='frame', disable=None) as progress:
+                for frame, pose in predict_poses(trained.predictor, frames, given, boxes_source=source, config=config):
+                    outputs.write(frame, pose)
+                    progress.update()
+            print(f'{video}: {pose.frame + 1} frames, {", ".join(str(out / f"{stem}{SUFFIXES[kind]}") for kind in kinds)}')
+        except InputError as error:
+            failed += 1
+            message = str(error) if str(video) in str(error) else f'{video}: {error}'
+            print(f'error: {message}; nothing was written for it', file=sys.stderr)
+    if failed:
+        print(f'error: {failed} of {len(videos)} videos failed, see above', file=sys.stderr)
+    return 2 if failed else 0
+
+
+def requested_boxes(box: str | None, files: Sequence[str], videos: int) -> list[tuple[str, np.ndarray | None]]:
+    """What `--box` and `--boxes` give for every video: what to call the boxes, and these [N, 4] or None. Raises `InputError`."""
+    if box and files:
+        raise InputError('--box and --boxes: give one of them')
+    if files and len(files) != videos:
+        raise InputError(f'--boxes: {len(files)} files for {videos} videos; give one for each, in the same order')
+    if files:
+        return [(file, read_boxes(file)) for file in files]
+    return [(f'--box {box}', parse_box(box)) if box else ('the whole frame', None)] * videos
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags; called when the command runs, so that commands can be imported side by side."""
+    flags.DEFINE_string('workdir', None, 'Folder of a training run.', required=True, flag_values=values)
+    flags.DEFINE_string('checkpoint', 'best', "Which of its checkpoints: 'best', 'last' or a step.", flag_values=values)
+    flags.DEFINE_string('out', None, 'Folder for the results; <workdir>/predictions if not given.', flag_values=values)
+    box = "The person's box in the first frame of every video: x0,y0,x1,y1 in pixels."
+    flags.DEFINE_string('box', None, box, flag_values=values)
+    boxes = 'File of boxes, JSON or CSV: one (the first frame) or one a frame. With several videos repeat it, one each, in order.'
+    flags.DEFINE_multi_string('boxes', [], boxes, flag_values=values)
+    flags.DEFINE_list('outputs', list(SUFFIXES), f'What to write: {", ".join(SUFFIXES)}, or some of them.', flag_values=values)
+
+
+def main(argv: Sequence[str], options: flags.FlagValues) -> int:
+    """Runs the command on the videos in `argv[1:]`; returns the exit status."""
+    videos = [pathlib.Path(video) for video in argv[1:]]
+    if not videos:
+        raise InputError('no video given; name one or more video files or folders of images after the flags')
+    kinds = list(dict.fromkeys(options.outputs))
+    unknown = [kind for kind in kinds if kind not in SUFFIXES]
+    if unknown or not kinds:
+        raise InputError(f'--outputs={",".join(kinds)}: choose some of {", ".join(SUFFIXES)}')
+    boxes = requested_boxes(options.box, options.boxes, len(videos))
+    workdir = pathlib.Path(options.workdir)
+    out = pathlib.Path(options.out) if options.out else workdir / 'predictions'
+    return predict_videos(load(workdir, options.checkpoint), videos, out, kinds, boxes)
+
+
+if __name__ == '__main__':
+    define_flags(flags.FLAGS)
+    app.run(lambda argv: run_command(main, argv, flags.FLAGS))

@@ -1,0 +1,42 @@
+"""Predictions that need no model: every table carries their rows, so that its numbers can be judged."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from kimnet_jax.core.types import Array
+
+
+def mean_pose(clips: Iterable[tuple[Array, Array, Array]]) -> np.ndarray:
+    """The mean pose of training clips, each joint relative to the box of its frame.
+
+    Args:
+        clips: (joints [T, J, 2], visible bool [T, J], boxes [T, 4]) of each clip, pixels; only visible joints enter.
+
+    Returns:
+        float64 [J, 2], 0 at the box's left and top, 1 at its right and bottom; its middle for a joint that was never visible.
+    """
+    total, count = np.zeros(()), np.zeros(())
+    for joints, visible, boxes in clips:
+        corner, size = _corner_and_size(boxes)
+        shown = np.asarray(visible, bool)[..., None]
+        total = total + np.where(shown, (np.asarray(joints, np.float64) - corner) / size, 0.0).sum(0)
+        count = count + shown.sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), 0.5)
+
+
+def place_pose(pose: Array, boxes: Array) -> np.ndarray:
+    """A pose [J, 2] relative to a box, in each box [T, 4]: float64 [T, J, 2] pixels."""
+    corner, size = _corner_and_size(boxes)
+    return corner + np.asarray(pose, np.float64) * size
+
+
+def random_pose(boxes: Array, num_joints: int, *, seed: int, clip: int) -> np.ndarray:
+    """Joints uniform in each box [T, 4], the same for the same (seed, clip): float64 [T, J, 2] pixels."""
+    corner, size = _corner_and_size(boxes)
+    return corner + np.random.default_rng((seed, clip)).random((len(size), num_joints, 2)) * size
+
+
+def _corner_and_size(boxes: Array) -> tuple[np.ndarray, np.ndarray]:
+    boxes = np.asarray(boxes, np.float64)[:, None, :]
+    return boxes[..., :2], boxes[..., 2:] - boxes[..., :2]

@@ -1,0 +1,183 @@
+"""Trains: `python -m kimnet_jax.train --config configs/sub_jhmdb.py:fold=1 --workdir runs/a [--config.train.epochs=20 ...]`.
+
+Started again with the same command, a run goes on where it stopped; the weights at the end are those of a run that never did.
+"""
+
+import pathlib
+import sys
+from collections.abc import Callable, Generator
+from importlib import util
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from data_pipelines import schema
+from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
+from data_pipelines.transforms import DataConfig
+from kimnet_jax.core.config import make
+from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.types import Batch
+from kimnet_jax.models import build_model, count_parameters
+from kimnet_jax.models.kimnet import STRIDE
+from kimnet_jax.training import evaluation, loop, sharding, workdir
+from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.logging import RunLog
+from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from kimnet_jax.training.state import Weights, create_state, split_model
+from kimnet_jax.training.steps import TargetConfig, make_train_step
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, `configs/<name>.py[:key=value,...]`.', lock_config=True)
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, metrics, config.')
+DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'One of several processes (pods, clusters): calls jax.distributed.initialize().')
+
+
+def train(config, folder: pathlib.Path) -> int:
+    """Runs the training that a config describes; returns the exit status."""
+    if DISTRIBUTED.value:
+        jax.distributed.initialize()
+    mesh = sharding.make_mesh()
+    sharding.check_batch_size(config.train.batch_size, 'train.batch_size', mesh)
+    sharding.check_batch_size(config.eval.batch_size, 'eval.batch_size', mesh)
+
+    # data
+    dataset, data, loader = config.dataset, make(DataConfig, config.data, 'data'), make(LoaderConfig, config.loader, 'loader')
+    train_clips = schema.open_clips(dataset.data_dir, dataset.name, dataset.config, dataset.train_split)
+    eval_clips = schema.open_clips(dataset.data_dir, dataset.name, dataset.config, dataset.eval_split)
+    processes = {'process_index': jax.process_index(), 'process_count': jax.process_count()}
+
+    def train_stream(step: int) -> Generator[tuple[Batch, Batch], None, None]:
+        batches = train_batches(
+            train_clips, data, batch_size=config.train.batch_size, seed=config.seed, start_step=step, loader=loader, **processes
+        )
+        return prefetch_to_device(batches, sharding.split(mesh), loop.DEVICE_KEYS)
+
+    passes = {'batch_size': config.eval.batch_size, 'segment': config.eval.segment, 'chain_length': config.eval.chain_length or None}
+
+    def eval_stream() -> Generator[tuple[Batch, Batch], None, None]:
+        batches = eval_batches(eval_clips, data, loader=loader, **passes, **processes)
+        return prefetch_to_device(batches, sharding.split(mesh), evaluation.DEVICE_KEYS)
+
+    # model
+    skeleton = train_clips.skeleton
+    dtype = ('float32' if jax.default_backend() == 'cpu' else 'bfloat16') if config.dtype == 'auto' else config.dtype
+    model = build_model(config.model, num_joints=skeleton.num_joints, dtype=dtype, seed=config.seed)
+    eval_graph, _ = split_model(model, training=False)
+    train_graph, weights = split_model(model, training=True)
+
+    # steps
+    plan = loop.make_plan(
+        len(train_clips),
+        config.train.batch_size,
+        epochs=config.train.epochs,
+        steps=config.train.steps,
+        eval_every=config.train.eval_every,
+        save_every=config.train.save_every,
+    )
+    optimizer_config = make(OptimizerConfig, config.optimizer, 'optimizer')
+    schedule = make_schedule(optimizer_config, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
+    optimizer = make_optimizer(optimizer_config, schedule)
+    train_step = make_train_step(
+        train_graph,
+        optimizer,
+        schedule,
+        make(TargetConfig, config.target, 'target'),
+        skeleton=skeleton,
+        stride=STRIDE,
+        accumulate=optimizer_config.accumulate,
+        average_decay=config.train.average_decay,
+        mesh=mesh,
+    )
+    evaluator = evaluation.Evaluator(
+        eval_graph,
+        eval_stream,
+        num_eval_batches(eval_clips, **passes),
+        eval_clips,
+        stride=STRIDE,
+        decoding=config.eval.decoding,
+        mesh=mesh,
+    )
+
+    def evaluate(weights: Weights, check: Callable[[], None]) -> dict[str, float]:
+        return evaluation.scalars(evaluator(weights, check).compute())
+
+    # state: 1. the newest whole checkpoint of this folder, 2. random weights
+    workdir.write_config(folder, config.to_dict(), skeleton.name)
+    checkpoints = Checkpoints(folder)
+    state, meta = create_state(weights, optimizer, average=config.train.average_decay > 0), {}
+    restored = checkpoints.restore_newest(state)
+    if restored:
+        state, meta = restored
+    step = int(state.step)
+    log = RunLog(
+        folder,
+        step=step,
+        evaluated=meta.get('evaluated', False),
+        window=meta.get('window', {}),
+        total=plan.steps,
+        every=config.train.log_every,
+    )
+    log.say(
+        f'{count_parameters(model) / 1e6:.2f} M parameters, {dtype}, {mesh.size} {jax.default_backend()} device(s); '
+        f'{len(train_clips)} clips, {plan.steps} steps' + (f'; going on after step {step}' if step else '')
+    )
+    try:
+        loop.fit(
+            sharding.put(state, mesh),
+            meta,
+            train_step=train_step,
+            batches=train_stream,
+            evaluate=evaluate,
+            score=config.eval.select,
+            clip_name=lambda clip: train_clips[clip]['clip'],
+            checkpoints=checkpoints,
+            log=log,
+            plan=plan,
+        )
+        log.say(f'done: {folder}')
+    except loop.StoppedError as stopped:
+        log.say(str(stopped))
+        return 128 + stopped.signal
+    finally:
+        checkpoints.close()
+        log.close()
+    return 0
+
+
+def _shipped_config(argument: str) -> str:
+    """A config path that is not in the working directory stands for the file of that name in the package."""
+    path, colon, rest = argument.partition(':')
+    spec = util.find_spec('configs')
+    if not pathlib.Path(path).exists() and spec and spec.submodule_search_locations:
+        shipped = pathlib.Path(spec.submodule_search_locations[0]) / pathlib.Path(path).name
+        if shipped.exists():
+            return f'{shipped}{colon}{rest}'
+    return argument
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+
+    def run() -> int:
+        if len(argv) > 1:
+            raise InputError(f'unexpected argument {argv[1]!r}; settings are given as --config.section.field=value')
+        if CONFIG.value is None or WORKDIR.value is None:
+            raise InputError('--config and --workdir are needed; see `python -m kimnet_jax.train --help`')
+        return train(CONFIG.value, pathlib.Path(WORKDIR.value).expanduser())
+
+    run_command(run)
+
+
+def cli() -> None:
+    """Entry point of the console script."""
+    for i, argument in enumerate(sys.argv):
+        if argument.startswith(('--config=', '-config=')):
+            flag, _, value = argument.partition('=')
+            sys.argv[i] = f'{flag}={_shipped_config(value)}'
+        elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
+            sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
+    app.run(main)
+
+
+if __name__ == '__main__':
+    cli()

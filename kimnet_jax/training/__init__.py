@@ -1,0 +1,1 @@
+"""Time: state, steps, checkpoints, evaluation, the loop. Receives the model and the iterators."""

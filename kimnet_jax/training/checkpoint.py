@@ -1,0 +1,169 @@
+"""Checkpoints with Orbax: the newest two and the best one, each array with a checksum.
+
+On disk: `weights` and `average` (parameters and BatchNorm statistics, keys are the model's attribute paths), `optimizer`,
+`meta` (JSON: step, checksums, code version, and what the loop needs to go on exactly).
+"""
+
+import pathlib
+import sys
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from kimnet_jax import __version__
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.training.state import TrainState, Weights, from_tree, to_tree
+
+SCORE = 'score'
+
+
+class Checkpoints:
+    """The checkpoints of a working directory, `<workdir>/checkpoints`."""
+
+    def __init__(self, workdir: pathlib.Path, *, read_only: bool = False):
+        self.folder = workdir.resolve() / 'checkpoints'
+        keep = [
+            checkpoint_managers.LatestN(2),  # the one before is there should the last be damaged
+            checkpoint_managers.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
+        ]
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_score,
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+                create=not read_only,
+                read_only=read_only,
+            ),
+        )
+
+    def save(self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
+        """Writes a checkpoint in the background; `score` (higher is better) lets it become the best one."""
+        if step in self._manager.all_steps():  # an evaluation that was cut off: its step was saved without a score
+            self._manager.wait_until_finished()
+            self._manager.delete(step)
+        items = {'weights': state.weights, 'optimizer': {'step': state.step, 'state': state.optimizer}}
+        if state.average is not None:
+            items['average'] = state.average
+        # copies: the next step writes into the buffers of this state while Orbax is still reading
+        trees = {name: jax.tree.map(lambda leaf: np.array(leaf), to_tree(item)) for name, item in items.items()}
+        checksums = {name: _checksums(tree) for name, tree in trees.items()}
+        record = {'step': step, 'code_version': __version__, 'checksums': checksums, **meta}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                meta=ocp.args.JsonSave(record), **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+            ),
+            metrics=None if score is None else {SCORE: score},
+        )
+
+    def restore_newest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, as (state, meta); None where there is none at all.
+
+        Damaged ones are moved to `<workdir>/damaged_checkpoints` and named on stderr. Raises `InputError` where all are damaged or
+        the model is another one.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                items, meta = self._read(step, ('weights', 'optimizer') + (('average',) if template.average is not None else ()))
+            except _DamagedError as damage:
+                self._set_aside(step, damage)
+                continue
+            source = str(self.folder / str(step))
+            optimizer = from_tree({'step': template.step, 'state': template.optimizer}, items['optimizer'], source)
+            weights = from_tree(template.weights, items['weights'], source)
+            average = None if template.average is None else from_tree(template.average, items['average'], source)
+            return TrainState(optimizer['step'], weights, optimizer['state'], average), meta
+        if steps:
+            raise InputError(f'{self.folder}: every checkpoint is damaged; start again in an empty working directory')
+        return None
+
+    def restore_weights(self, which: str, template: Weights) -> tuple[Weights, dict[str, Any]]:
+        """The weights to predict with, of checkpoint `best`, `last` or a step, as (weights, meta).
+
+        Where the one asked for by `best` or `last` is damaged, the next best or the one before is taken, and stderr says so.
+        Raises `InputError` where there is none, or the model is another one.
+        """
+        for step in self._candidates(which):
+            try:
+                names = self._item_names(step)
+                name = 'average' if 'average' in names else 'weights'
+                items, meta = self._read(step, (name,))
+            except _DamagedError as damage:
+                print(f'warning: checkpoint {step} of {self.folder} is damaged ({damage}); trying another', file=sys.stderr)
+                continue
+            return from_tree(template, items[name], str(self.folder / str(step))), meta
+        raise InputError(f'{self.folder}: checkpoint {which!r} is damaged and there is no other to take')
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _candidates(self, which: str) -> list[int]:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
+            raise InputError(f'{self.folder}: no checkpoint there; train first, or give another --workdir')
+        if which == 'last':
+            return steps
+        if which == 'best':
+            scores = {step: (self._manager.metrics(step) or {}).get(SCORE, -np.inf) for step in steps}
+            return sorted(steps, key=lambda step: (scores[step], step), reverse=True)
+        if which.isdigit() and int(which) in steps:
+            return [int(which)]
+        raise InputError(f"--checkpoint={which}: choose 'best', 'last' or one of the steps {', '.join(map(str, reversed(steps)))}")
+
+    def _item_names(self, step: int) -> list[str]:
+        return [path.name for path in (self.folder / str(step)).iterdir() if path.is_dir()]
+
+    def _read(self, step: int, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Items as nested dicts of host arrays, so that a checkpoint opens on any devices; raises `_DamagedError`."""
+        try:
+            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+            metadata = self._manager.item_metadata(step)
+            wanted = {
+                name: ocp.args.StandardRestore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), dict(metadata[name].tree)))
+                for name in names
+            }
+            items = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+            trees = {name: items[name] for name in names}
+        except Exception as error:  # whatever Orbax and its readers raise on damaged files
+            raise _DamagedError(f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'.strip()) from error
+        for name in names:
+            for key, checksum in _checksums(trees[name]).items():
+                if meta['checksums'][name].get(key) != checksum:
+                    raise _DamagedError(f'checksum of {name}/{key} differs')
+        return trees, meta
+
+    def _set_aside(self, step: int, damage: Exception) -> None:
+        target = self.folder.parent / 'damaged_checkpoints' / str(step)
+        target.parent.mkdir(exist_ok=True)
+        n = 0
+        while target.exists():
+            n += 1
+            target = target.with_name(f'{step}.{n}')
+        (self.folder / str(step)).rename(target)
+        self._manager.reload()
+        print(f'warning: checkpoint {step} is damaged ({damage}): moved to {target}; going back to the one before', file=sys.stderr)
+
+
+class _DamagedError(Exception):
+    pass
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics[SCORE]
+
+
+def _checksums(tree: dict[str, Any], path: str = '') -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            sums |= _checksums(value, f'{path}{key}/')
+        else:
+            sums[path + key] = zlib.crc32(np.ascontiguousarray(value).tobytes())
+    return sums

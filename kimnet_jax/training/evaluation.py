@@ -1,0 +1,116 @@
+"""Evaluation: every frame of every clip through the recursion, joints in original pixels, metrics as sums."""
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import tqdm
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.core.types import Batch, Decoding, Example
+from kimnet_jax.metrics import PoseMetrics
+from kimnet_jax.training.sharding import local_rows
+from kimnet_jax.training.state import Weights
+from kimnet_jax.training.steps import empty_chain, make_eval_step
+
+DEVICE_KEYS = ('frames', 'start', 'to_image')  # what the step reads; the rest of a batch stays on the host
+
+
+class Truth(Protocol):
+    """The clips of a split, for their joints and boxes in original pixels."""
+
+    skeleton: Skeleton
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class Evaluator:
+    """A model, a split and how to evaluate it; compiled once, used after any number of steps."""
+
+    def __init__(
+        self,
+        graph: nnx.GraphDef,
+        batches: Callable[[], Generator[tuple[Batch, Batch], None, None]],
+        num_batches: int,
+        truth: Truth,
+        *,
+        stride: int,
+        decoding: Decoding,
+        mesh: Mesh,
+    ):
+        """Args:
+        graph: the model's structure in eval mode.
+        batches: begins a pass over the split: pairs of a batch on the host and its `DEVICE_KEYS` on the devices.
+        num_batches: of a pass.
+        truth: the split.
+        stride: crop pixels per heatmap cell.
+        decoding: see `core.heatmap.decode`.
+        mesh: of the devices.
+        """
+        self._graph, self._batches, self._num_batches, self._truth, self._mesh = graph, batches, num_batches, truth, mesh
+        self._step = make_eval_step(graph, stride=stride, decoding=decoding, mesh=mesh)
+
+    def __call__(self, weights: Weights, check: Callable[[], None] = lambda: None) -> PoseMetrics:
+        """The metrics of the whole split, on every process; calls `check` before each batch, which may raise to stop."""
+        result = PoseMetrics(self._truth.skeleton, len(self._truth))
+        for clip, joints, _ in self.predict(weights, check):
+            example = self._truth[clip]
+            result.update(clip, joints, example['joints'], example['visible'], example['boxes'])
+        if jax.process_count() > 1:
+            result.ratios, result.counts = jax.tree.map(_sum_over_processes, (result.ratios, result.counts))
+        return result
+
+    def predict(
+        self, weights: Weights, check: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yields (clip, joints float32 [T, J, 2] original pixels, scores float32 [T, J]) for each clip of this process."""
+        parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        row_clips: dict[int, int] = {}  # row of the batch -> the clip that it streams
+        chain: Any = None
+        batches = self._batches()
+        progress = tqdm.tqdm(
+            batches, total=self._num_batches, desc='evaluating', unit='batch', leave=False, disable=jax.process_index() > 0 or None
+        )
+        try:
+            for batch, on_device in progress:
+                check()
+                if chain is None:
+                    chain = empty_chain(self._graph, weights, on_device, self._mesh)
+                joints, scores, chain = self._step(weights, on_device, chain)
+                joints, scores = local_rows(joints), local_rows(scores)
+                for row, clip in enumerate(batch['clip'].tolist()):
+                    before = row_clips.get(row, -1)
+                    if before not in (clip, -1):
+                        yield before, *_joined(parts.pop(before))
+                    row_clips[row] = clip
+                    if clip >= 0:
+                        real = batch['mask'][row]
+                        parts.setdefault(clip, []).append((joints[row][real], scores[row][real]))
+            for clip, pieces in parts.items():
+                yield clip, *_joined(pieces)
+        finally:
+            batches.close()
+
+
+def scalars(result: dict[str, Any], path: str = '') -> dict[str, float]:
+    """A nested dict of numbers as {'torso/pck/0.2/mPCK': 0.8, ...}."""
+    flat: dict[str, float] = {}
+    for key, value in result.items():
+        flat |= scalars(value, f'{path}{key}/') if isinstance(value, dict) else {path + key: value}
+    return flat
+
+
+def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    joints, scores = zip(*pieces, strict=True)
+    return np.concatenate(joints), np.concatenate(scores)
+
+
+def _sum_over_processes(part: np.ndarray) -> np.ndarray:
+    bits = np.ascontiguousarray(part).view(np.uint32)  # JAX would round 64-bit numbers
+    return np.asarray(multihost_utils.process_allgather(bits)).view(part.dtype).sum(0)

@@ -1,0 +1,199 @@
+"""The loop: step, evaluate, save, and stop so that the next start goes on as if nothing had happened."""
+
+import collections
+import dataclasses
+import math
+import signal
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.types import Batch
+from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.logging import RunLog
+from kimnet_jax.training.state import TrainState, Weights
+
+DEVICE_KEYS = ('frames', 'joints', 'visible', 'mask')  # what the step reads
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Attributes (all in steps but the first):
+    steps_per_epoch: batches in which every clip is seen once.
+    steps: of the whole run.
+    evaluate: set of steps after which to evaluate (and save).
+    save: set of steps after which to save.
+    """
+
+    steps_per_epoch: float
+    steps: int
+    evaluate: frozenset[int]
+    save: frozenset[int]
+
+
+def make_plan(clips: int, batch_size: int, *, epochs: float, steps: int, eval_every: float, save_every: float) -> Plan:
+    """Epochs to steps; `steps` (if not 0) sets the length instead of `epochs`. Evaluates and saves after the last step.
+
+    Raises `InputError` naming the config field that is out of range.
+    """
+    per_epoch = clips / batch_size
+    total = steps or round(epochs * per_epoch)
+    if total < 1:
+        raise InputError(f'config.train.epochs={epochs}, config.train.steps={steps}: the run would have no step')
+    for field, every in (('eval_every', eval_every), ('save_every', save_every)):
+        if every <= 0:
+            raise InputError(f'config.train.{field}={every}: must be a positive number of epochs')
+
+    def after(every: float) -> frozenset[int]:
+        count = math.floor(total / (every * per_epoch))
+        return frozenset({max(round(i * every * per_epoch), 1) for i in range(1, count + 1)} | {total})
+
+    evaluate = after(eval_every)
+    return Plan(per_epoch, total, evaluate, evaluate | after(save_every))
+
+
+class StoppedError(Exception):
+    """The run was asked to stop. Attribute `signal`: by which signal."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f'stopped by {signal.Signals(number).name} after step {step}; the same command goes on from there')
+        self.signal = number
+
+
+class StopRequest:
+    """Notes SIGTERM and the first Ctrl-C, so that the loop can save before it ends; a second Ctrl-C interrupts at once.
+
+    Several processes must end at the same step: there JAX's own handler notes SIGTERM and they agree on one.
+    """
+
+    def __init__(self) -> None:
+        self._alone = jax.process_count() == 1
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> 'StopRequest':
+        if self._alone:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def check(self, step: int) -> None:
+        """Raises `StoppedError` where a stop was asked for."""
+        if not self._alone and multihost_utils.reached_preemption_sync_point(step):
+            self._signal = signal.SIGTERM
+        if self._signal is not None:
+            raise StoppedError(self._signal, step)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self._signal = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def fit(
+    state: TrainState,
+    meta: dict[str, Any],
+    *,
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
+    batches: Callable[[int], Iterator[tuple[Batch, Batch]]],
+    evaluate: Callable[[Weights, Callable[[], None]], dict[str, float]],
+    score: str,
+    clip_name: Callable[[int], str],
+    checkpoints: Checkpoints,
+    log: RunLog,
+    plan: Plan,
+) -> TrainState:
+    """Trains until `plan.steps`.
+
+    Args:
+        state: where to begin, on the devices.
+        meta: of the checkpoint that `state` came from; {} for a new run.
+        train_step: of `steps.make_train_step`.
+        batches: the stream from a step on: pairs of the batch on the host and its `DEVICE_KEYS` on the devices.
+        evaluate: (weights, check) -> flat metrics; calls `check` between batches, so that an evaluation can be stopped.
+        score: the metric that the best checkpoint has the highest value of.
+        clip_name: index -> name, for errors.
+        checkpoints, log, plan: where to save, where to tell, when to do what.
+
+    Returns:
+        The final state.
+
+    Raises:
+        InputError: a metric is NaN or infinite (names metric, step and the batch's clips; that state is not saved).
+        StoppedError: on SIGTERM or Ctrl-C, after saving.
+    """
+    step, evaluated, compiling = int(state.step), bool(meta.get('evaluated', False)), True
+    pending: collections.deque[tuple[int, dict[str, jax.Array], Batch]] = collections.deque()
+
+    def settle(keep: int) -> None:
+        """Reads the metrics of all but the newest `keep` steps: one step behind, the devices never wait for the host."""
+        while len(pending) > keep:
+            number, values, batch = pending.popleft()
+            host = {key: float(value) for key, value in jax.device_get(values).items()}
+            _check_finite(host, number, batch, clip_name)
+            log.train(number, number / plan.steps_per_epoch, host, batch['mask'].size * jax.process_count())
+
+    def save(metrics: dict[str, float] | None = None) -> None:
+        settle(0)
+        checkpoints.save(step, state, {'evaluated': evaluated, 'window': log.window}, None if metrics is None else metrics[score])
+
+    stream: Iterator[tuple[Batch, Batch]] | None = None
+    saved = step if meta else -1
+    with StopRequest() as stop:
+        try:
+            while True:
+                epoch = step / plan.steps_per_epoch
+                if step in plan.evaluate and not evaluated:
+                    settle(0)
+                    # several processes must not leave the evaluation apart: they stop at the next step
+                    metrics = evaluate(state.best_weights, lambda: stop.check(step) if jax.process_count() == 1 else None)
+                    if score not in metrics:
+                        raise InputError(f'config.eval.select={score!r}: no such metric; known: {", ".join(sorted(metrics))}')
+                    log.evaluation(step, epoch, metrics)
+                    log.say(f'step {step}, epoch {epoch:.1f}: {score} {metrics[score]:.4f}')
+                    evaluated, saved = True, step
+                    save(metrics)
+                    log.restart_clock()
+                elif step in plan.save and step > saved:
+                    saved = step
+                    save()
+                if step == plan.steps:
+                    return state
+                stop.check(step)
+                if stream is None:
+                    stream = batches(step)
+                batch, on_device = next(stream)
+                with jax.transfer_guard('disallow'):
+                    state, values = train_step(state, on_device)
+                step, evaluated = step + 1, False
+                pending.append((step, values, batch))
+                if compiling:
+                    settle(0)
+                    log.restart_clock()
+                    compiling = False
+                settle(1)
+        except StoppedError:
+            settle(0)
+            if step > saved:
+                save()
+            raise
+        finally:
+            if stream is not None and isinstance(stream, Generator):
+                stream.close()
+
+
+def _check_finite(values: dict[str, float], step: int, batch: Batch, clip_name: Callable[[int], str]) -> None:
+    bad = [key for key, value in values.items() if not np.isfinite(value)]
+    if bad:
+        clips = ', '.join(clip_name(clip) for clip in batch['clip'].tolist())
+        raise InputError(
+            f'{bad[0]} is {values[bad[0]]} at step {step}, on the clips {clips}; the run has stopped and this state is not saved: '
+            'lower config.optimizer.learning_rate, or look at these clips'
+        )

@@ -1,0 +1,65 @@
+"""Adam and the learning rate schedules of the paper, of the predecessor's release, and ours."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import optax
+
+from kimnet_jax.core.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Attributes:
+    schedule: `constant` (the paper names no decay), `cosine` (linear warm-up, then cosine to 0), or `released` (RPSTN: the rate
+        drops by 10 to the power of i + 1 during the single epoch `drop_epochs[i]` and is back afterwards).
+    learning_rate: of Adam, its peak.
+    warmup_epochs: of `cosine`.
+    drop_epochs: of `released`, counted from 0.
+    clip_norm: largest global norm of the gradient; 0: no clipping.
+    accumulate: batches whose mean gradient makes one update.
+    """
+
+    schedule: str = 'cosine'
+    learning_rate: float = 1e-3
+    warmup_epochs: float = 1.0
+    drop_epochs: tuple[int, ...] = (8, 15, 25, 40, 80)
+    clip_norm: float = 1.0
+    accumulate: int = 1
+
+
+def make_schedule(config: OptimizerConfig, *, steps: int, steps_per_epoch: float) -> optax.Schedule:
+    """Learning rate as a function of the number of updates; `steps` and `steps_per_epoch` count batches.
+
+    Raises `InputError` on an unknown name.
+    """
+    updates, per_epoch = max(steps // config.accumulate, 1), steps_per_epoch / config.accumulate
+    peak = config.learning_rate
+    if config.schedule == 'constant':
+        return optax.constant_schedule(peak)
+    if config.schedule == 'cosine':
+        warmup = min(round(config.warmup_epochs * per_epoch), updates // 2)
+        return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, updates)
+    if config.schedule == 'released':
+
+        def released(count):
+            epoch = jnp.floor(count / per_epoch)
+            rate = jnp.asarray(peak)
+            for i, drop in enumerate(config.drop_epochs):
+                rate = jnp.where(epoch == drop, peak * 0.1 ** (i + 1), rate)
+            return rate
+
+        return released
+    raise InputError(f"config.optimizer.schedule={config.schedule!r}: choose 'constant', 'cosine' or 'released'")
+
+
+def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Clipping, Adam and accumulation. Raises `InputError` on a field out of range."""
+    if config.accumulate < 1:
+        raise InputError(f'config.optimizer.accumulate={config.accumulate}: must be 1 or more')
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()
+    chain = optax.chain(clip, optax.adam(schedule))
+    if config.accumulate == 1:
+        return chain
+    steps = optax.MultiSteps(chain, config.accumulate)
+    return steps.gradient_transformation()

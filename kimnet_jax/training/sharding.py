@@ -1,0 +1,41 @@
+"""Where arrays live: one mesh with the axis `data`; batches are split over it, everything else is on every device."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from kimnet_jax.core.errors import InputError
+
+
+def make_mesh() -> Mesh:
+    """All devices of all processes in one row."""
+    return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The first axis of an array over the devices."""
+    return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch_size(batch_size: int, field: str, mesh: Mesh) -> None:
+    """Raises `InputError` naming `field` where the batch cannot be split evenly."""
+    if batch_size < 1 or batch_size % mesh.size:
+        raise InputError(f'config.{field}={batch_size}: must be a positive multiple of the {mesh.size} device(s)')
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """This process's rows of an array that is split over its first axis."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def put(tree: Any, mesh: Mesh) -> Any:
+    """Copies a tree of host arrays to every device."""
+    return jax.device_put(tree, replicated(mesh))

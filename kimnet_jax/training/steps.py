@@ -1,0 +1,138 @@
+"""The two programs of a run, each compiled once: (state, batch) -> (state, metrics) and (weights, batch, chain) -> joints."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from kimnet_jax import losses, metrics
+from kimnet_jax.core import heatmap
+from kimnet_jax.core.image import normalise
+from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.core.types import Batch, Decoding, Target
+from kimnet_jax.training import sharding
+from kimnet_jax.training.state import TrainState, Weights
+
+Array = jax.Array
+Chain = Any  # the state that a model carries from frame to frame
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetConfig:
+    """Attributes:
+    sigma: standard deviation of the target Gaussians, heatmap cells.
+    centre: `cell` or `subpixel`, see `core.heatmap.encode`.
+    visibility_weighting: leave invisible joints out of the loss.
+    """
+
+    sigma: float = 2.0
+    centre: Target = 'cell'
+    visibility_weighting: bool = False
+
+
+def make_train_step(
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    target: TargetConfig,
+    *,
+    skeleton: Skeleton,
+    stride: int,
+    accumulate: int,
+    average_decay: float,
+    mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """One optimisation step.
+
+    Args:
+        graph: the model's structure in train mode.
+        accumulate: batches an update takes (the optimizer's own setting).
+        average_decay: of the moving average of the weights, reached after a warm-up.
+
+    Returns:
+        A jitted function; its metrics are float32 scalars: `loss`, `pck` (share of visible joints of the batch within 0.2 torso
+        lengths of the truth), `gradient_norm`, `learning_rate`. The state it is given is consumed.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        def objective(params: nnx.State):
+            model = nnx.merge(graph, params, state.weights.batch_stats, copy=True)
+            heatmaps, _ = model(normalise(batch['frames'], jnp))
+            loss = losses.heatmap_loss(
+                heatmaps,
+                batch,
+                stride=stride,
+                sigma=target.sigma,
+                target=target.centre,
+                visibility_weighting=target.visibility_weighting,
+            )
+            return loss, (nnx.state(model, nnx.BatchStat), heatmaps)
+
+        (loss, (batch_stats, heatmaps)), gradient = jax.value_and_grad(objective, has_aux=True)(state.weights.params)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.weights.params)
+        weights = Weights(optax.apply_updates(state.weights.params, updates), batch_stats)
+        now = state.step + 1
+        average = state.average
+        if average is not None:
+            count = now // accumulate
+            decay = jnp.minimum(average_decay, (1 + count) / (10 + count))
+            decay = jnp.where(now % accumulate == 0, decay, 1.0)
+            average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, weights)
+        positions, _ = heatmap.decode(jax.lax.stop_gradient(heatmaps), 'argmax', jnp)
+        values = {
+            'loss': loss,
+            'pck': _batch_pck(heatmap.cells_to_pixels(positions, stride), batch, skeleton),
+            'gradient_norm': optax.global_norm(gradient),
+            'learning_rate': jnp.asarray(schedule(state.step // accumulate), jnp.float32),
+        }
+        return TrainState(now, weights, optimizer_state, average), values
+
+    everywhere, rows = sharding.replicated(mesh), sharding.split(mesh)
+    return jax.jit(step, in_shardings=(everywhere, rows), out_shardings=(everywhere, everywhere), donate_argnums=0)
+
+
+def _batch_pck(positions: Array, batch: Batch, skeleton: Skeleton) -> Array:
+    """Share of the batch's visible joints within 0.2 torso lengths; positions [B, T, J, 2] crop pixels."""
+    visible = batch['visible'] & batch['mask'][..., None]
+    torso = metrics.torso_length(batch['joints'], batch['visible'], skeleton, jnp)
+    hits = metrics.pck_state(positions, batch['joints'], visible, torso, (0.2,), jnp)
+    return jnp.nan_to_num(hits.pool((0, 1, 2)).compute(jnp))
+
+
+def make_eval_step(
+    graph: nnx.GraphDef, *, stride: int, decoding: Decoding, mesh: Mesh
+) -> Callable[[Weights, Batch, Chain], tuple[Array, Array, Chain]]:
+    """Joints of a batch of windows whose chains go on from window to window.
+
+    Returns:
+        A jitted function (weights, batch, chain) -> (joints [B, T, J, 2] pixels of the original frames, scores [B, T, J], chain).
+    """
+
+    def step(weights: Weights, batch: Batch, chain: Chain) -> tuple[Array, Array, Chain]:
+        model = nnx.merge(graph, *weights, copy=True)
+        heatmaps, intermediates = model(normalise(batch['frames'], jnp), chain, batch['start'])
+        positions, scores = heatmap.decode(heatmaps, decoding, jnp)
+        positions = heatmap.cells_to_pixels(positions, stride)
+        linear, shift = batch['to_image'][..., :2], batch['to_image'][..., 2]
+        joints = jnp.einsum('btij,btkj->btki', linear, positions, precision='highest') + shift[..., None, :]
+        return joints, scores, intermediates['state']
+
+    everywhere, rows = sharding.replicated(mesh), sharding.split(mesh)
+    return jax.jit(step, in_shardings=(everywhere, rows, rows), out_shardings=(rows, rows, rows))
+
+
+def empty_chain(graph: nnx.GraphDef, weights: Weights, batch: Batch, mesh: Mesh) -> Chain:
+    """Zeros in the shape of the chain that a batch of windows leaves; every row's first window has `start`."""
+
+    def first(weights: Weights, frames: Array) -> Chain:
+        return nnx.merge(graph, *weights, copy=True).init_state(frames)[1]
+
+    frames = batch['frames'][:, 0]
+    shapes = jax.eval_shape(first, weights, jax.ShapeDtypeStruct(frames.shape, jnp.float32))
+    zeros = jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=sharding.split(mesh))
+    return zeros()

@@ -1,0 +1,58 @@
+"""A run's folder: `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and what later commands write there."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+from kimnet_jax import __version__
+from kimnet_jax.core.errors import InputError
+
+# fields that may change between a run and its resumption: they change no number of the training
+FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'eval.batch_size', 'eval.segment')
+
+
+def write_config(workdir: pathlib.Path, config: dict[str, Any], skeleton: str) -> None:
+    """Writes `config.json`; in the folder of an earlier run checks that it is the same one.
+
+    Raises `InputError` listing the fields that differ.
+    """
+    file = workdir / 'config.json'
+    if file.exists():
+        before, now = _flat(read_config(workdir)[0]), _flat(_plain(config))
+        changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and not key.startswith(FREE)]
+        if changed:
+            shown = '; '.join(f'config.{key}: {before.get(key)!r} there, {now.get(key)!r} now' for key in changed[:6])
+            more = f'; and {len(changed) - 6} more' if len(changed) > 6 else ''
+            raise InputError(f'{workdir} holds another run ({shown}{more}): choose another --workdir, or the same settings')
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix('.tmp')
+        record = {'code_version': __version__, 'skeleton': skeleton, 'config': _plain(config)}
+        temporary.write_text(json.dumps(record, indent=2) + '\n')
+        os.replace(temporary, file)
+
+
+def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str]:
+    """(config, skeleton name) of a run. Raises `InputError` where the folder holds none."""
+    file = workdir / 'config.json'
+    try:
+        record = json.loads(file.read_text())
+        return record['config'], record['skeleton']
+    except FileNotFoundError:
+        raise InputError(f'{workdir}: no run there (config.json is missing); give the --workdir that train was given') from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f'{file}: not a config that train wrote ({error})') from error
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(config))  # tuples become lists, as on disk
+
+
+def _flat(tree: dict[str, Any], path: str = '') -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f'{path}{key}.') if isinstance(value, dict) else {path + key: value}
+    return flat

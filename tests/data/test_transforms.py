@@ -1,0 +1,151 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from memory_clips import make_clips
+
+from data_pipelines.clips import Window
+from data_pipelines.transforms import Augmentation, DataConfig, crop_window, draw_augmentation
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.geometry import apply_affine, invert_affine
+from kimnet_jax.core.image import encode_png
+
+WRIST, OTHER_WRIST = 5, 6  # left and right of Penn Action
+CONFIG = DataConfig(frames=3, input_size=97)
+
+
+def crop(source, window, config=CONFIG, **augmentation):
+    return crop_window(
+        source[window.clip],
+        window,
+        config.frames,
+        config,
+        skeleton=source.skeleton,
+        folder=source.folder,
+        **augmentation,
+    )
+
+
+@pytest.fixture
+def dotted():
+    """Three frames of 101 x 149 with a soft dot at the left wrist, which moves, as does the box."""
+    source = make_clips([3], size=(101, 149))
+    example = source.examples[0]
+    rows, columns = np.mgrid[:101, :149]
+    for t in range(3):
+        example['joints'][t, WRIST] = x, y = 70.3 + 5 * t, 52.6 - 4 * t
+        example['joints'][t, OTHER_WRIST] = 60, 40
+        example['boxes'][t] = 40 + 3 * t, 30 - 2 * t, 100 + 3 * t, 90 + t
+        dot = 255 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 1.5**2))
+        example['frames'][t] = encode_png(np.stack([dot, 0 * dot, 0 * dot], -1).round().astype(np.uint8))
+    example['visible'][:] = False
+    example['visible'][:, WRIST] = True
+    return source
+
+
+@pytest.mark.parametrize('flip', [False, True])
+@pytest.mark.parametrize('rotation', [0.0, 35.0, -40.0])
+@pytest.mark.parametrize('scale', [0.8, 1.0, 1.4])
+def test_the_dot_is_where_the_joint_is(dotted, scale, rotation, flip):
+    row = crop(dotted, Window(0, 0, 3), augmentation=Augmentation(scale, rotation, flip))
+    wrist = OTHER_WRIST if flip else WRIST
+    assert row['visible'][:, wrist].all()
+    assert row['visible'].sum() == 3
+    for image, joints in zip(row['frames'][..., 0].astype(float), row['joints'], strict=True):
+        rows, columns = np.mgrid[:97, :97]
+        found = np.array([(columns * image).sum(), (rows * image).sum()]) / image.sum()
+        np.testing.assert_allclose(joints[wrist], found, atol=0.3)
+        assert image[tuple(joints[wrist].round().astype(int)[::-1])] > 200
+
+
+def test_rotation_is_counter_clockwise_and_flip_mirrors():
+    source = make_clips([1])
+    example = source.examples[0]
+    x0, y0, x1, y1 = example['boxes'][0]
+    example['joints'][0, 0] = [(x0 + x1) / 2 + 6, (y0 + y1) / 2]  # six pixels to the right of the middle; the crop is 37.5 wide
+    config = DataConfig(frames=1, input_size=75)
+    middle, reach = 37.0, 12.0
+    for augmentation, expected in [
+        (Augmentation(), [middle + reach, middle]),
+        (Augmentation(rotation=90), [middle, middle - reach]),
+        (Augmentation(flip=True), [middle - reach, middle]),
+        (Augmentation(scale=0.5, flip=True), [middle - reach / 2, middle]),
+    ]:
+        np.testing.assert_allclose(
+            crop(source, Window(0, 0, 1), config, augmentation=augmentation)['joints'][0, 0], expected, atol=1e-3
+        )
+
+
+def test_scale_magnifies_the_person(dotted):
+    spread = [np.ptp(crop(dotted, Window(0, 0, 3), augmentation=Augmentation(scale=s))['joints'], axis=1) for s in (1.0, 1.3)]
+    np.testing.assert_allclose(spread[1], 1.3 * spread[0], rtol=1e-4)
+
+
+def test_the_longer_side_of_the_box_fills_its_share_of_the_crop():
+    source = make_clips([2])
+    source.examples[0]['joints'][:, :2] = source.examples[0]['boxes'].reshape(2, 2, 2)
+    corners = crop(source, Window(0, 0, 2), DataConfig(frames=2, input_size=100))['joints'][:, :2]
+    np.testing.assert_allclose(corners[:, 1] - corners[:, 0], [[100 / 1.25 * 20 / 30, 100 / 1.25]] * 2, rtol=1e-4)
+
+
+def test_a_short_clip_repeats_its_last_frame_under_a_mask():
+    source = make_clips([4])
+    row = crop(source, Window(0, 1, 3), dataclasses.replace(CONFIG, frames=5))
+    assert row['mask'].tolist() == [True, True, True, False, False]
+    assert row['frame'].tolist() == [1, 2, 3, 3, 3]
+    assert row['frames'][:, 48, 48, 1].tolist() == [1, 2, 3, 3, 3]  # the colour of a frame is its number
+    for key in ('frames', 'joints', 'visible', 'matrix'):
+        np.testing.assert_array_equal(row[key][3], row[key][2])
+        np.testing.assert_array_equal(row[key][4], row[key][2])
+    assert (row['joints'][1] != row['joints'][2]).any()
+
+
+def test_way_back_to_the_original_pixels(dotted):
+    row = crop(dotted, Window(0, 0, 3), augmentation=Augmentation(1.2, 30, True))
+    back = apply_affine(invert_affine(row['matrix']).astype(np.float32), row['joints'])
+    np.testing.assert_allclose(back[:, dotted.skeleton.flip_order], dotted[0]['joints'], atol=0.01)
+
+
+def test_joints_outside_the_crop_keep_coordinates_and_visibility(dotted):
+    dotted.examples[0]['joints'][:, WRIST] = [-500, 10]
+    row = crop(dotted, Window(0, 0, 3))
+    assert (row['joints'][:, WRIST, 0] < -100).all()
+    assert row['visible'][:, WRIST].all()
+
+
+def test_only_the_frames_of_the_window_are_decoded():
+    source = make_clips([5])
+    source.examples[0]['frames'][0] = source.examples[0]['frames'][4] = b'damaged'
+    crop(source, Window(0, 1, 3))
+    with pytest.raises(InputError, match=r"memory/clips/1\.0\.0: clip 'clip0', frame 4: not a readable image"):
+        crop(source, Window(0, 2, 3))
+
+
+def test_draws_stay_in_their_ranges_and_fill_them():
+    rng, config = np.random.default_rng(0), DataConfig()
+    draws = [draw_augmentation(config, rng) for _ in range(500)]
+    for values, low, high in [([d.scale for d in draws], 0.8, 1.4), ([d.rotation for d in draws], -40, 40)]:
+        assert low <= min(values) < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < max(values) <= high
+    assert 200 < sum(d.flip for d in draws) < 300
+
+
+def test_augmentation_can_be_switched_off():
+    config = DataConfig(augment_scale=(1.0, 1.0), augment_rotation=0.0, augment_flip=0.0)
+    assert draw_augmentation(config, np.random.default_rng(0)) == Augmentation()
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('frames', 0),
+        ('input_size', 0),
+        ('box_scale', 0.0),
+        ('augment_scale', (1.4, 0.8)),
+        ('augment_rotation', -1.0),
+        ('augment_flip', 1.5),
+    ],
+)
+def test_settings_out_of_range_are_named(field, value):
+    with pytest.raises(InputError, match=rf'config\.data\.{field}'):
+        DataConfig(**{field: value})

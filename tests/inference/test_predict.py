@@ -1,0 +1,137 @@
+import errno
+import json
+import re
+
+import numpy as np
+import pytest
+from absl import flags
+from conftest import draw, person
+
+from kimnet_jax import predict
+from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.inference.outputs import PoseOutputs
+from kimnet_jax.predict import Trained, predict_videos, requested_boxes
+
+WALK = [(40 + 3 * t, 60) for t in range(12)]
+WHOLE = [('the whole frame', None)]
+
+
+@pytest.fixture
+def trained(predictor, skeleton):
+    return Trained(predictor, skeleton, {'model': 'dots', 'checkpoint': 7})
+
+
+@pytest.fixture
+def command(trained, tmp_path, monkeypatch):
+    """Runs the command with flags of its own; gives the exit status."""
+
+    def run(*argv: str) -> int:
+        values = flags.FlagValues()
+        monkeypatch.setattr(predict, 'load', lambda workdir, checkpoint: trained)
+        predict.define_flags(values)
+        with pytest.raises(SystemExit) as caught:
+            run_command(lambda: predict.main(values(['predict', '--workdir', str(tmp_path / 'run'), *argv]), values))
+        return caught.value.code
+
+    return run
+
+
+def test_command(command, write_video, tmp_path, capfd):
+    video = write_video('walk.mp4', map(draw, WALK))
+    assert command(str(video), '--box', '20,30,60,90', '--outputs', 'json,csv') == 0
+    out = tmp_path / 'run/predictions'
+    assert sorted(path.name for path in out.iterdir()) == ['walk.csv', 'walk.json']
+    records = json.loads((out / 'walk.json').read_text())['frames']
+    np.testing.assert_allclose([record['joints'] for record in records], [person(place) for place in WALK], atol=1.0)
+    assert 'walk.mp4: 12 frames' in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [
+        ([], 'no video given'),
+        (['v.mp4', '--outputs', 'json,xml'], '--outputs=json,xml'),
+        (['v.mp4', '--outputs', ''], '--outputs='),
+        (['v.mp4', '--box', '1,2,3'], '--box 1,2,3'),
+        (['v.mp4', '--box', '1,2,3,4', '--boxes', 'f'], 'give one of them'),
+        (['v.mp4', '--boxes', 'f', '--boxes', 'g'], '2 files for 1 videos'),
+        (['v.mp4', '--boxes', '/nowhere/f.csv'], '/nowhere/f.csv: no such file'),
+        (['/nowhere/v.mp4'], '/nowhere/v.mp4: no such video'),
+    ],
+)
+def test_bad_requests(command, tmp_path, capfd, argv, message):
+    assert command(*argv) == 2
+    assert message in capfd.readouterr().err
+    assert not list(tmp_path.rglob('*.*'))
+
+
+def test_a_failed_video_does_not_stop_the_others(trained, write_video, tmp_path, capfd):
+    good, last = write_video('good.mp4', map(draw, WALK)), write_video('last', map(draw, WALK[:2]))
+    rng = np.random.default_rng(0)
+    whole = write_video('whole.mp4', rng.integers(0, 255, (12, 121, 161, 3), np.uint8))
+    data = whole.read_bytes()
+    cut = tmp_path / 'cut.mp4'
+    cut.write_bytes(data[: len(data) * 6 // 10])
+    empty = tmp_path / 'empty'
+    empty.mkdir()
+    text = tmp_path / 'text.mp4'
+    text.write_text('no video')
+    videos = [good, cut, empty, text, last]
+    assert predict_videos(trained, videos, tmp_path / 'out', ['overlay', 'json', 'csv', 'coco'], WHOLE * 5) == 2
+    errors = capfd.readouterr().err
+    assert f'{cut}: breaks off near frame' in errors
+    assert f'{empty}: no image' in errors
+    assert f'{text}: not a readable video' in errors
+    assert '3 of 5 videos failed' in errors
+    written = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    assert written == [
+        f'{stem}{suffix}' for stem in ('good', 'last') for suffix in ('.coco.json', '.csv', '.json', '.overlay.mp4')
+    ]
+
+
+@pytest.mark.parametrize(
+    ('box', 'rows', 'message'),
+    [
+        ('170,30,200,90', 0, '--box 170,30,200,90: box 0 .* outside the 161x121 image'),
+        (None, 5, 'boxes.csv: 5 boxes, and the video has 12 frames'),
+        (None, 13, 'boxes.csv: 13 boxes, and the video has 12 frames'),
+    ],
+)
+def test_wrong_boxes_leave_nothing(trained, write_video, tmp_path, capfd, box, rows, message):
+    video = write_video('walk.mp4', map(draw, WALK))
+    file = tmp_path / 'boxes.csv'
+    file.write_text('20,30,60,90\n' * rows)
+    boxes = requested_boxes(box, [str(file)] if rows else [], 1)
+    assert predict_videos(trained, [video], tmp_path / 'out', ['json', 'overlay'], boxes) == 2
+    error = capfd.readouterr().err
+    assert re.search(message, error)
+    assert str(video) in error
+    assert not list((tmp_path / 'out').iterdir())
+
+
+def test_full_disk_keeps_what_was_finished(trained, write_video, tmp_path, monkeypatch, capfd):
+    videos = [write_video('a', map(draw, WALK)), write_video('b', map(draw, WALK))]
+    write = PoseOutputs.write
+
+    def full(self, frame, pose):
+        write(self, frame, pose)
+        if self._stem == 'b' and pose.frame == 5:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(PoseOutputs, 'write', full)
+    with pytest.raises(SystemExit) as caught:
+        run_command(predict_videos, trained, videos, tmp_path / 'out', ['csv'], WHOLE * 2)
+    assert caught.value.code == 2
+    assert f'the disk is full at {tmp_path / "out"}' in capfd.readouterr().err
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a.csv']
+
+
+def test_boxes_of_each_video(tmp_path):
+    for name in ('a', 'b'):
+        (tmp_path / name).write_text('[[0, 0, 5, 6]]' if name == 'a' else '1,2,3,4')
+    (first, a), (_, b) = requested_boxes(None, [str(tmp_path / 'a'), str(tmp_path / 'b')], 2)
+    assert first == str(tmp_path / 'a')
+    np.testing.assert_array_equal([a[0], b[0]], [[0, 0, 5, 6], [1, 2, 3, 4]])
+    assert requested_boxes(None, [], 2) == WHOLE * 2
+    with pytest.raises(InputError, match='1 files for 2 videos'):
+        requested_boxes(None, ['a'], 2)

@@ -1,0 +1,69 @@
+import io
+
+import av
+import numpy as np
+import pytest
+from conftest import draw, person
+
+from kimnet_jax.inference.predictor import FramePose
+from kimnet_jax.inference.video import VideoWriter, draw_pose, stated_frame_count
+
+
+def pose(**changes) -> FramePose:
+    fields = {
+        'frame': 0,
+        'joints': person((80, 60)),
+        'scores': np.full(4, 0.9),
+        'box': np.array([50, 20, 110, 100]),
+        'lost': False,
+    }
+    return FramePose(**(fields | changes))
+
+
+def test_pose_is_drawn_where_it_is(skeleton):
+    frame = draw(None)
+    drawn = draw_pose(frame, pose(), skeleton, 0.1)
+    assert (frame == 100).all()
+    left, right = (255, 128, 0), (64, 190, 255)
+    np.testing.assert_array_equal(drawn[60, 68], left)
+    np.testing.assert_array_equal(drawn[60, 92], right)
+    np.testing.assert_allclose(drawn[50, 74], left, atol=16)  # half-way along the limb from head to left hand
+    np.testing.assert_allclose(drawn[50, 86], right, atol=16)
+    assert (drawn[110:] == 100).all()
+
+
+def test_unsure_joints_are_not_drawn(skeleton):
+    drawn = draw_pose(draw(None), pose(scores=np.array([0.9, 0.05, 0.9, 0.9])), skeleton, 0.1)
+    np.testing.assert_array_equal(drawn[55:65, 60:72], 100)
+    assert tuple(drawn[60, 92]) == (64, 190, 255)
+
+
+def test_wild_coordinates_do_no_harm(skeleton):
+    drawn = draw_pose(draw(None), pose(joints=np.full((4, 2), 1e12), box=np.array([-1e12, -1e12, 1e12, 1e12])), skeleton, 0.1)
+    assert drawn.shape == (121, 161, 3)
+
+
+@pytest.mark.parametrize(('size', 'padded'), [((121, 161), (122, 162)), ((120, 160), (120, 160)), ((1, 1), (2, 2))])
+@pytest.mark.parametrize('rate', [25.0, 30000 / 1001, 12.5])
+def test_video_round_trip(size, padded, rate):
+    file = io.BytesIO()
+    writer = VideoWriter(file, rate)
+    for level in range(0, 200, 20):
+        writer.write(np.full((*size, 3), level, np.uint8))
+    writer.finish()
+    with av.open(io.BytesIO(file.getvalue())) as container:
+        stream = container.streams.video[0]
+        assert float(stream.average_rate) == pytest.approx(rate, rel=1e-6)
+        frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(stream)]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ('h264', 'yuv420p')
+    assert [frame.shape[:2] for frame in frames] == [padded] * 10
+    np.testing.assert_allclose([frame.mean() for frame in frames], range(0, 200, 20), atol=3)
+
+
+def test_stated_frame_count(write_video, tmp_path):
+    frames = [draw((60, 60))] * 3
+    assert stated_frame_count(write_video('a.mp4', frames)) == 3
+    assert stated_frame_count(write_video('folder', frames)) == 3
+    (tmp_path / 'no.mp4').write_bytes(b'no video')
+    assert stated_frame_count(tmp_path / 'no.mp4') is None
+    assert stated_frame_count(tmp_path / 'missing.mp4') is None

@@ -1,0 +1,226 @@
+import collections
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.interop.keymaps import flatten
+from kimnet_jax.models import KIMNet, KIMNetConfig, build_model, count_parameters
+
+TINY = {'initializer_depth': 18, 'encoder_depth': 18, 'width': 3, 'features': 5}
+JOINTS = 7
+
+
+def tiny(dtype=jnp.float32, **fields):
+    return golden.randomise(KIMNet(KIMNetConfig(JOINTS, **TINY | fields), dtype=dtype, rngs=nnx.Rngs(0)))
+
+
+def clip(b=2, t=4):
+    return golden.tensor('frames', (b, t, 64, 96, 3), 'normal', 0)
+
+
+@nnx.jit
+def forward(model, frames):
+    return model(frames)
+
+
+@nnx.jit
+def gradients(model, frames):
+    """Of the mean square of the heatmaps; with the heatmaps."""
+
+    def loss(model):
+        heatmaps, _ = model(frames)
+        return (heatmaps**2).mean(), heatmaps
+
+    (_, heatmaps), gradient = nnx.value_and_grad(loss, has_aux=True)(model)
+    return heatmaps, gradient
+
+
+def statistics(model):
+    return {path: np.asarray(leaf[...]) for path, leaf in flatten(nnx.state(model, nnx.BatchStat)).items()}
+
+
+def assert_same(leaves, reference, tolerance):
+    """Every leaf; those that are zero but for rounding (biases before a BatchNorm) against the largest."""
+    assert leaves.keys() == reference.keys()
+    largest = max(np.linalg.norm(leaf) for leaf in reference.values())
+    for path, leaf in reference.items():
+        assert np.linalg.norm(np.asarray(leaves[path]) - leaf) <= tolerance * np.linalg.norm(leaf) + 1e-6 * largest, path
+
+
+def test_shapes():
+    heatmaps, intermediates = nnx.eval_shape(lambda model, frames: model(frames), tiny(), clip())
+    assert (heatmaps.shape, heatmaps.dtype) == ((2, 4, 16, 24, JOINTS), jnp.float32)
+    assert intermediates['predicted'].shape == (2, 3, 16, 24, JOINTS)
+    assert intermediates['correlation'].shape == (2, 3, JOINTS, JOINTS)
+    assert intermediates['state'].features.shape == (2, 16, 24, 5)
+
+
+def test_scan_is_streaming_is_a_loop_over_the_transition():
+    model, frames = tiny(), clip()
+    model.eval()
+    before = statistics(model)
+    heatmaps, intermediates = forward(model, frames)
+    assert np.abs(np.diff(heatmaps, axis=1)).mean() > 1e-2  # the frames do differ
+
+    streamed, state = nnx.jit(lambda model, frame: model.init_state(frame))(model, frames[:, 0])
+    streamed = [streamed]
+    step = nnx.jit(lambda model, state, frame: model.step(state, frame))
+    for t in range(1, frames.shape[1]):
+        output, state = step(model, state, frames[:, t])
+        streamed.append(output)
+    assert golden.relative_error(np.stack(streamed, 1), heatmaps) < 1e-5
+    assert golden.relative_error(intermediates['state'].heatmaps, heatmaps[:, -1]) < 1e-6
+    assert golden.relative_error(intermediates['state'].features, state.features) < 1e-5
+
+    looped, records = nnx.jit(loop)(model, frames)
+    assert golden.relative_error(looped, heatmaps) < 1e-5
+    for key in ('predicted', 'correlation'):
+        assert golden.relative_error(records[key], intermediates[key]) < 1e-5
+    for path, leaf in statistics(model).items():
+        np.testing.assert_array_equal(leaf, before[path])
+
+
+def loop(model, frames):
+    """KIMNet's forward pass as plainly as the paper draws it."""
+    b, t = frames.shape[:2]
+    features = model.feature_encoder(frames.reshape(b * t, *frames.shape[2:]))
+    features = features.reshape(b, t, *features.shape[1:])
+    heatmaps, records = [model.transition.relation_decoder(model.pose_initializer(frames[:, 0]))], collections.defaultdict(list)
+    for i in range(1, t):
+        predicted, correlation = model.transition.kmm(features[:, i - 1], features[:, i], heatmaps[-1])
+        heatmaps.append(model.transition.relation_decoder(model.transition.fusion(predicted, features[:, i])))
+        records['predicted'].append(predicted)
+        records['correlation'].append(correlation)
+    return jnp.stack(heatmaps, 1), {key: jnp.stack(values, 1) for key, values in records.items()}
+
+
+def test_scan_is_the_loop_in_train_mode():
+    model, reference = tiny(), tiny()
+    before = statistics(model)
+    heatmaps, _ = forward(model, clip())
+    expected, _ = nnx.jit(loop)(reference, clip())
+    assert golden.relative_error(heatmaps, expected) < 1e-4
+    after = statistics(model)
+    assert_same(after, statistics(reference), 1e-5)
+    for path, leaf in after.items():
+        assert np.abs(leaf - before[path]).min() > 0, f'{path} did not move'
+
+
+def test_segments_are_the_whole_chains():
+    model, frames = tiny(), clip(t=5)
+    model.eval()
+    whole, _ = forward(model, frames)
+    anew, _ = forward(model, frames[1:, 3:])
+    head, intermediates = forward(model, frames[:, :3])
+    go_on = nnx.jit(lambda model, *arguments: model(*arguments)[0])
+    tail = go_on(model, frames[:, 3:], intermediates['state'], jnp.array([False, True]))
+    assert golden.relative_error(head, whole[:, :3]) < 1e-5
+    assert golden.relative_error(tail[0], whole[0, 3:]) < 1e-5
+    assert golden.relative_error(tail[1], anew[0]) < 1e-5
+    assert golden.relative_error(anew[0], whole[1, 3:]) > 1e-3  # where a chain began does show
+
+
+@pytest.mark.parametrize('train', [True, False])
+def test_one_scan_whatever_the_length(train):
+    def operations(t):
+        model = tiny()
+        model.set_attributes(use_running_average=not train)
+        graph, state = nnx.split(model)
+
+        def run(state, frames):
+            model = nnx.merge(graph, state)
+            return model(frames), nnx.state(model)
+
+        return collections.Counter(primitives(jax.make_jaxpr(run)(state, clip(t=t)).jaxpr))
+
+    three, seven = operations(3), operations(7)
+    assert three == seven
+    assert three['scan'] == 1
+
+
+def primitives(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from primitives(inner)
+
+
+@pytest.fixture(scope='module')
+def reference_gradients():
+    model = tiny()
+    heatmaps, gradient = gradients(model, clip())
+    return heatmaps, flatten(gradient), statistics(model)
+
+
+@pytest.mark.parametrize('change', ['rolled', 'remat'])
+def test_other_forms_give_the_same(change, reference_gradients, monkeypatch):
+    model = tiny(remat=change == 'remat')
+    if change == 'rolled':
+        assert model._unroll()
+        monkeypatch.setattr(KIMNet, '_unroll', lambda self: False)
+    heatmaps, gradient = gradients(model, clip())
+    expected, expected_gradient, expected_statistics = reference_gradients
+    assert golden.relative_error(heatmaps, expected) < 1e-5
+    assert_same(flatten(gradient), expected_gradient, 1e-3)
+    assert_same(statistics(model), expected_statistics, 1e-5)
+
+
+def test_every_parameter_is_used():
+    model = tiny()
+    model.eval()  # a bias before a BatchNorm has no gradient in train mode
+    _, gradient = gradients(model, clip())
+    assert not [path for path, leaf in flatten(gradient).items() if not np.abs(leaf).max() > 0]
+
+
+def test_first_heatmaps_from_the_features():
+    model = tiny(initializer_depth=0)
+    model.eval()
+    frames = clip(b=1, t=2)
+    features = nnx.jit(lambda model, frame: model.feature_encoder(frame))(model, frames[:, 0])
+    heatmaps, _ = forward(model, frames)
+    expected = model.transition.relation_decoder(model.pose_initializer(features))
+    assert golden.relative_error(heatmaps[:, 0], expected) < 1e-5
+
+
+def test_bfloat16_keeps_statistics_and_heatmaps_in_float32():
+    exact, fast = tiny(), tiny(jnp.bfloat16)
+    expected, _ = forward(exact, clip())
+    heatmaps, intermediates = forward(fast, clip())
+    assert heatmaps.dtype == intermediates['predicted'].dtype == intermediates['correlation'].dtype == jnp.float32
+    assert intermediates['state'].features.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(fast))} == {jnp.dtype('float32')}
+    assert 1e-5 < golden.relative_error(heatmaps, expected) < 0.1
+
+
+def test_network_of_the_paper():
+    """ResNet-101 and ResNet-50 baselines, KMM, fusion, relation decoder; 13 joints, 256 features."""
+    model = nnx.eval_shape(lambda: build_model({}, num_joints=13))
+    encoder = 33_999_440 - (256 * 16 + 16)  # without the 16-joint layer of the golden
+    kmm = 2 * (256 * 13 + 13)
+    fusion = 9 * (13 + 256) * 256 + 256 + 2 * 256 + 256 * 13 + 13
+    decoder = 2 * (13 * 13 + 13) + 2 * 2 * 13
+    assert count_parameters(model) == 52_990_797 + encoder + kmm + fusion + decoder
+
+
+@pytest.mark.parametrize(
+    ('fields', 'problem'),
+    [
+        ({'depth': 50}, 'config.model.depth: no such field'),
+        ({'encoder_depth': 0}, 'config.model.encoder_depth=0: choose one of 18, 34, 50, 101, 152'),
+        ({'initializer_depth': 20}, 'config.model.initializer_depth=20: choose one of 0, 18'),
+        ({'decoder_variant': 'published'}, "config.model.decoder_variant='published': choose one of intended, released"),
+    ],
+)
+def test_wrong_field_is_named(fields, problem):
+    with pytest.raises(InputError, match=problem):
+        build_model(TINY | fields, num_joints=3)
+
+
+def test_wrong_dtype_is_named():
+    with pytest.raises(InputError, match="'float16': choose 'float32' or 'bfloat16'"):
+        build_model(TINY, num_joints=3, dtype='float16')

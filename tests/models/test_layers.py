@@ -1,0 +1,101 @@
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from kimnet_jax.models.layers import BatchNorm, ConvTranspose, conv, max_pool
+
+
+def normal(name, *shape):
+    return golden.tensor(name, shape, 'normal', 0)
+
+
+@pytest.mark.parametrize(('kernel', 'stride'), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+@pytest.mark.parametrize('size', [(11, 13), (12, 10)])
+def test_convolution_is_the_stock_one(kernel, stride, size):
+    layer = golden.randomise(conv(3, 5, kernel, stride=stride, use_bias=True, rngs=nnx.Rngs(0)))
+    x, p = normal('x', 2, *size, 3), kernel // 2
+
+    def stock(x, weights, bias):
+        return jax.lax.conv_general_dilated(x, weights, (stride,) * 2, ((p, p),) * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')) + bias
+
+    def ours(x, weights, bias):
+        return filled(layer, kernel=weights, bias=bias)(x)
+
+    compare(ours, stock, (x, layer.kernel[...], layer.bias[...]))
+
+
+def test_transposed_convolution_is_the_stock_one():
+    layer = golden.randomise(ConvTranspose(3, 5, rngs=nnx.Rngs(0)))
+
+    def stock(x, kernel):  # the sum of the definition, output row 2i - 1 + k, as a convolution with inserted zeros
+        return jax.lax.conv_general_dilated(
+            x, kernel[::-1, ::-1], (1, 1), ((2, 2),) * 2, lhs_dilation=(2, 2), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        )
+
+    def ours(x, kernel):
+        return filled(layer, kernel=kernel)(x)
+
+    compare(ours, stock, (normal('x', 2, 7, 5, 3), layer.kernel[...]))
+
+
+@pytest.mark.parametrize('size', [(8, 6), (11, 7)])
+def test_max_pool_is_the_stock_one(size):
+    def stock(x):
+        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+    compare(max_pool, stock, (normal('x', 2, *size, 3),))
+
+
+def filled(layer, **leaves):
+    layer = nnx.clone(layer)
+    for name, value in leaves.items():
+        getattr(layer, name)[...] = value
+    return layer
+
+
+def compare(ours, stock, arguments):
+    """Values and the gradients of every argument."""
+    expected, pullback = jax.vjp(stock, *arguments)
+    weight = normal('cotangent', *expected.shape)
+    assert golden.relative_error(ours(*arguments), expected) < 1e-6
+    gradients = jax.grad(lambda *arguments: (ours(*arguments) * weight).sum(), range(len(arguments)))(*arguments)
+    for gradient, reference in zip(gradients, pullback(weight), strict=True):
+        assert golden.relative_error(gradient, reference) < 1e-5
+
+
+def test_batch_norm_by_hand():
+    """Channel 0 holds 1, 2, 3, 6: mean 3, variance 14/4 biased, 14/3 unbiased. Channel 1 is 1000 above it."""
+    layer = BatchNorm(2, scale_init=2.0, rngs=nnx.Rngs(0))
+    x = np.float32([1, 2, 3, 6]).reshape(2, 1, 2, 1) + np.float32([0, 1000])
+    expected = 2 * (np.array([1, 2, 3, 6]) - 3) / np.sqrt(14 / 4 + 1e-5)
+    for channel in range(2):
+        np.testing.assert_allclose(layer(x)[..., channel].ravel(), expected, rtol=1e-5)
+    layer = BatchNorm(2, rngs=nnx.Rngs(0))
+    layer(x)
+    np.testing.assert_allclose(layer.mean[...], [0.3, 100.3], rtol=1e-6)
+    np.testing.assert_allclose(layer.var[...], np.full(2, 0.9 + 0.1 * 14 / 3), rtol=1e-6)
+    layer.eval()
+    np.testing.assert_allclose(layer(x)[0, 0, 0], ([1, 1001] - np.float64([0.3, 100.3])) / np.sqrt(0.9 + 1.4 / 3 + 1e-5), rtol=1e-5)
+    np.testing.assert_allclose(layer.mean[...], [0.3, 100.3], rtol=1e-6)
+
+
+def test_batch_norm_gradients_are_the_stock_ones():
+    layer = golden.randomise(BatchNorm(3, rngs=nnx.Rngs(0)))
+
+    def stock(x, scale, bias):
+        centred = x - x.mean((0, 1, 2))
+        return centred / jnp.sqrt((centred**2).mean((0, 1, 2)) + 1e-5) * scale + bias
+
+    def ours(x, scale, bias):
+        return filled(layer, scale=scale, bias=bias)(x)
+
+    compare(ours, stock, (normal('x', 2, 7, 5, 3) + 3, layer.scale[...], layer.bias[...]))
+
+
+def test_batch_norm_output_and_statistics_types():
+    layer = BatchNorm(3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    assert layer(jnp.ones((2, 3, 5, 3), jnp.bfloat16)).dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(layer))} == {jnp.dtype('float32')}
