@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 import tensorflow_datasets as tfds
-from absl import logging
 from tensorflow_datasets.scripts.cli import build as tfds_build
 from tensorflow_datasets.scripts.cli import cli_utils
 
@@ -95,7 +94,7 @@ def _build(name: str, config: str, args: tfds_build.Args) -> None:
     splits = tfds.builder_from_directory(str(final)).info.splits
     counts = ', '.join(f'{split} {info.num_examples} clips' for split, info in splits.items())
     size = sum(file.stat().st_size for file in final.iterdir()) / 1e6
-    print(f'{name}/{config}: {counts}, {size:.0f} MB in {final}', flush=True)
+    print(f'{name}/{config}: {counts}, {size:.1f} MB in {final}', flush=True)
 
 
 @contextlib.contextmanager
@@ -113,6 +112,14 @@ def _staging(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
     with _lock(folder):
         try:
             yield folder
+        except Exception as error:
+            # TFDS and array_record raise errors of their own, without a number, that quote the system's words.
+            if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+                raise InputError(
+                    f'{data_dir}: the disk became full; nothing half-written was left there: '
+                    'free some space, or choose another --data_dir, and run the same command again'
+                ) from error
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -143,21 +150,8 @@ def _execute(name: str, config: str, args: tfds_build.Args, data_dir: pathlib.Pa
     )
     paths = dataclasses.replace(args.paths, data_dir=tfds.core.Path(data_dir))
     args = dataclasses.replace(args, positional_datasets=[f'{name}/{config}'], datasets=[], generation=generation, paths=paths)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # TFDS warns of every folder that is not built yet
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # a page of dataset_info
-            args.execute()
-    except Exception as error:
-        # TFDS and array_record raise errors of other types, without a number, that quote the system's words.
-        if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
-            raise InputError(
-                f'{data_dir.parent}: the disk became full while {name}/{config} was written; nothing of it was kept: '
-                'free some space, or choose another --data_dir, and run the same command again'
-            ) from error
-        raise
-    finally:
-        logging.set_verbosity(verbosity)
+    with contextlib.redirect_stdout(io.StringIO()):  # a page of dataset_info
+        args.execute()
 
 
 def _check_splits(folder: pathlib.Path) -> None:

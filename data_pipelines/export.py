@@ -1,4 +1,4 @@
-"""`python -m data_pipelines.export NAME/CONFIG --data_dir BUILT --split test --clip CLIP --out FOLDER`: a clip as a folder of images.
+"""`python -m data_pipelines.export NAME/CONFIG --data_dir BUILT --split SPLIT --clip CLIP --out FOLDER`: a clip as images.
 
 Beside the images, byte for byte as the data set holds them, lie `boxes.json` ({"boxes": [[x0, y0, x1, y1], ...]}, one a frame)
 and `joints.json` (names of the joints, their pixels and visibility). CLIP is an index in the split or a clip's name.

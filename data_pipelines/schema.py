@@ -94,6 +94,8 @@ class ClipSource:
         """Example `index`: `frames` stays a list of encoded bytes, texts become `str`. Raises `InputError` on a damaged file."""
         try:
             example = dict(self._records[index])
+            if example['frames'] is None:  # array_record reads some files that are cut short as empty records
+                raise RuntimeError('empty record')
         except RuntimeError as error:  # array_record's, of a file that is missing, cut short or altered
             raise InputError(
                 f'{self.folder}: clip {index} of {self.split!r} cannot be read ({error}); build it again with --overwrite'

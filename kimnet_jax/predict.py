@@ -6,19 +6,24 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import app, flags
 from flax import nnx
 from tqdm import tqdm
 
 from kimnet_jax.core.errors import InputError, run_command
-from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.core.skeleton import Skeleton, get_skeleton
 from kimnet_jax.core.video import read_frames
 from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
 from kimnet_jax.inference.predictor import PosePredictor, predict_poses
 from kimnet_jax.inference.tracking import TrackerConfig, parse_box, read_boxes
 from kimnet_jax.inference.video import stated_frame_count
+from kimnet_jax.models import build_model
 from kimnet_jax.models.kimnet import STRIDE
+from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.state import split_model
+from kimnet_jax.training.workdir import read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,21 +37,21 @@ class Trained:
 
 def load(workdir: pathlib.Path, checkpoint: str) -> Trained:
     """The model of a training run at a checkpoint: `best`, `last` or a step. Raises `InputError` where there is none."""
-    from kimnet_jax.training.workdir import open_run
-
-    run = open_run(workdir, checkpoint)
-    run.model.eval()
-    graph, weights = nnx.split(run.model)
+    config, name = read_config(workdir)
+    skeleton = get_skeleton(name)
+    dtype = ('float32' if jax.default_backend() == 'cpu' else 'bfloat16') if config['dtype'] == 'auto' else config['dtype']
+    graph, template = split_model(build_model(config['model'], num_joints=skeleton.num_joints, dtype=dtype), training=False)
+    weights, meta = Checkpoints(workdir, read_only=True).restore_weights(checkpoint, template)
     predictor = PosePredictor(
         weights,
-        lambda weights, frames: nnx.merge(graph, weights).init_state(frames),
-        lambda weights, state, frames: nnx.merge(graph, weights).step(state, frames),
-        size=run.config.data.input_size,
+        lambda weights, frames: nnx.merge(graph, *weights).init_state(frames),
+        lambda weights, state, frames: nnx.merge(graph, *weights).step(state, frames),
+        size=config['data']['input_size'],
         stride=STRIDE,
-        box_scale=run.config.data.box_scale,
-        decoding=run.config.eval.decoding,
+        box_scale=config['data']['box_scale'],
+        decoding=config['eval']['decoding'],
     )
-    return Trained(predictor, run.skeleton, {'model': 'kimnet', 'workdir': str(workdir), 'checkpoint': run.step})
+    return Trained(predictor, skeleton, {'model': 'kimnet', 'workdir': str(workdir), 'step': meta['step']})
 
 
 def predict_videos(
@@ -81,7 +86,7 @@ def predict_videos(
                 for frame, pose in predict_poses(trained.predictor, frames, given, boxes_source=source, config=config):
                     outputs.write(frame, pose)
                     progress.update()
-            print(f'{video}: {pose.frame + 1} frames, {", ".join(str(out / f"{stem}{SUFFIXES[kind]}") for kind in kinds)}')
+            print(f'{video}: {pose.frame + 1} frames -> {out / stem}{{{",".join(SUFFIXES[kind] for kind in kinds)}}}')
         except InputError as error:
             failed += 1
             message = str(error) if str(video) in str(error) else f'{video}: {error}'
@@ -104,7 +109,7 @@ def requested_boxes(box: str | None, files: Sequence[str], videos: int) -> list[
 
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
-    flags.DEFINE_string('workdir', None, 'Folder of a training run.', required=True, flag_values=values)
+    flags.DEFINE_string('workdir', None, 'Folder of the training run.', flag_values=values)
     flags.DEFINE_string('checkpoint', 'best', "Which of its checkpoints: 'best', 'last' or a step.", flag_values=values)
     flags.DEFINE_string('out', None, 'Folder for the results; <workdir>/predictions if not given.', flag_values=values)
     box = "The person's box in the first frame of every video: x0,y0,x1,y1 in pixels."
@@ -114,21 +119,27 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list('outputs', list(SUFFIXES), f'What to write: {", ".join(SUFFIXES)}, or some of them.', flag_values=values)
 
 
-def main(argv: Sequence[str], options: flags.FlagValues) -> int:
-    """Runs the command on the videos in `argv[1:]`; returns the exit status."""
+def run(argv: Sequence[str], options: flags.FlagValues) -> int:
+    """Predicts the videos in `argv[1:]`; returns the exit status."""
     videos = [pathlib.Path(video) for video in argv[1:]]
+    if options.workdir is None:
+        raise InputError('--workdir is needed: the folder that train was given')
     if not videos:
         raise InputError('no video given; name one or more video files or folders of images after the flags')
     kinds = list(dict.fromkeys(options.outputs))
-    unknown = [kind for kind in kinds if kind not in SUFFIXES]
-    if unknown or not kinds:
+    if not kinds or not set(kinds) <= set(SUFFIXES):
         raise InputError(f'--outputs={",".join(kinds)}: choose some of {", ".join(SUFFIXES)}')
     boxes = requested_boxes(options.box, options.boxes, len(videos))
-    workdir = pathlib.Path(options.workdir)
-    out = pathlib.Path(options.out) if options.out else workdir / 'predictions'
+    workdir = pathlib.Path(options.workdir).expanduser()
+    out = pathlib.Path(options.out).expanduser() if options.out else workdir / 'predictions'
     return predict_videos(load(workdir, options.checkpoint), videos, out, kinds, boxes)
 
 
-if __name__ == '__main__':
+def cli() -> None:
+    """Entry point of the console script."""
     define_flags(flags.FLAGS)
-    app.run(lambda argv: run_command(main, argv, flags.FLAGS))
+    app.run(lambda argv: run_command(run, argv, flags.FLAGS))
+
+
+if __name__ == '__main__':
+    cli()

@@ -13,7 +13,8 @@ class InputError(ValueError):
 
 def run_command(main: Callable[..., object], *args: object) -> None:
     """Runs a command's `main`; an `InputError` or a full disk ends it with one line on stderr and status 2."""
-    logging.getLogger('absl').setLevel(logging.WARNING)  # the libraries tell of every file that they open
+    for name in ('', 'absl', 'jax'):
+        logging.getLogger(name).setLevel(logging.ERROR)  # the libraries tell of every file that they open
     with explained():
         status = main(*args)
         sys.exit(status if isinstance(status, int) else 0)

@@ -82,7 +82,8 @@ def _video_frames(path: pathlib.Path) -> Iterator[np.ndarray]:
                 if packet.is_corrupt:  # cut short: some decoders drop it without a word
                     raise InputError(f'{path}: breaks off near frame {count}; the file is damaged or incomplete, fetch it again')
                 for frame in packet.decode():
-                    yield frame.to_ndarray(format='rgb24')
+                    image = frame.to_ndarray(format='rgb24')
+                    yield np.ascontiguousarray(np.rot90(image, frame.rotation // 90))  # phones film upright pictures lying down
                     count += 1
         except av.FFmpegError as error:
             raise InputError(f'{path}: cannot be decoded after frame {count} ({error.strerror}); the file is damaged') from error

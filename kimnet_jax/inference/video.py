@@ -76,14 +76,14 @@ def _limb_colour(skeleton: Skeleton, a: int, b: int) -> tuple[int, int, int]:
 
 
 def _draw_label(canvas: np.ndarray, text: str, box: np.ndarray, colour: tuple[int, int, int]) -> None:
-    """Text above the box, or within the image where there is no room for it."""
-    scale = max(0.35, min(canvas.shape[:2]) / 700)
+    """Text on a dark ground above the box, or within the image where there is no room for it."""
+    scale = max(0.35, min(canvas.shape[:2]) / 900)
     weight = max(1, round(scale * 1.5))
-    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)
-    x = int(np.clip(box[0], 2, max(2, canvas.shape[1] - width - 2)))
-    y = int(np.clip(box[1] - 3, height + 2, max(height + 2, canvas.shape[0] - 3)))
-    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, _DARK, weight + 2, cv2.LINE_AA)
-    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, weight, cv2.LINE_AA)
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)
+    x = int(np.clip(box[0], 0, max(0, canvas.shape[1] - width - 4)))
+    y = int(np.clip(box[1] - below - 1, height + 2, max(height + 2, canvas.shape[0] - below)))
+    cv2.rectangle(canvas, (x, y - height - 2), (x + width + 3, y + below - 1), _DARK, -1)
+    cv2.putText(canvas, text, (x + 2, y), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, weight, cv2.LINE_AA)
 
 
 class VideoWriter:

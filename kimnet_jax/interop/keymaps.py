@@ -98,7 +98,7 @@ def flatten(state: Any) -> dict[str, Any]:
 
 
 def assign(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
-    """Fills every parameter and statistic of `model`; nothing may be left over on either side.
+    """Fills every parameter and statistic of `model` (also one of `nnx.eval_shape`); nothing may be left over on either side.
 
     Raises `InputError` listing all that is missing, unknown or of another shape; the model is then unchanged.
     """
@@ -112,4 +112,4 @@ def assign(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
     if problems:
         raise InputError('\n'.join(['these weights do not fit the model:', *problems]))
     for path, variable in ours.items():
-        variable[...] = jnp.asarray(arrays[path], variable.dtype)
+        variable.set_value(jnp.asarray(arrays[path], variable.dtype))

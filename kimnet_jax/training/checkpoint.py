@@ -19,6 +19,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.training.state import TrainState, Weights, from_tree, to_tree
 
 SCORE = 'score'
+_ARRAYS = ('weights', 'average', 'optimizer')
 
 
 class Checkpoints:
@@ -32,6 +33,7 @@ class Checkpoints:
         ]
         self._manager = ocp.CheckpointManager(
             self.folder,
+            item_handlers={name: ocp.StandardCheckpointHandler() for name in _ARRAYS} | {'meta': ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
                 best_fn=_score,
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
@@ -69,7 +71,7 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
-                items, meta = self._read(step, ('weights', 'optimizer') + (('average',) if template.average is not None else ()))
+                items, meta = self._read(step, _ARRAYS if template.average is not None else ('weights', 'optimizer'))
             except _DamagedError as damage:
                 self._set_aside(step, damage)
                 continue

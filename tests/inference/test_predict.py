@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from absl import flags
-from conftest import draw, person
+from dots import draw, person
 
 from kimnet_jax import predict
 from kimnet_jax.core.errors import InputError, run_command
@@ -30,7 +30,7 @@ def command(trained, tmp_path, monkeypatch):
         monkeypatch.setattr(predict, 'load', lambda workdir, checkpoint: trained)
         predict.define_flags(values)
         with pytest.raises(SystemExit) as caught:
-            run_command(lambda: predict.main(values(['predict', '--workdir', str(tmp_path / 'run'), *argv]), values))
+            run_command(predict.run, values(['predict', '--workdir', str(tmp_path / 'run'), *argv]), values)
         return caught.value.code
 
     return run

@@ -3,7 +3,7 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import draw, person
+from dots import draw, person
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.video import read_frames

@@ -3,8 +3,9 @@ import io
 import av
 import numpy as np
 import pytest
-from conftest import draw, person
+from dots import draw, person
 
+from kimnet_jax.core.video import read_frames
 from kimnet_jax.inference.predictor import FramePose
 from kimnet_jax.inference.video import VideoWriter, draw_pose, stated_frame_count
 
@@ -67,3 +68,20 @@ def test_stated_frame_count(write_video, tmp_path):
     (tmp_path / 'no.mp4').write_bytes(b'no video')
     assert stated_frame_count(tmp_path / 'no.mp4') is None
     assert stated_frame_count(tmp_path / 'missing.mp4') is None
+
+
+@pytest.mark.parametrize(('rotation', 'corner'), [(0, (0, 0)), (90, (-1, 0)), (-90, (0, -1)), (180, (-1, -1))])
+def test_rotated_videos_are_read_upright(tmp_path, rotation, corner):
+    """A bright top left corner is where a player shows it; `rotation` is counter-clockwise, as phones write it."""
+    frame = np.zeros((120, 160, 3), np.uint8)
+    frame[:40, :40] = 255
+    with av.open(str(tmp_path / 'phone.mp4'), 'w') as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.height, stream.width, stream.pix_fmt = 120, 160, 'yuv420p'
+        stream.set_display_rotation(rotation)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+    (read,) = read_frames(tmp_path / 'phone.mp4')
+    assert read.shape == ((160, 120, 3) if rotation % 180 else (120, 160, 3))
+    assert read[corner].min() > 200
+    assert (read > 128).all(-1).sum() == pytest.approx(1600, rel=0.1)

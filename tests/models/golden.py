@@ -4,6 +4,7 @@ import json
 import pathlib
 import runpy
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -31,10 +32,11 @@ def relative_error(value, reference):
     return np.linalg.norm(np.asarray(value, np.float64) - reference) / np.linalg.norm(reference)
 
 
-def randomise(model, seed=0):
-    """Fills parameters and BatchNorm statistics by the recipe, so that no layer is trivial; returns `model`."""
+def randomised(build, seed=0):
+    """The module that `build` gives, its parameters and BatchNorm statistics by the recipe: no layer is trivial."""
+    model = nnx.eval_shape(build)
     for path, variable in flatten(nnx.state(model, (nnx.Param, nnx.BatchStat))).items():
         kind = KINDS[path.rsplit('.', 1)[-1]]
         shape = variable.shape[::-1] if kind == 'weight' else variable.shape  # the recipe takes [out, in, ...]
-        variable[...] = tensor(path, shape, kind, seed).T
+        variable.set_value(jnp.asarray(tensor(path, shape, kind, seed).T))
     return model

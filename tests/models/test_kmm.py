@@ -14,7 +14,7 @@ def inputs():
 
 
 def test_equations_6_to_10():
-    kmm = golden.randomise(KMM(JOINTS, FEATURES, rngs=nnx.Rngs(0)))
+    kmm = golden.randomised(lambda: KMM(JOINTS, FEATURES, rngs=nnx.Rngs(0)))
     features, following, heatmaps = inputs()
 
     def embed(conv, f):  # 1x1 convolution and ReLU, as vectors [h w, J]
@@ -39,8 +39,8 @@ def test_equations_6_to_10():
 
 
 def test_bfloat16_keeps_softmax_and_heatmaps_in_float32():
-    exact = golden.randomise(KMM(JOINTS, FEATURES, rngs=nnx.Rngs(0)))
-    fast = golden.randomise(KMM(JOINTS, FEATURES, dtype=jax.numpy.bfloat16, rngs=nnx.Rngs(0)))
+    exact = golden.randomised(lambda: KMM(JOINTS, FEATURES, rngs=nnx.Rngs(0)))
+    fast = golden.randomised(lambda: KMM(JOINTS, FEATURES, dtype=jax.numpy.bfloat16, rngs=nnx.Rngs(0)))
     output, correlation = fast(*inputs())
     assert output.dtype == correlation.dtype == jax.numpy.float32
     np.testing.assert_allclose(correlation.sum(-1), 1, rtol=1e-6)

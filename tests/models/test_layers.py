@@ -15,7 +15,7 @@ def normal(name, *shape):
 @pytest.mark.parametrize(('kernel', 'stride'), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
 @pytest.mark.parametrize('size', [(11, 13), (12, 10)])
 def test_convolution_is_the_stock_one(kernel, stride, size):
-    layer = golden.randomise(conv(3, 5, kernel, stride=stride, use_bias=True, rngs=nnx.Rngs(0)))
+    layer = golden.randomised(lambda: conv(3, 5, kernel, stride=stride, use_bias=True, rngs=nnx.Rngs(0)))
     x, p = normal('x', 2, *size, 3), kernel // 2
 
     def stock(x, weights, bias):
@@ -28,7 +28,7 @@ def test_convolution_is_the_stock_one(kernel, stride, size):
 
 
 def test_transposed_convolution_is_the_stock_one():
-    layer = golden.randomise(ConvTranspose(3, 5, rngs=nnx.Rngs(0)))
+    layer = golden.randomised(lambda: ConvTranspose(3, 5, rngs=nnx.Rngs(0)))
 
     def stock(x, kernel):  # the sum of the definition, output row 2i - 1 + k, as a convolution with inserted zeros
         return jax.lax.conv_general_dilated(
@@ -83,7 +83,7 @@ def test_batch_norm_by_hand():
 
 
 def test_batch_norm_gradients_are_the_stock_ones():
-    layer = golden.randomise(BatchNorm(3, rngs=nnx.Rngs(0)))
+    layer = golden.randomised(lambda: BatchNorm(3, rngs=nnx.Rngs(0)))
 
     def stock(x, scale, bias):
         centred = x - x.mean((0, 1, 2))

@@ -15,7 +15,7 @@ PARAMETERS = {18: 15_376_464, 34: 25_483_853, 50: 33_999_440, 101: 52_990_797, 1
 
 def reference_model(depth):
     weights, _ = golden.weights(f'simplebaseline_resnet{depth}')
-    model = PoseResNet(PoseResNetConfig(depth, JOINTS[depth]), rngs=nnx.Rngs(0))
+    model = nnx.eval_shape(lambda: PoseResNet(PoseResNetConfig(depth, JOINTS[depth]), rngs=nnx.Rngs(0)))
     assign(model, translate(weights, POSE_RESNET))
     return model
 
@@ -107,7 +107,8 @@ def test_weights_that_do_not_fit_are_all_named():
         translate(weights, POSE_RESNET)
     del weights['fc.weight'], weights['bn1.bias']
     weights['final_layer.bias'] = np.zeros(15)
-    model = PoseResNet(PoseResNetConfig(18, 16), rngs=nnx.Rngs(0))
+    weights['conv1.weight'] += 1
+    model = reference_model(18)
     kernel = np.asarray(model.conv1.kernel[...])
     with pytest.raises(InputError) as error:
         assign(model, translate(weights, POSE_RESNET))

@@ -46,7 +46,7 @@ def test_train_mode_is_rpstn(size):
 
 def test_intended_variant_joint_by_joint():
     b, h, w, joints = 2, 7, 5, 3
-    model = golden.randomise(RelationDecoder(joints, rngs=nnx.Rngs(0)))
+    model = golden.randomised(lambda: RelationDecoder(joints, rngs=nnx.Rngs(0)))
     model.eval()
     x = golden.tensor('heatmaps', (b, h, w, joints), 'normal', 0) / 4
 

@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+from data_pipelines.builders.kinetic_puppets.motion import SAMPLE_RATE
 from data_pipelines.builders.kinetic_puppets.texture import Cloth, random_cloth, skin_cloth
 
 JOINTS = (
@@ -29,6 +30,8 @@ for _side in 'lr':
         f'{_side}_knee': (f'{_side}_thigh', f'{_side}_shank'),
         f'{_side}_ankle': (f'{_side}_shank', f'{_side}_foot'),
     }
+
+_CONTACT = 0.04  # metres; a foot that much higher than the other bears little weight
 
 Sphere = tuple[np.ndarray, float]  # centre [N, 3], radius
 
@@ -143,11 +146,11 @@ def _turned(axis: str, degrees: np.ndarray) -> np.ndarray:
 
 
 def articulate(body: Body, motion: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Forward kinematics on the ground: the lower foot stands still, whatever the rest does.
+    """Forward kinematics on the ground: the person moves as the lower foot pushes, and stands on it.
 
     Args:
         body: proportions.
-        motion: [N] of each of `motion.CHANNELS`, at even and short time steps.
+        motion: [N] of each of `motion.CHANNELS`, `SAMPLE_RATE` per second.
 
     Returns:
         float64 [N, 3] of each of `JOINTS`, of hands and toes, and of the directions `head_up`, `head_left`, `*_ahead`.
@@ -178,13 +181,21 @@ def articulate(body: Body, motion: dict[str, np.ndarray]) -> dict[str, np.ndarra
         ahead = shank @ (0, 0, 1) * (1, 0.4, 1)  # feet stay nearly level
         at[f'{s}_toe'] = at[f'{s}_ankle'] + body.foot * ahead / np.linalg.norm(ahead, axis=-1, keepdims=True) - (0, 0.03, 0)
     soles = np.stack([at[f'{s}_{end}'] for s in 'lr' for end in ('ankle', 'toe')], 1)  # [N, 4, 3]
-    weight = np.exp(-(soles[..., 1] - soles[..., 1].min(1, keepdims=True)) / 0.03)
-    height = soles[..., 1].min(1) - 0.03 * np.log(weight.sum(1))
+    weight = np.exp(-(soles[..., 1] - soles[..., 1].min(1, keepdims=True)) / _CONTACT)
+    height = soles[..., 1].min(1) - _CONTACT * np.log(weight.sum(1))  # a smooth minimum
     weight = (weight / weight.sum(1, keepdims=True))[..., None]
-    step = -(0.5 * (weight[1:] + weight[:-1]) * np.diff(soles, axis=0)).sum(1)
-    root[1:] = np.cumsum(step, 0)
-    root[:, 1] = m['lift'] - height
+    step = -(weight[1:] * np.diff(soles, axis=0)).sum(1)
+    root[1:] = np.cumsum(_smoothed(step, 0.12), 0)
+    root[:, 1] = _smoothed(m['lift'] - height, 0.03)
     return {name: value if name.endswith(('_up', '_ahead', '_left')) else value + root for name, value in at.items()}
+
+
+def _smoothed(path: np.ndarray, seconds: float) -> np.ndarray:
+    """A path [N, ...] under a Gaussian window of that standard deviation; its ends are held."""
+    reach = round(3 * seconds * SAMPLE_RATE)
+    window = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (seconds * SAMPLE_RATE)) ** 2)
+    padded = np.concatenate([path[:1].repeat(reach, 0), path, path[-1:].repeat(reach, 0)])
+    return np.apply_along_axis(np.convolve, 0, padded, window / window.sum(), 'valid')
 
 
 def body_parts(body: Body, outfit: Outfit, at: dict[str, np.ndarray]) -> list[Part]:

@@ -1,16 +1,15 @@
 """Kinetic Puppets: procedural people in motion, with exact truth; made on the spot, no download."""
 
-import concurrent.futures
 import dataclasses
 import functools
-import os
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipelines.builders.kinetic_puppets.clip import make_clip
 from data_pipelines.builders.kinetic_puppets.figure import JOINTS
+from data_pipelines.clip_builder import ClipBuilder, ClipReader
 from data_pipelines.schema import checked_example, dataset_info
 from kimnet_jax.core.image import encode_jpeg
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION, Skeleton, get_skeleton
@@ -20,7 +19,7 @@ SPLITS = ('train', 'test')
 _JPEG_QUALITY = 90
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class PuppetsConfig(tfds.core.BuilderConfig):
     """Which joints, how many clips, from which seed.
 
@@ -54,11 +53,12 @@ def make_example(skeleton: Skeleton, seed: int, split: str, index: int) -> Examp
     return checked_example(example, skeleton, name)
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
-    """Builder of `kinetic_puppets`."""
+class Builder(ClipBuilder):
+    """Builder of `kinetic_puppets`; threads make the clips, which depend on nothing but seed, split and index."""
 
     VERSION = tfds.core.Version('1.0.0')
-    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS's interface)
+    RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012 (read by TFDS)
+    BUILDER_CONFIGS = [  # noqa: RUF012
         PuppetsConfig(name='joints15', description='The 15 joints of JHMDB.', skeleton=JHMDB.name),
         PuppetsConfig(name='joints13', description='The 13 joints of Penn Action.', skeleton=PENN_ACTION.name),
     ]
@@ -66,16 +66,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return dataset_info(self, get_skeleton(self.builder_config.skeleton))
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, Example]]]:
+    def _clip_readers(self, dl_manager: Any) -> dict[str, list[ClipReader]]:
         config = self.builder_config
+        skeleton = get_skeleton(config.skeleton)
         return {
-            'train': self._generate_examples('train', config.train_clips),
-            'test': self._generate_examples('test', config.test_clips),
+            split: [functools.partial(make_example, skeleton, config.seed, split, index) for index in range(clips)]
+            for split, clips in zip(SPLITS, (config.train_clips, config.test_clips), strict=True)
         }
-
-    def _generate_examples(self, split: str, clips: int) -> Iterator[tuple[str, Example]]:
-        make = functools.partial(make_example, get_skeleton(self.builder_config.skeleton), self.builder_config.seed, split)
-        # Threads: a spawned process would run an unguarded caller's script again, and OpenCV releases the interpreter's lock.
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
-            for example in workers.map(make, range(clips)):
-                yield example['clip'], example

@@ -1,14 +1,16 @@
 """Key-framed joint angles of a person in motion.
 
 Channels are degrees, but for `lift` (metres above the ground). Of the trunk: `lean` (forward) and `tilt` (to the left) of the
-pelvis, `turn` (heading, to the left), `bend`, `sway`, `twist` of the spine, `nod` and `look` of the head. Of each side (`l_`, `r_`):
-`raise` of the arm in the vertical `plane` (0 sideways, 90 forward, beyond it across the body), `roll` of the upper arm, `elbow`,
-`hip` (forward), `splay`, `knee`.
+pelvis, `turn` (heading, to the left), `bend`, `sway`, `twist` of the spine, `nod` and `look` of the head. Of each side, `l_` or
+`r_`: `raise` of the arm in the vertical `plane` (0 sideways, 90 forward, beyond it across the body), `roll` of the upper arm,
+`elbow`, `hip` (forward), `splay`, `knee`.
 """
 
 import numpy as np
 
-FRAME_RATE = 25.0  # frames per second
+FRAME_RATE = 25  # frames per second
+STEPS = 8  # time steps per frame
+SAMPLE_RATE = STEPS * FRAME_RATE
 _TRUNK = ('lift', 'lean', 'tilt', 'turn', 'bend', 'sway', 'twist', 'nod', 'look')
 _SIDE = ('raise', 'plane', 'roll', 'elbow', 'hip', 'splay', 'knee')
 CHANNELS = (*_TRUNK, *(f'{side}_{channel}' for side in 'lr' for channel in _SIDE))

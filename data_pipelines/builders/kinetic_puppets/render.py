@@ -1,6 +1,7 @@
 """Hulls of circles with a texture, drawn back to front. The canvas has twice the frame's rows and columns, for smooth edges."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -82,8 +83,10 @@ def draw(canvas: np.ndarray, labels: np.ndarray | None, layer: Layer, n: int) ->
         labels[region][mask > 0] = layer.label
 
 
-def render(background: np.ndarray, to_frame: np.ndarray, layers: list[Layer], frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Averages the sub-frames of each frame.
+def render(
+    background: np.ndarray, to_frame: np.ndarray, layers: list[Layer], frames: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Draws the frames one after the other, each the mean of its sub-frames.
 
     Args:
         background: uint8 [h, w, 3] RGB, reflected at its borders.
@@ -91,18 +94,18 @@ def render(background: np.ndarray, to_frame: np.ndarray, layers: list[Layer], fr
         layers: what is drawn over it, each of N times.
         frames: T.
 
-    Returns:
-        (float32 [T, H, W, 3] RGB, labels uint8 [T, H, W] at the middle of each exposure).
+    Yields:
+        (float32 [H, W, 3] RGB, labels uint8 [H, W] at the middle of the exposure).
     """
     times = len(to_frame) // frames
-    movie, seen = np.zeros((frames, ROWS, COLUMNS, 3), np.float32), np.zeros((frames, ROWS, COLUMNS), np.uint8)
-    for n, matrix in enumerate(to_frame):
-        matrix = 2 * matrix + (0, 0, 0.5)
-        canvas = cv2.warpAffine(background, matrix, (2 * COLUMNS, 2 * ROWS), borderMode=cv2.BORDER_REFLECT_101)
-        labels = np.zeros(canvas.shape[:2], np.uint8) if n % times == times // 2 else None
-        for layer in sorted(layers, key=lambda each: each.order[n]):
-            draw(canvas, labels, layer, n)
-        cv2.accumulate(cv2.resize(canvas, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA), movie[n // times])
-        if labels is not None:
-            seen[n // times] = labels[::2, ::2]
-    return movie / times, seen
+    for first in range(0, len(to_frame), times):
+        total = np.zeros((ROWS, COLUMNS, 3), np.float32)
+        labels = np.zeros((2 * ROWS, 2 * COLUMNS), np.uint8)
+        for n in range(first, first + times):
+            view = cv2.warpAffine(background, to_frame[n], (COLUMNS, ROWS), borderMode=cv2.BORDER_REFLECT_101)
+            canvas = cv2.resize(view, (2 * COLUMNS, 2 * ROWS), interpolation=cv2.INTER_NEAREST)
+            middle = labels if n == first + times // 2 else None
+            for layer in sorted(layers, key=lambda each: each.order[n]):
+                draw(canvas, middle, layer, n)
+            cv2.accumulate(cv2.resize(canvas, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA), total)
+        yield total / times, labels[::2, ::2]

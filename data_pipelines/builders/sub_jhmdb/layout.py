@@ -21,10 +21,10 @@ ARCHIVES = {  # the folder -> the names its archive goes by, without suffix; the
     SPLITS: ('sub_splits',),
 }
 ARCHIVE_SUFFIXES = ('.zip', '.tar', '.tar.gz', '.tgz')
-INSTRUCTIONS = """\
-the folders joint_positions, puppet_mask and sub_splits, and either Rename_Images or ReCompress_Videos,
-or their archives (joint_positions.zip, puppet_mask.zip, sub_splits.zip, Rename_Images.tar.gz, JHMDB_video.zip;
-.zip, .tar, .tar.gz and .tgz are read), from http://jhmdb.is.tue.mpg.de"""
+INSTRUCTIONS = (
+    'the folders joint_positions, puppet_mask and sub_splits, and either Rename_Images or ReCompress_Videos, or their archives '
+    '(joint_positions.zip, puppet_mask.zip, sub_splits.zip, Rename_Images.tar.gz, JHMDB_video.zip), from http://jhmdb.is.tue.mpg.de'
+)
 
 
 @dataclasses.dataclass(frozen=True, order=True)

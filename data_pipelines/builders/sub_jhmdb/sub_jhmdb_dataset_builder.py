@@ -1,8 +1,8 @@
 """TFDS builder of Sub-JHMDB: three folds of JHMDB's clips that show the whole body."""
 
 import functools
-import logging
 import pathlib
+import sys
 import tempfile
 from typing import Any
 
@@ -34,10 +34,10 @@ class Builder(clip_builder.ClipBuilder):
             self._scratch = pathlib.Path(scratch)
             super()._download_and_prepare(dl_manager, download_config)
         if self._empty_masks:
-            logging.getLogger(__name__).warning(
-                '%d frames have an empty puppet mask; their box is the extent of the joints (%s)',
-                sum(self._empty_masks.values()),
-                ', '.join(map(str, sorted(self._empty_masks))),
+            frames, which = sum(self._empty_masks.values()), ', '.join(map(str, sorted(self._empty_masks)))
+            print(
+                f'note: {frames} frames have an empty puppet mask, their box is the extent of the joints: {which}',
+                file=sys.stderr,
             )
 
     def _clip_readers(self, dl_manager: Any) -> dict[str, list[clip_builder.ClipReader]]:
