@@ -5,9 +5,9 @@ writes it with a JSON beside it to `<workdir>/evaluation/`.
 """
 
 import pathlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from typing import get_args
 
-import jax
 import tqdm
 from absl import app, flags
 
@@ -16,33 +16,24 @@ from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, 
 from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError, run_command
-from kimnet_jax.core.types import Batch
+from kimnet_jax.core.types import Batch, Decoding
 from kimnet_jax.metrics import PoseMetrics
-from kimnet_jax.models import build_model
+from kimnet_jax.models import abstract_model
 from kimnet_jax.models.kimnet import STRIDE
 from kimnet_jax.reporting import reference, tables
 from kimnet_jax.training import evaluation, sharding, workdir
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.state import split_model
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
-CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', '`best`, `last` or a step.')
-SPLIT = flags.DEFINE_string('split', None, 'Split to evaluate; default: the run\'s own, usually `test`.')
-DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the built data set is; default: where it was in training.')
-CHAIN_LENGTH = flags.DEFINE_integer('chain_length', None, 'Frames after which the recursion begins anew; 0: the whole clip.')
-DECODING = flags.DEFINE_enum('decoding', None, ['argmax', 'quarter', 'dark'], 'Heatmap to joint; default: the config\'s.')
-BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Clips side by side; default: the config\'s.')
+WHOLE = {'sub_jhmdb': 316}  # clips of the data set that the paper's numbers are of
 
 
-def evaluate(folder: pathlib.Path) -> None:
+def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
     """Evaluates the run in `folder` and writes its report."""
     config, _ = workdir.read_config(folder)
     settings, dataset = dict(config['eval']), dict(config['dataset'])
-    if CHAIN_LENGTH.value is not None:
-        settings['chain_length'] = CHAIN_LENGTH.value
-    settings['decoding'] = DECODING.value or settings['decoding']
-    settings['batch_size'] = BATCH_SIZE.value or settings['batch_size']
-    data_dir, split = DATA_DIR.value or dataset['data_dir'], SPLIT.value or dataset['eval_split']
+    settings |= {key: options[key].value for key in ('chain_length', 'decoding', 'batch_size') if options[key].value is not None}
+    data_dir, split = options.data_dir or dataset['data_dir'], options.split or dataset['eval_split']
     mesh = sharding.make_mesh()
     sharding.check_batch_size(settings['batch_size'], 'eval.batch_size', mesh)
 
@@ -51,12 +42,13 @@ def evaluate(folder: pathlib.Path) -> None:
     passes = {key: settings[key] for key in ('batch_size', 'segment')} | {'chain_length': settings['chain_length'] or None}
 
     def stream() -> Generator[tuple[Batch, Batch], None, None]:
-        return prefetch_to_device(eval_batches(clips, data, loader=loader, **passes), sharding.split(mesh), evaluation.DEVICE_KEYS)
+        return prefetch_to_device(
+            eval_batches(clips, data, loader=loader, **passes), sharding.split(mesh), evaluation.DEVICE_KEYS
+        )
 
-    # as in training, so that its numbers come out again
-    dtype = ('float32' if jax.default_backend() == 'cpu' else 'bfloat16') if config['dtype'] == 'auto' else config['dtype']
-    graph, template = split_model(build_model(config['model'], num_joints=clips.skeleton.num_joints, dtype=dtype), training=False)
-    weights, meta = Checkpoints(folder, read_only=True).restore_weights(CHECKPOINT.value, template)
+    model = abstract_model(config['model'], num_joints=clips.skeleton.num_joints, dtype=config['dtype'])
+    graph, template = split_model(model, training=False)
+    weights, meta = Checkpoints(folder, read_only=True).restore_weights(options.checkpoint, template)
     evaluator = evaluation.Evaluator(
         graph, stream, num_eval_batches(clips, **passes), clips, stride=STRIDE, decoding=settings['decoding'], mesh=mesh
     )
@@ -64,12 +56,19 @@ def evaluate(folder: pathlib.Path) -> None:
 
     training_clips = schema.open_clips(data_dir, dataset['name'], dataset['config'], dataset['train_split'])
     rows = {'KIMNet (ours)': tables.Row.of(metrics)} | _reference_rows(clips, training_clips)
+    notes = []
+    whole, there = WHOLE.get(dataset['name'], 0), len(training_clips) + len(clips)
+    if there < whole:
+        notes.append(f"On a {there}-clip subset: {dataset['name']} has {whole} clips, so the paper's rows are of other data.")
     chain = f'chains of {settings["chain_length"]} frames' if settings['chain_length'] else 'each clip one chain'
     result = tables.report(
         f'{dataset["name"]}/{dataset["config"]}, split {split}',
         rows,
         dataset=dataset['name'],
-        notes=[f'Checkpoint of step {meta["step"]} of {folder}; protocol `full`, {chain}, decoding `{settings["decoding"]}`.'],
+        notes=[
+            *notes,
+            f'Checkpoint of step {meta["step"]} of {folder}; protocol `full`, {chain}, decoding `{settings["decoding"]}`.',
+        ],
     )
     print(tables.render(result))
     name = f'{split}_step{meta["step"]}' + (f'_chain{settings["chain_length"]}' if settings['chain_length'] else '')
@@ -90,22 +89,34 @@ def _reference_rows(clips: schema.ClipSource, training_clips: schema.ClipSource)
     return {name: tables.Row.of(metrics) for name, metrics in rows.items()}
 
 
-def main(argv: list[str]) -> None:
-    """The command."""
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags; called when the command runs, so that commands can be imported side by side."""
+    flags.DEFINE_string('workdir', None, 'Folder of the training run.', flag_values=values)
+    flags.DEFINE_string('checkpoint', 'best', "Which of its checkpoints: 'best', 'last' or a step.", flag_values=values)
+    flags.DEFINE_string('split', None, "Split to evaluate; if not given the run's own, usually `test`.", flag_values=values)
+    flags.DEFINE_string(
+        'data_dir', None, 'Where the built data set is; if not given where it was in training.', flag_values=values
+    )
+    chain = "Frames after which the recursion begins anew, 0: the whole clip; if not given the config's."
+    flags.DEFINE_integer('chain_length', None, chain, lower_bound=0, flag_values=values)
+    decoding = "How joints are read off the heatmaps; if not given the config's."
+    flags.DEFINE_enum('decoding', None, get_args(Decoding), decoding, flag_values=values)
+    flags.DEFINE_integer('batch_size', None, "Clips side by side; if not given the config's.", flag_values=values)
 
-    def run() -> None:
-        if len(argv) > 1:
-            raise InputError(f'unexpected argument {argv[1]!r}')
-        if WORKDIR.value is None:
-            raise InputError('--workdir is needed: the folder that train was given')
-        evaluate(pathlib.Path(WORKDIR.value).expanduser())
 
-    run_command(run)
+def run(argv: Sequence[str], options: flags.FlagValues) -> None:
+    """Evaluates as the flags say."""
+    if len(argv) > 1:
+        raise InputError(f'unexpected argument {argv[1]!r}')
+    if options.workdir is None:
+        raise InputError('--workdir is needed: the folder that train was given')
+    evaluate(pathlib.Path(options.workdir).expanduser(), options)
 
 
 def cli() -> None:
     """Entry point of the console script."""
-    app.run(main)
+    define_flags(flags.FLAGS)
+    app.run(lambda argv: run_command(run, argv, flags.FLAGS))
 
 
 if __name__ == '__main__':

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import app, flags
 from flax import nnx
@@ -19,7 +18,7 @@ from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
 from kimnet_jax.inference.predictor import PosePredictor, predict_poses
 from kimnet_jax.inference.tracking import TrackerConfig, parse_box, read_boxes
 from kimnet_jax.inference.video import stated_frame_count
-from kimnet_jax.models import build_model
+from kimnet_jax.models import abstract_model
 from kimnet_jax.models.kimnet import STRIDE
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.state import split_model
@@ -39,8 +38,8 @@ def load(workdir: pathlib.Path, checkpoint: str) -> Trained:
     """The model of a training run at a checkpoint: `best`, `last` or a step. Raises `InputError` where there is none."""
     config, name = read_config(workdir)
     skeleton = get_skeleton(name)
-    dtype = ('float32' if jax.default_backend() == 'cpu' else 'bfloat16') if config['dtype'] == 'auto' else config['dtype']
-    graph, template = split_model(build_model(config['model'], num_joints=skeleton.num_joints, dtype=dtype), training=False)
+    model = abstract_model(config['model'], num_joints=skeleton.num_joints, dtype=config['dtype'])
+    graph, template = split_model(model, training=False)
     weights, meta = Checkpoints(workdir, read_only=True).restore_weights(checkpoint, template)
     predictor = PosePredictor(
         weights,

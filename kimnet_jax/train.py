@@ -5,12 +5,12 @@ Started again with the same command, a run goes on where it stopped; the weights
 
 import pathlib
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from importlib import util
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from data_pipelines import schema
 from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
@@ -27,15 +27,9 @@ from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_
 from kimnet_jax.training.state import Weights, create_state, split_model
 from kimnet_jax.training.steps import TargetConfig, make_train_step
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file, `configs/<name>.py[:key=value,...]`.', lock_config=True)
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, metrics, config.')
-DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'One of several processes (pods, clusters): calls jax.distributed.initialize().')
 
-
-def train(config, folder: pathlib.Path) -> int:
+def train(config: ConfigDict, folder: pathlib.Path) -> int:
     """Runs the training that a config describes; returns the exit status."""
-    if DISTRIBUTED.value:
-        jax.distributed.initialize()
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, 'train.batch_size', mesh)
     sharding.check_batch_size(config.eval.batch_size, 'eval.batch_size', mesh)
@@ -52,7 +46,11 @@ def train(config, folder: pathlib.Path) -> int:
         )
         return prefetch_to_device(batches, sharding.split(mesh), loop.DEVICE_KEYS)
 
-    passes = {'batch_size': config.eval.batch_size, 'segment': config.eval.segment, 'chain_length': config.eval.chain_length or None}
+    passes = {
+        'batch_size': config.eval.batch_size,
+        'segment': config.eval.segment,
+        'chain_length': config.eval.chain_length or None,
+    }
 
     def eval_stream() -> Generator[tuple[Batch, Batch], None, None]:
         batches = eval_batches(eval_clips, data, loader=loader, **passes, **processes)
@@ -60,8 +58,7 @@ def train(config, folder: pathlib.Path) -> int:
 
     # model
     skeleton = train_clips.skeleton
-    dtype = ('float32' if jax.default_backend() == 'cpu' else 'bfloat16') if config.dtype == 'auto' else config.dtype
-    model = build_model(config.model, num_joints=skeleton.num_joints, dtype=dtype, seed=config.seed)
+    model = build_model(config.model, num_joints=skeleton.num_joints, dtype=config.dtype, seed=config.seed)
     eval_graph, _ = split_model(model, training=False)
     train_graph, weights = split_model(model, training=True)
 
@@ -118,7 +115,7 @@ def train(config, folder: pathlib.Path) -> int:
         every=config.train.log_every,
     )
     log.say(
-        f'{count_parameters(model) / 1e6:.2f} M parameters, {dtype}, {mesh.size} {jax.default_backend()} device(s); '
+        f'{count_parameters(model) / 1e6:.2f} M parameters, {model.dtype}, {mesh.size} {jax.default_backend()} device(s); '
         f'{len(train_clips)} clips, {plan.steps} steps' + (f'; going on after step {step}' if step else '')
     )
     try:
@@ -155,17 +152,24 @@ def _shipped_config(argument: str) -> str:
     return argument
 
 
-def main(argv: list[str]) -> None:
-    """The command."""
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags; called when the command runs, so that commands can be imported side by side."""
+    config = 'Config file, `configs/<name>.py[:key=value,...]`; its fields are flags too: --config.train.epochs=20.'
+    config_flags.DEFINE_config_file('config', None, config, lock_config=True, flag_values=values)
+    flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, metrics, config.', flag_values=values)
+    distributed = 'This is one of several processes (pods, clusters): calls jax.distributed.initialize().'
+    flags.DEFINE_bool('distributed', False, distributed, flag_values=values)
 
-    def run() -> int:
-        if len(argv) > 1:
-            raise InputError(f'unexpected argument {argv[1]!r}; settings are given as --config.section.field=value')
-        if CONFIG.value is None or WORKDIR.value is None:
-            raise InputError('--config and --workdir are needed; see `python -m kimnet_jax.train --help`')
-        return train(CONFIG.value, pathlib.Path(WORKDIR.value).expanduser())
 
-    run_command(run)
+def run(argv: Sequence[str], options: flags.FlagValues) -> int:
+    """Trains as the flags say; returns the exit status."""
+    if len(argv) > 1:
+        raise InputError(f'unexpected argument {argv[1]!r}; settings are given as --config.section.field=value')
+    if options.config is None or options.workdir is None:
+        raise InputError('--config and --workdir are needed; see --help')
+    if options.distributed:
+        jax.distributed.initialize()
+    return train(options.config, pathlib.Path(options.workdir).expanduser())
 
 
 def cli() -> None:
@@ -176,7 +180,8 @@ def cli() -> None:
             sys.argv[i] = f'{flag}={_shipped_config(value)}'
         elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
             sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
-    app.run(main)
+    define_flags(flags.FLAGS)
+    app.run(lambda argv: run_command(run, argv, flags.FLAGS))
 
 
 if __name__ == '__main__':

@@ -93,7 +93,9 @@ def decode(heatmaps: Array, method: Decoding = 'argmax', xp: ModuleType = np) ->
     determinant = dxx * dyy - dxy**2
     inner = (x > 1) & (x < w - 2) & (y > 1) & (y < h - 2) & (determinant > 1e-12) & (dxx < 0)
     safe = xp.where(inner, determinant, 1.0)
-    shift = -xp.stack([dyy * slope[..., 0] - dxy * slope[..., 1], dxx * slope[..., 1] - dxy * slope[..., 0]], -1) / safe[..., None]
+    shift = (
+        -xp.stack([dyy * slope[..., 0] - dxy * slope[..., 1], dxx * slope[..., 1] - dxy * slope[..., 0]], -1) / safe[..., None]
+    )
     return position + xp.where(inner[..., None], xp.clip(shift, -1.0, 1.0), 0.0), score
 
 

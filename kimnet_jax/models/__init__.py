@@ -14,13 +14,22 @@ from kimnet_jax.models.kmm import KMM
 from kimnet_jax.models.pose_resnet import DEPTHS, PoseResNet, PoseResNetConfig
 from kimnet_jax.models.relation_decoder import DecoderVariant
 
-__all__ = ['KMM', 'KIMNet', 'KIMNetConfig', 'PoseResNet', 'PoseResNetConfig', 'build_model', 'count_parameters']
+__all__ = ['KMM', 'KIMNet', 'KIMNetConfig', 'PoseResNet', 'PoseResNetConfig', 'abstract_model', 'build_model', 'count_parameters']
+
+_DTYPES = ('auto', 'float32', 'bfloat16')
 
 
 def build_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'float32', seed: int = 0) -> KIMNet:
-    """KIMNet from the fields of `config.model` (those of `KIMNetConfig` but `num_joints`, which the data set gives).
+    """KIMNet with random weights.
 
-    Raises `InputError` naming the field on an unknown field or value.
+    Args:
+        fields: of `config.model`, those of `KIMNetConfig` but `num_joints`.
+        num_joints: J, which the data set gives.
+        dtype: of the convolutions; `auto`: bfloat16 on accelerators, float32 on CPU.
+        seed: of the weights.
+
+    Raises:
+        InputError: naming the field, on an unknown field or value.
     """
     known = {field.name for field in dataclasses.fields(KIMNetConfig)} - {'num_joints'}
     unknown = sorted(set(fields) - known)
@@ -30,9 +39,16 @@ def build_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'flo
     for key, allowed in choices.items():
         if key in fields and fields[key] not in allowed:
             raise InputError(f'config.model.{key}={fields[key]!r}: choose one of {", ".join(map(str, allowed))}')
-    if dtype not in ('float32', 'bfloat16'):
-        raise InputError(f"compute dtype {dtype!r}: choose 'float32' or 'bfloat16'")
+    if dtype not in _DTYPES:
+        raise InputError(f'config.dtype={dtype!r}: choose one of {", ".join(_DTYPES)}')
+    if dtype == 'auto':
+        dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
     return KIMNet(KIMNetConfig(num_joints=num_joints, **fields), dtype=jnp.dtype(dtype), rngs=nnx.Rngs(seed))
+
+
+def abstract_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'float32') -> KIMNet:
+    """The same model without its arrays, to be filled from a checkpoint."""
+    return nnx.eval_shape(lambda: build_model(fields, num_joints=num_joints, dtype=dtype))
 
 
 def count_parameters(model: nnx.Module) -> int:

@@ -117,7 +117,9 @@ class Checkpoints:
             return sorted(steps, key=lambda step: (scores[step], step), reverse=True)
         if which.isdigit() and int(which) in steps:
             return [int(which)]
-        raise InputError(f"--checkpoint={which}: choose 'best', 'last' or one of the steps {', '.join(map(str, reversed(steps)))}")
+        raise InputError(
+            f"--checkpoint={which}: choose 'best', 'last' or one of the steps {', '.join(map(str, reversed(steps)))}"
+        )
 
     def _item_names(self, step: int) -> list[str]:
         return [path.name for path in (self.folder / str(step)).iterdir() if path.is_dir()]
@@ -128,7 +130,9 @@ class Checkpoints:
             meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
             metadata = self._manager.item_metadata(step)
             wanted = {
-                name: ocp.args.StandardRestore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), dict(metadata[name].tree)))
+                name: ocp.args.StandardRestore(
+                    jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), dict(metadata[name].tree))
+                )
                 for name in names
             }
             items = self._manager.restore(step, args=ocp.args.Composite(**wanted))
@@ -150,7 +154,9 @@ class Checkpoints:
             target = target.with_name(f'{step}.{n}')
         (self.folder / str(step)).rename(target)
         self._manager.reload()
-        print(f'warning: checkpoint {step} is damaged ({damage}): moved to {target}; going back to the one before', file=sys.stderr)
+        print(
+            f'warning: checkpoint {step} is damaged ({damage}): moved to {target}; going back to the one before', file=sys.stderr
+        )
 
 
 class _DamagedError(Exception):

@@ -66,16 +66,19 @@ class Evaluator:
             result.ratios, result.counts = jax.tree.map(_sum_over_processes, (result.ratios, result.counts))
         return result
 
-    def predict(
-        self, weights: Weights, check: Callable[[], None] = lambda: None
-    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def predict(self, weights: Weights, check: Callable[[], None] = lambda: None) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yields (clip, joints float32 [T, J, 2] original pixels, scores float32 [T, J]) for each clip of this process."""
         parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         row_clips: dict[int, int] = {}  # row of the batch -> the clip that it streams
         chain: Any = None
         batches = self._batches()
         progress = tqdm.tqdm(
-            batches, total=self._num_batches, desc='evaluating', unit='batch', leave=False, disable=jax.process_index() > 0 or None
+            batches,
+            total=self._num_batches,
+            desc='evaluating',
+            unit='batch',
+            leave=False,
+            disable=jax.process_index() > 0 or None,
         )
         try:
             for batch, on_device in progress:

@@ -28,7 +28,9 @@ class RunLog:
             return
         self._file = workdir / 'metrics.jsonl'
         _truncate(self._file, step, evaluated)
-        self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=step + 1 if step else None, flush_secs=10)
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / 'tensorboard'), purge_step=step + 1 if step else None, flush_secs=10
+        )
         self._bar = tqdm.tqdm(total=total, initial=step, unit='step', disable=None, dynamic_ncols=True)
 
     def train(self, step: int, epoch: float, values: dict[str, float], frames: int) -> None:
@@ -40,7 +42,9 @@ class RunLog:
         rate = self._frames / max(time.perf_counter() - self._began, 1e-9)
         if self._main:
             self._bar.update(1)
-            self._bar.set_postfix(loss=f'{values["loss"]:.2e}', pck=f'{values["pck"]:.3f}', frames_per_s=f'{rate:.0f}', refresh=False)
+            self._bar.set_postfix(
+                loss=f'{values["loss"]:.2e}', pck=f'{values["pck"]:.3f}', frames_per_s=f'{rate:.0f}', refresh=False
+            )
         if step % self._every == 0:
             count = self.window.pop('steps')
             means = {key: value / count for key, value in self.window.items()}

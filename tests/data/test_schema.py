@@ -130,6 +130,11 @@ def test_what_cannot_be_opened_is_named(place, split, message, built):
         open_clips(built, *place, split)
 
 
+def read_all(data_dir: pathlib.Path) -> list[dict]:
+    clips = open_clips(data_dir, 'sub_jhmdb', 'fold1', 'train')
+    return [clips[index] for index in range(len(clips))]
+
+
 @pytest.mark.parametrize('damage', ['cut short', 'altered', 'missing', 'no info', 'no features'])
 def test_a_damaged_data_set_is_named(damage, built, tmp_path):
     folder = tmp_path / 'sub_jhmdb/fold1/1.0.0'
@@ -149,9 +154,7 @@ def test_a_damaged_data_set_is_named(damage, built, tmp_path):
     else:
         (folder / 'features.json').unlink()
     with pytest.raises(InputError, match=f'{folder}: .*build it again with --overwrite'):
-        clips = open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')
-        for index in range(len(clips)):
-            clips[index]
+        read_all(tmp_path)
 
 
 def test_reading_ahead_keeps_the_order_and_the_error():
