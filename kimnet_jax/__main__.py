@@ -1,6 +1,6 @@
 """One command for all: `kimnet train ...` is `python -m kimnet_jax.train ...`."""
 
-import importlib
+import runpy
 import sys
 
 COMMANDS = ('evaluate', 'predict', 'train')
@@ -12,8 +12,7 @@ def main() -> None:
         print(f'usage: kimnet {{{",".join(COMMANDS)}}} [--help] ...', file=sys.stderr)
         sys.exit(2)
     command = sys.argv.pop(1)
-    sys.argv[0] = f'kimnet {command}'
-    importlib.import_module(f'kimnet_jax.{command}').cli()
+    runpy.run_module(f'kimnet_jax.{command}', run_name='__main__', alter_sys=True)  # --help shows the main module's flags
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ Protocol `full`: every frame of every clip of the split, distances in pixels of 
 writes it with a JSON beside it to `<workdir>/evaluation/`.
 """
 
+import functools
 import pathlib
 from collections.abc import Generator, Sequence
 from typing import get_args
@@ -15,7 +16,7 @@ from data_pipelines import schema
 from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device
 from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
-from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.errors import InputError, parse_flags, run_command
 from kimnet_jax.core.types import Batch, Decoding
 from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.models import abstract_model
@@ -116,7 +117,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
 def cli() -> None:
     """Entry point of the console script."""
     define_flags(flags.FLAGS)
-    app.run(lambda argv: run_command(run, argv, flags.FLAGS))
+    app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
 
 
 if __name__ == '__main__':

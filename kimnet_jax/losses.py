@@ -29,7 +29,8 @@ def heatmap_loss(
     Returns:
         float32 scalar; 0 where nothing counts.
     """
-    targets = heatmap.encode(batch['joints'], heatmaps.shape[2:4], stride=stride, sigma=sigma, target=target, xp=jnp)
+    h, w = heatmaps.shape[2:4]
+    targets = heatmap.encode(batch['joints'], (h, w), stride=stride, sigma=sigma, target=target, xp=jnp)
     weight = jnp.broadcast_to(batch['mask'][..., None], batch['visible'].shape)
     if visibility_weighting:
         weight = weight & batch['visible']

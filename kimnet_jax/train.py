@@ -3,10 +3,12 @@
 Started again with the same command, a run goes on where it stopped; the weights at the end are those of a run that never did.
 """
 
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Generator, Sequence
 from importlib import util
+from typing import Any, get_args
 
 import jax
 from absl import app, flags
@@ -16,15 +18,16 @@ from data_pipelines import schema
 from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
 from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
-from kimnet_jax.core.errors import InputError, run_command
-from kimnet_jax.core.types import Batch
+from kimnet_jax.core.errors import InputError, explained, parse_flags, run_command
+from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.core.types import Batch, Decoding
 from kimnet_jax.models import build_model, count_parameters
 from kimnet_jax.models.kimnet import STRIDE
 from kimnet_jax.training import evaluation, loop, sharding, workdir
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.logging import RunLog
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from kimnet_jax.training.state import Weights, create_state, split_model
+from kimnet_jax.training.state import TrainState, Weights, create_state, split_model
 from kimnet_jax.training.steps import TargetConfig, make_train_step
 
 
@@ -58,6 +61,7 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
 
     # model
     skeleton = train_clips.skeleton
+    _check_settings(config, skeleton)
     model = build_model(config.model, num_joints=skeleton.num_joints, dtype=config.dtype, seed=config.seed)
     eval_graph, _ = split_model(model, training=False)
     train_graph, weights = split_model(model, training=True)
@@ -101,10 +105,8 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
     # state: 1. the newest whole checkpoint of this folder, 2. random weights
     workdir.write_config(folder, config.to_dict(), skeleton.name)
     checkpoints = Checkpoints(folder)
-    state, meta = create_state(weights, optimizer, average=config.train.average_decay > 0), {}
-    restored = checkpoints.restore_newest(state)
-    if restored:
-        state, meta = restored
+    fresh: tuple[TrainState, dict[str, Any]] = (create_state(weights, optimizer, average=config.train.average_decay > 0), {})
+    state, meta = checkpoints.restore_newest(fresh[0]) or fresh
     step = int(state.step)
     log = RunLog(
         folder,
@@ -136,19 +138,37 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
         log.say(str(stopped))
         return 128 + stopped.signal
     finally:
-        checkpoints.close()
         log.close()
+        checkpoints.close()
     return 0
+
+
+def _check_settings(config: ConfigDict, skeleton: Skeleton) -> None:
+    """What would otherwise come to light hours later."""
+    if not 0 <= config.train.average_decay < 1:
+        raise InputError(f'config.train.average_decay={config.train.average_decay}: must be 0 (none) or more, and below 1')
+    if config.train.log_every < 1:
+        raise InputError(f'config.train.log_every={config.train.log_every}: must be a positive number of steps')
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f'config.seed={config.seed}: must be 0 to 2**32 - 1')
+    if config.eval.decoding not in get_args(Decoding):
+        raise InputError(f'config.eval.decoding={config.eval.decoding!r}: choose one of {", ".join(get_args(Decoding))}')
+    known = evaluation.metric_names(skeleton)
+    if config.eval.select not in known:
+        raise InputError(f'config.eval.select={config.eval.select!r}: no such metric; known: {", ".join(known)}')
 
 
 def _shipped_config(argument: str) -> str:
     """A config path that is not in the working directory stands for the file of that name in the package."""
     path, colon, rest = argument.partition(':')
     spec = util.find_spec('configs')
-    if not pathlib.Path(path).exists() and spec and spec.submodule_search_locations:
-        shipped = pathlib.Path(spec.submodule_search_locations[0]) / pathlib.Path(path).name
+    folder, *inside = pathlib.Path(path).parts or ('',)
+    if folder == 'configs' and not pathlib.Path(path).exists() and spec and spec.submodule_search_locations:
+        shipped = pathlib.Path(spec.submodule_search_locations[0], *inside)
         if shipped.exists():
             return f'{shipped}{colon}{rest}'
+    if not pathlib.Path(path).is_file():
+        raise InputError(f'--config {argument}: there is no file {path}')
     return argument
 
 
@@ -157,7 +177,7 @@ def define_flags(values: flags.FlagValues) -> None:
     config = 'Config file, `configs/<name>.py[:key=value,...]`; its fields are flags too: --config.train.epochs=20.'
     config_flags.DEFINE_config_file('config', None, config, lock_config=True, flag_values=values)
     flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, metrics, config.', flag_values=values)
-    distributed = 'This is one of several processes (pods, clusters): calls jax.distributed.initialize().'
+    distributed = 'This is one of several processes (pods, clusters): they are found as JAX finds them.'
     flags.DEFINE_bool('distributed', False, distributed, flag_values=values)
 
 
@@ -168,20 +188,21 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     if options.config is None or options.workdir is None:
         raise InputError('--config and --workdir are needed; see --help')
     if options.distributed:
-        jax.distributed.initialize()
+        sharding.join_processes()
     return train(options.config, pathlib.Path(options.workdir).expanduser())
 
 
 def cli() -> None:
     """Entry point of the console script."""
-    for i, argument in enumerate(sys.argv):
-        if argument.startswith(('--config=', '-config=')):
-            flag, _, value = argument.partition('=')
-            sys.argv[i] = f'{flag}={_shipped_config(value)}'
-        elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
-            sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
+    with explained():
+        for i, argument in enumerate(sys.argv):
+            if argument.startswith(('--config=', '-config=')):
+                flag, _, value = argument.partition('=')
+                sys.argv[i] = f'{flag}={_shipped_config(value)}'
+            elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
+                sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
     define_flags(flags.FLAGS)
-    app.run(lambda argv: run_command(run, argv, flags.FLAGS))
+    app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
 
 
 if __name__ == '__main__':

@@ -3,8 +3,9 @@
 import contextlib
 import errno
 import logging
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 
 class InputError(ValueError):
@@ -13,11 +14,29 @@ class InputError(ValueError):
 
 def run_command(main: Callable[..., object], *args: object) -> None:
     """Runs a command's `main`; an `InputError` or a full disk ends it with one line on stderr and status 2."""
-    for name in ('', 'absl', 'jax'):
-        logging.getLogger(name).setLevel(logging.ERROR)  # the libraries tell of every file that they open
+    for name, level in (('', logging.ERROR), ('jax', logging.ERROR), ('absl', logging.CRITICAL)):
+        logging.getLogger(name).setLevel(level)  # the libraries tell of every file, and of an error that they raise as well
     with explained():
         status = main(*args)
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def parse_flags(values: Callable[[Sequence[str]], list[str]], argv: Sequence[str]) -> list[str]:
+    """Calls absl's `values` on a command line; what it cannot read there, or in a config file, ends the command in one line."""
+    try:
+        return values(argv)
+    except Exception as error:  # of absl, of ml_collections, of the config file; the long ones are tracebacks in themselves
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        message = lines[-1].removeprefix('ValueError: ')
+        if isinstance(error, AttributeError):  # ml_collections names the last part of the field only
+            field = message.strip('"\'').split("'")[0]
+            given = [part.partition('=')[0] for part in argv if re.match(rf'--?config\.(.*\.)?{re.escape(field)}(=|$)', part)]
+            message = f'{given[0] if given else field}: the config has no such field'
+        elif len(lines) > 1:
+            flag = next((i for i, part in enumerate(argv) if re.match('--?config(=|$)', part)), 0)
+            message = f'{" ".join(argv[flag : flag + (1 if "=" in argv[flag] else 2)])}: {message}'
+        _fail(message)
+        raise
 
 
 @contextlib.contextmanager

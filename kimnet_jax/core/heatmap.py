@@ -66,7 +66,7 @@ def decode(heatmaps: Array, method: Decoding = 'argmax', xp: ModuleType = np) ->
     """
     h, w = heatmaps.shape[-3:-1]
     maps = xp.moveaxis(heatmaps, -1, -3).astype(xp.float32)  # [..., J, h, w]
-    flat = maps.reshape(maps.shape[:-2] + (h * w,))
+    flat = maps.reshape((*maps.shape[:-2], h * w))
     best = xp.argmax(flat, -1)
     score = xp.take_along_axis(flat, best[..., None], -1)[..., 0]
     x, y = best % w, best // w

@@ -1,5 +1,7 @@
 """Encoded images to pixels, the one warp, and the normalisation of a network's input. OpenCV is imported on first use."""
 
+import functools
+import threading
 from types import ModuleType
 from typing import Any
 
@@ -10,18 +12,26 @@ from kimnet_jax.core.types import Array
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, R G B
 STD = (0.229, 0.224, 0.225)
+_LOCK = threading.Lock()
 
 
-def _cv2() -> Any:
+@functools.cache
+def _load_opencv() -> Any:
     import cv2
 
-    cv2.setNumThreads(0)  # the loader runs many of these at once
+    cv2.setNumThreads(0)  # loaders and builders run many of its functions at once
     return cv2
+
+
+def opencv() -> Any:
+    """OpenCV, working in the caller's thread alone. The only way to it: told so while it is at work, it kills the process."""
+    with _LOCK:
+        return _load_opencv()
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """Encoded bytes to uint8 [H, W, 3] RGB. Raises `InputError` naming `name` where they are no whole image."""
-    cv2 = _cv2()
+    cv2 = opencv()
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if image is None:
         raise InputError(f'{name}: not a readable image ({len(data)} bytes); replace the file')
@@ -30,7 +40,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 def encode_png(image: np.ndarray) -> bytes:
     """uint8 [H, W, 3] RGB to PNG bytes, lossless, at the level that is fast to write."""
-    cv2 = _cv2()
+    cv2 = opencv()
     done, data = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         raise ValueError(f'image of shape {image.shape} and dtype {image.dtype} cannot be written as PNG')
@@ -39,7 +49,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
     """uint8 [H, W, 3] RGB to JPEG bytes."""
-    cv2 = _cv2()
+    cv2 = opencv()
     done, data = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise ValueError(f'image of shape {image.shape} and dtype {image.dtype} cannot be written as JPEG')
@@ -48,7 +58,7 @@ def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     """Bilinear crop uint8 [size, size, 3] of an image; `matrix` [2, 3] maps image pixels to crop pixels; black outside."""
-    cv2 = _cv2()
+    cv2 = opencv()
     return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 

@@ -42,7 +42,7 @@ def _skeleton(name: str, joints: str, limbs: str, head: str) -> Skeleton:
     names = tuple(joints.split())
     index = {joint: i for i, joint in enumerate(names)}
     parts = ('shoulder', 'elbow', 'wrist', 'hip', 'knee', 'ankle')
-    groups = [('Head', (index[head],))]
+    groups: list[tuple[str, tuple[int, ...]]] = [('Head', (index[head],))]
     groups += [(p.capitalize(), tuple(i for i, n in enumerate(names) if n.endswith(f'_{p}'))) for p in parts]
     flips = []
     for i, joint in enumerate(names):

@@ -6,13 +6,14 @@ import pathlib
 from typing import IO
 
 import av
-import cv2
 import numpy as np
 
+from kimnet_jax.core.image import opencv
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.video import image_files
 from kimnet_jax.inference.predictor import FramePose
 
+cv2 = opencv()
 _LEFT, _RIGHT, _CENTRE = (255, 128, 0), (64, 190, 255), (120, 230, 90)  # R G B, apart for the colour-blind too
 _BOX, _LOST, _DARK = (235, 235, 235), (255, 70, 70), (20, 20, 20)
 _SHIFT = 4  # OpenCV draws at 1 / 2**4 pixel

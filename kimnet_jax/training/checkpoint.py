@@ -1,17 +1,23 @@
 """Checkpoints with Orbax: the newest two and the best one, each array with a checksum.
 
 On disk: `weights` and `average` (parameters and BatchNorm statistics, keys are the model's attribute paths), `optimizer`,
-`meta` (JSON: step, checksums, code version, and what the loop needs to go on exactly).
+`meta` (JSON: step, checksums, code version, and what the loop needs to go on exactly), `metrics` (JSON: the score, where there is
+one). Orbax writes under a temporary name and renames, so what stands under its number is whole when it is written.
 """
 
+import contextlib
+import json
 import pathlib
+import shutil
 import sys
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from kimnet_jax import __version__
@@ -31,49 +37,56 @@ class Checkpoints:
             checkpoint_managers.LatestN(2),  # the one before is there should the last be damaged
             checkpoint_managers.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
         ]
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self.folder,
             item_handlers={name: ocp.StandardCheckpointHandler() for name in _ARRAYS} | {'meta': ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
-                best_fn=_score,
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+                best_fn=None if read_only else _score,
+                preservation_policy=None if read_only else checkpoint_managers.AnyPreservationPolicy(keep),
+                cleanup_tmp_directories=not read_only,  # of saves that a kill cut off
                 create=not read_only,
                 read_only=read_only,
             ),
         )
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
-        """Writes a checkpoint in the background; `score` (higher is better) lets it become the best one."""
+        """Writes a checkpoint in the background; `score` (higher is better) lets it become the best one.
+
+        Raises `InputError` where this one cannot be written or the one before could not; the others stay whole.
+        """
+        self.wait()
         if step in self._manager.all_steps():  # an evaluation that was cut off: its step was saved without a score
-            self._manager.wait_until_finished()
-            self._manager.delete(step)
-        items = {'weights': state.weights, 'optimizer': {'step': state.step, 'state': state.optimizer}}
+            replaced = self.folder.parent / 'replaced_checkpoint'
+            if jax.process_index() == 0:
+                shutil.rmtree(replaced, ignore_errors=True)
+            self._move(step, replaced)
+            if jax.process_index() == 0:
+                shutil.rmtree(replaced)
+        items: dict[str, Any] = {'weights': state.weights, 'optimizer': {'step': state.step, 'state': state.optimizer}}
         if state.average is not None:
             items['average'] = state.average
         # copies: the next step writes into the buffers of this state while Orbax is still reading
         trees = {name: jax.tree.map(lambda leaf: np.array(leaf), to_tree(item)) for name, item in items.items()}
         checksums = {name: _checksums(tree) for name, tree in trees.items()}
         record = {'step': step, 'code_version': __version__, 'checksums': checksums, **meta}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                meta=ocp.args.JsonSave(record), **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-            ),
-            metrics=None if score is None else {SCORE: score},
-        )
+        args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        args['meta'] = ocp.args.JsonSave(record | {'checksum': _json_checksum(record)})
+        with _writing(self.folder):
+            saved = self._manager.save(step, args=ocp.args.Composite(**args), metrics=None if score is None else {SCORE: score})
+        assert saved, f'step {step} is not after {self._manager.latest_step()}'
 
     def restore_newest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that is whole, as (state, meta); None where there is none at all.
 
-        Damaged ones are moved to `<workdir>/damaged_checkpoints` and named on stderr. Raises `InputError` where all are damaged or
-        the model is another one.
+        Damaged ones are moved to `<workdir>/damaged_checkpoints` and named on stderr. Raises `InputError` where all are damaged
+        or the model or optimizer is another one.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
                 items, meta = self._read(step, _ARRAYS if template.average is not None else ('weights', 'optimizer'))
             except _DamagedError as damage:
-                self._set_aside(step, damage)
+                self._set_aside(step, str(damage))
                 continue
             source = str(self.folder / str(step))
             optimizer = from_tree({'step': template.step, 'state': template.optimizer}, items['optimizer'], source)
@@ -92,8 +105,7 @@ class Checkpoints:
         """
         for step in self._candidates(which):
             try:
-                names = self._item_names(step)
-                name = 'average' if 'average' in names else 'weights'
+                name = 'average' if (self.folder / str(step) / 'average').exists() else 'weights'
                 items, meta = self._read(step, (name,))
             except _DamagedError as damage:
                 print(f'warning: checkpoint {step} of {self.folder} is damaged ({damage}); trying another', file=sys.stderr)
@@ -101,10 +113,15 @@ class Checkpoints:
             return from_tree(template, items[name], str(self.folder / str(step))), meta
         raise InputError(f'{self.folder}: checkpoint {which!r} is damaged and there is no other to take')
 
+    def wait(self) -> None:
+        """Waits until everything is written. Raises `InputError` where it could not be."""
+        with _writing(self.folder):
+            self._manager.wait_until_finished()
+
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits as `wait` and stops Orbax's threads."""
+        with _writing(self.folder):
+            self._manager.close()
 
     def _candidates(self, which: str) -> list[int]:
         steps = sorted(self._manager.all_steps(), reverse=True)
@@ -113,7 +130,7 @@ class Checkpoints:
         if which == 'last':
             return steps
         if which == 'best':
-            scores = {step: (self._manager.metrics(step) or {}).get(SCORE, -np.inf) for step in steps}
+            scores = {step: (self._manager.metrics(step) or {SCORE: -np.inf})[SCORE] for step in steps}
             return sorted(steps, key=lambda step: (scores[step], step), reverse=True)
         if which.isdigit() and int(which) in steps:
             return [int(which)]
@@ -121,13 +138,19 @@ class Checkpoints:
             f"--checkpoint={which}: choose 'best', 'last' or one of the steps {', '.join(map(str, reversed(steps)))}"
         )
 
-    def _item_names(self, step: int) -> list[str]:
-        return [path.name for path in (self.folder / str(step)).iterdir() if path.is_dir()]
-
     def _read(self, step: int, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Items as nested dicts of host arrays, so that a checkpoint opens on any devices; raises `_DamagedError`."""
         try:
             meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+            checksum = meta.pop('checksum')
+        except Exception as error:  # whatever Orbax and its readers raise on damaged files
+            raise _DamagedError(_first_line(error)) from error
+        if checksum != _json_checksum(meta):
+            raise _DamagedError('checksum of meta differs')
+        lacking = [name for name in names if name not in meta['checksums']]
+        if lacking:
+            raise InputError(f'{self.folder / str(step)}: made with other settings: it holds no {lacking[0]!r}')
+        try:
             metadata = self._manager.item_metadata(step)
             wanted = {
                 name: ocp.args.StandardRestore(
@@ -137,30 +160,65 @@ class Checkpoints:
             }
             items = self._manager.restore(step, args=ocp.args.Composite(**wanted))
             trees = {name: items[name] for name in names}
-        except Exception as error:  # whatever Orbax and its readers raise on damaged files
-            raise _DamagedError(f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'.strip()) from error
+        except Exception as error:
+            raise _DamagedError(_first_line(error)) from error
         for name in names:
-            for key, checksum in _checksums(trees[name]).items():
-                if meta['checksums'][name].get(key) != checksum:
-                    raise _DamagedError(f'checksum of {name}/{key} differs')
+            found, expected = _checksums(trees[name]), meta['checksums'][name]
+            differing = [key for key in sorted(found | expected) if found.get(key) != expected.get(key)]
+            if differing:
+                raise _DamagedError(f'checksum of {name}/{differing[0]} differs')
         return trees, meta
 
-    def _set_aside(self, step: int, damage: Exception) -> None:
+    def _set_aside(self, step: int, damage: str) -> None:
         target = self.folder.parent / 'damaged_checkpoints' / str(step)
         target.parent.mkdir(exist_ok=True)
         n = 0
         while target.exists():
             n += 1
             target = target.with_name(f'{step}.{n}')
-        (self.folder / str(step)).rename(target)
+        self._move(step, target)
+        if jax.process_index() == 0:
+            print(f'warning: checkpoint {step} is damaged ({damage}): moved to {target}', file=sys.stderr)
+
+    def _move(self, step: int, target: pathlib.Path) -> None:
+        """In one rename, so that a kill leaves nothing half there."""
+        multihost_utils.sync_global_devices(f'before moving checkpoint {step}')
+        if jax.process_index() == 0:
+            (self.folder / str(step)).rename(target)
+        multihost_utils.sync_global_devices(f'after moving checkpoint {step}')
         self._manager.reload()
-        print(
-            f'warning: checkpoint {step} is damaged ({damage}): moved to {target}; going back to the one before', file=sys.stderr
-        )
 
 
 class _DamagedError(Exception):
     pass
+
+
+class _Manager(ocp.CheckpointManager):
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """The score of a step; None also where it is damaged, for which Orbax would open none of the checkpoints."""
+        try:
+            return {SCORE: float(super().metrics(step)[SCORE])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+@contextlib.contextmanager
+def _writing(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:  # of the system, in Orbax's or TensorStore's words
+        raise InputError(
+            f'{folder}: a checkpoint could not be written ({_first_line(error)}); those before it are whole: '
+            'free some disk space and run the same command again'
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'.removesuffix(': ')
+
+
+def _json_checksum(record: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
 def _score(metrics: dict[str, float]) -> float:

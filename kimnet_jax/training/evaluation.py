@@ -55,6 +55,7 @@ class Evaluator:
         """
         self._graph, self._batches, self._num_batches, self._truth, self._mesh = graph, batches, num_batches, truth, mesh
         self._step = make_eval_step(graph, stride=stride, decoding=decoding, mesh=mesh)
+        self._empty: Any = None
 
     def __call__(self, weights: Weights, check: Callable[[], None] = lambda: None) -> PoseMetrics:
         """The metrics of the whole split, on every process; calls `check` before each batch, which may raise to stop."""
@@ -83,10 +84,10 @@ class Evaluator:
         try:
             for batch, on_device in progress:
                 check()
-                if chain is None:
-                    chain = empty_chain(self._graph, weights, on_device, self._mesh)
-                joints, scores, chain = self._step(weights, on_device, chain)
-                joints, scores = local_rows(joints), local_rows(scores)
+                if self._empty is None:  # made once: it would be a compilation every time
+                    self._empty = empty_chain(self._graph, weights, on_device, self._mesh)
+                outputs = self._step(weights, on_device, self._empty if chain is None else chain)
+                joints, scores, chain = local_rows(outputs[0]), local_rows(outputs[1]), outputs[2]
                 for row, clip in enumerate(batch['clip'].tolist()):
                     before = row_clips.get(row, -1)
                     if before not in (clip, -1):
@@ -99,6 +100,11 @@ class Evaluator:
                 yield clip, *_joined(pieces)
         finally:
             batches.close()
+
+
+def metric_names(skeleton: Skeleton) -> list[str]:
+    """The keys of `scalars` of any evaluation."""
+    return list(scalars(PoseMetrics(skeleton, 0).compute()))
 
 
 def scalars(result: dict[str, Any], path: str = '') -> dict[str, float]:

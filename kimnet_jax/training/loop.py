@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import math
 import signal
 from collections.abc import Callable, Generator, Iterator
@@ -45,12 +46,12 @@ def make_plan(clips: int, batch_size: int, *, epochs: float, steps: int, eval_ev
     if total < 1:
         raise InputError(f'config.train.epochs={epochs}, config.train.steps={steps}: the run would have no step')
     for field, every in (('eval_every', eval_every), ('save_every', save_every)):
-        if every <= 0:
+        if not every > 0:
             raise InputError(f'config.train.{field}={every}: must be a positive number of epochs')
 
     def after(every: float) -> frozenset[int]:
-        count = math.floor(total / (every * per_epoch))
-        return frozenset({max(round(i * every * per_epoch), 1) for i in range(1, count + 1)} | {total})
+        interval = max(every * per_epoch, 1)
+        return frozenset({round(i * interval) for i in range(1, math.floor(total / interval) + 1)} | {total})
 
     evaluate = after(eval_every)
     return Plan(per_epoch, total, evaluate, evaluate | after(save_every))
@@ -126,7 +127,8 @@ def fit(
         The final state.
 
     Raises:
-        InputError: a metric is NaN or infinite (names metric, step and the batch's clips; that state is not saved).
+        InputError: a metric is NaN or infinite (names metric, step and the batch's clips; that state is not saved), or a
+            checkpoint cannot be written.
         StoppedError: on SIGTERM or Ctrl-C, after saving.
     """
     step, evaluated, compiling = int(state.step), bool(meta.get('evaluated', False)), True
@@ -142,7 +144,8 @@ def fit(
 
     def save(metrics: dict[str, float] | None = None) -> None:
         settle(0)
-        checkpoints.save(step, state, {'evaluated': evaluated, 'window': log.window}, None if metrics is None else metrics[score])
+        value = None if metrics is None or math.isnan(metrics[score]) else metrics[score]
+        checkpoints.save(step, state, {'evaluated': evaluated, 'window': log.window}, value)
 
     stream: Iterator[tuple[Batch, Batch]] | None = None
     saved = step if meta else -1
@@ -153,9 +156,8 @@ def fit(
                 if step in plan.evaluate and not evaluated:
                     settle(0)
                     # several processes must not leave the evaluation apart: they stop at the next step
-                    metrics = evaluate(state.best_weights, lambda: stop.check(step) if jax.process_count() == 1 else None)
-                    if score not in metrics:
-                        raise InputError(f'config.eval.select={score!r}: no such metric; known: {", ".join(sorted(metrics))}')
+                    check = functools.partial(stop.check, step) if jax.process_count() == 1 else lambda: None
+                    metrics = evaluate(state.best_weights, check)
                     log.evaluation(step, epoch, metrics)
                     log.say(f'step {step}, epoch {epoch:.1f}: {score} {metrics[score]:.4f}')
                     evaluated, saved = True, step
@@ -164,7 +166,8 @@ def fit(
                 elif step in plan.save and step > saved:
                     saved = step
                     save()
-                if step == plan.steps:
+                if step >= plan.steps:
+                    checkpoints.wait()
                     return state
                 stop.check(step)
                 if stream is None:
@@ -183,6 +186,7 @@ def fit(
             settle(0)
             if step > saved:
                 save()
+            checkpoints.wait()  # here, where another signal does not end the process
             raise
         finally:
             if stream is not None and isinstance(stream, Generator):
@@ -194,6 +198,6 @@ def _check_finite(values: dict[str, float], step: int, batch: Batch, clip_name: 
     if bad:
         clips = ', '.join(clip_name(clip) for clip in batch['clip'].tolist())
         raise InputError(
-            f'{bad[0]} is {values[bad[0]]} at step {step}, on the clips {clips}; the run has stopped and this state is not saved: '
-            'lower config.optimizer.learning_rate, or look at these clips'
+            f'{bad[0]} is {values[bad[0]]} at step {step}, on the clips {clips}; the run has stopped and this state is not '
+            'saved: lower config.optimizer.learning_rate, or look at these clips'
         )

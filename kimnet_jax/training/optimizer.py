@@ -2,22 +2,27 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from kimnet_jax.core.errors import InputError
 
+SCHEDULES = ('constant', 'cosine', 'released')
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Attributes:
-    schedule: `constant` (the paper names no decay), `cosine` (linear warm-up, then cosine to 0), or `released` (RPSTN: the rate
-        drops by 10 to the power of i + 1 during the single epoch `drop_epochs[i]` and is back afterwards).
-    learning_rate: of Adam, its peak.
-    warmup_epochs: of `cosine`.
-    drop_epochs: of `released`, counted from 0.
-    clip_norm: largest global norm of the gradient; 0: no clipping.
-    accumulate: batches whose mean gradient makes one update.
+    """How the weights are updated. Raises `InputError` naming the field that is out of range.
+
+    Attributes:
+        schedule: `constant` (the paper names no decay), `cosine` (linear warm-up, then cosine to 0), or `released` (RPSTN: the
+            rate drops by 10 to the power of i + 1 during the single epoch `drop_epochs[i]` and is back afterwards).
+        learning_rate: of Adam, its peak.
+        warmup_epochs: of `cosine`.
+        drop_epochs: of `released`, counted from 0.
+        clip_norm: largest global norm of the gradient; 0: no clipping.
+        accumulate: batches whose mean gradient makes one update.
     """
 
     schedule: str = 'cosine'
@@ -27,36 +32,43 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     accumulate: int = 1
 
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise InputError(f'config.optimizer.schedule={self.schedule!r}: choose one of {", ".join(SCHEDULES)}')
+        if not self.learning_rate > 0:
+            raise InputError(f'config.optimizer.learning_rate={self.learning_rate}: must be positive')
+        for name, least in (('warmup_epochs', 0), ('clip_norm', 0), ('accumulate', 1)):
+            if not getattr(self, name) >= least:
+                raise InputError(f'config.optimizer.{name}={getattr(self, name)}: must be {least} or more')
+
 
 def make_schedule(config: OptimizerConfig, *, steps: int, steps_per_epoch: float) -> optax.Schedule:
     """Learning rate as a function of the number of updates; `steps` and `steps_per_epoch` count batches.
 
-    Raises `InputError` on an unknown name.
+    Raises `InputError` where the run is too short for one update.
     """
-    updates, per_epoch = max(steps // config.accumulate, 1), steps_per_epoch / config.accumulate
+    if steps < config.accumulate:
+        raise InputError(f'config.optimizer.accumulate={config.accumulate}: the run has only {steps} batches, so no update')
+    updates, per_epoch = steps // config.accumulate, steps_per_epoch / config.accumulate
     peak = config.learning_rate
     if config.schedule == 'constant':
         return optax.constant_schedule(peak)
     if config.schedule == 'cosine':
         warmup = min(round(config.warmup_epochs * per_epoch), updates // 2)
         return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, updates)
-    if config.schedule == 'released':
 
-        def released(count):
-            epoch = jnp.floor(count / per_epoch)
-            rate = jnp.asarray(peak)
-            for i, drop in enumerate(config.drop_epochs):
-                rate = jnp.where(epoch == drop, peak * 0.1 ** (i + 1), rate)
-            return rate
+    def released(count: jax.typing.ArrayLike) -> jax.Array:
+        epoch = jnp.floor(count / per_epoch)
+        rate = jnp.asarray(peak)
+        for i, drop in enumerate(config.drop_epochs):
+            rate = jnp.where(epoch == drop, peak * 0.1 ** (i + 1), rate)
+        return rate
 
-        return released
-    raise InputError(f"config.optimizer.schedule={config.schedule!r}: choose 'constant', 'cosine' or 'released'")
+    return released
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping, Adam and accumulation. Raises `InputError` on a field out of range."""
-    if config.accumulate < 1:
-        raise InputError(f'config.optimizer.accumulate={config.accumulate}: must be 1 or more')
+    """Clipping, Adam and accumulation."""
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()
     chain = optax.chain(clip, optax.adam(schedule))
     if config.accumulate == 1:

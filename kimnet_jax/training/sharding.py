@@ -1,5 +1,6 @@
 """Where arrays live: one mesh with the axis `data`; batches are split over it, everything else is on every device."""
 
+import os
 from typing import Any
 
 import jax
@@ -7,6 +8,27 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kimnet_jax.core.errors import InputError
+
+
+def join_processes() -> None:
+    """Meets the other processes of the run; before anything else of JAX.
+
+    JAX finds them by itself on TPU pods, Slurm, Kubernetes and under Open MPI. Elsewhere JAX_COORDINATOR_ADDRESS (host:port of
+    process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them. Raises `InputError` where neither does.
+    """
+    try:
+        numbers: dict[str, Any] = {key: int(os.environ[f'JAX_{key.upper()}']) for key in ('num_processes', 'process_id')}
+    except KeyError:
+        numbers = {}
+    except ValueError as error:
+        raise InputError(f'JAX_NUM_PROCESSES and JAX_PROCESS_ID must be numbers ({error})') from error
+    try:
+        jax.distributed.initialize(**numbers)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f'--distributed: {str(error).splitlines()[0]} Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or '
+            'leave out --distributed for a single process'
+        ) from error
 
 
 def make_mesh() -> Mesh:

@@ -43,8 +43,8 @@ def split_model(model: nnx.Module, *, training: bool) -> tuple[nnx.GraphDef, Wei
         model.train()
     else:
         model.eval()
-    graph, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graph, Weights(params, batch_stats)
+    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return graph, Weights(*states)
 
 
 def create_state(weights: Weights, optimizer: optax.GradientTransformation, *, average: bool) -> TrainState:

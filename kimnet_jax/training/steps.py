@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from kimnet_jax import losses, metrics
 from kimnet_jax.core import heatmap
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import normalise
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Batch, Decoding, Target
@@ -24,15 +25,23 @@ Chain = Any  # the state that a model carries from frame to frame
 
 @dataclasses.dataclass(frozen=True)
 class TargetConfig:
-    """Attributes:
-    sigma: standard deviation of the target Gaussians, heatmap cells.
-    centre: `cell` or `subpixel`, see `core.heatmap.encode`.
-    visibility_weighting: leave invisible joints out of the loss.
+    """What the network is to predict. Raises `InputError` naming the field that is out of range.
+
+    Attributes:
+        sigma: standard deviation of the target Gaussians, heatmap cells.
+        centre: `cell` or `subpixel`, see `core.heatmap.encode`.
+        visibility_weighting: leave invisible joints out of the loss.
     """
 
     sigma: float = 2.0
     centre: Target = 'cell'
     visibility_weighting: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise InputError(f'config.target.sigma={self.sigma}: must be positive')
+        if self.centre not in get_args(Target):
+            raise InputError(f'config.target.centre={self.centre!r}: choose one of {", ".join(get_args(Target))}')
 
 
 def make_train_step(
@@ -56,11 +65,12 @@ def make_train_step(
 
     Returns:
         A jitted function; its metrics are float32 scalars: `loss`, `pck` (share of visible joints of the batch within 0.2 torso
-        lengths of the truth), `gradient_norm`, `learning_rate`. The state it is given is consumed.
+        lengths of the truth), `gradient_norm`, `parameter_norm` (after the update: not finite as soon as one parameter is not),
+        `learning_rate`. The state it is given is consumed.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        def objective(params: nnx.State):
+        def objective(params: nnx.State) -> tuple[Array, tuple[nnx.State, Array]]:
             model = nnx.merge(graph, params, state.weights.batch_stats, copy=True)
             heatmaps, _ = model(normalise(batch['frames'], jnp))
             loss = losses.heatmap_loss(
@@ -87,7 +97,8 @@ def make_train_step(
         values = {
             'loss': loss,
             'pck': _batch_pck(heatmap.cells_to_pixels(positions, stride), batch, skeleton),
-            'gradient_norm': optax.global_norm(gradient),
+            'gradient_norm': optax.tree.norm(gradient),
+            'parameter_norm': optax.tree.norm(weights.params),
             'learning_rate': jnp.asarray(schedule(state.step // accumulate), jnp.float32),
         }
         return TrainState(now, weights, optimizer_state, average), values

@@ -28,7 +28,10 @@ def write_config(workdir: pathlib.Path, config: dict[str, Any], skeleton: str) -
             more = f'; and {len(changed) - 6} more' if len(changed) > 6 else ''
             raise InputError(f'{workdir} holds another run ({shown}{more}): choose another --workdir, or the same settings')
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f'--workdir {workdir}: there is a file of that name or on the way to it; choose another') from error
         temporary = file.with_suffix('.tmp')
         record = {'code_version': __version__, 'skeleton': skeleton, 'config': _plain(config)}
         temporary.write_text(json.dumps(record, indent=2) + '\n')

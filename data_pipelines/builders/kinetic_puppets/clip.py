@@ -53,7 +53,9 @@ def make_clip(seed: int, split: int, index: int) -> Clip:
     half = int(rng.integers(0, 3))  # sub-frames, one step apart, on either side of mid-exposure
     pick = (STEPS * np.arange(1, frames + 1)[:, None] + np.arange(-half, half + 1)).ravel()
     times = fine[pick]
-    at = viewed({name: value[pick] for name, value in at.items()}, yaw=rng.uniform(0, 2 * np.pi), pitch=rng.uniform(0.0, 0.22))
+    # people mostly face who films them; one in ten does not care
+    yaw = rng.uniform(0, 2 * np.pi) if rng.random() < 0.1 else rng.normal(0, np.deg2rad(40))
+    at = viewed({name: value[pick] for name, value in at.items()}, yaw=yaw, pitch=rng.uniform(0.0, 0.22))
     camera, scale = _camera(rng, body.stature, at, times)
 
     layers, labels = _person(body, outfit, at, camera)

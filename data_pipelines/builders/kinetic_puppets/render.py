@@ -3,9 +3,11 @@
 import dataclasses
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 
+from kimnet_jax.core.image import opencv
+
+cv2 = opencv()
 ROWS, COLUMNS = 240, 320
 _RIM = 14  # points on each circle
 _SHIFT = 4  # fractional bits of OpenCV's polygon corners

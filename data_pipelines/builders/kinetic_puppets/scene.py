@@ -1,10 +1,12 @@
 """What is around the person: camera, background, things that move behind and things that pass in front."""
 
-import cv2
 import numpy as np
 
 from data_pipelines.builders.kinetic_puppets.render import COLUMNS, ROWS, Layer, draw, hull_layer
 from data_pipelines.builders.kinetic_puppets.texture import PATTERNS, Cloth, random_cloth, random_colour
+from kimnet_jax.core.image import opencv
+
+cv2 = opencv()
 
 BACKDROP = (520, 840)  # rows, columns of the background picture
 _KINDS = ('pole', 'box', 'bush', 'limb')

@@ -1,0 +1,53 @@
+# make demo: from a bare clone to a trained model and an overlay video. make test: the tests. Both make their own .venv.
+
+PYTHON ?= python3
+DEMO ?= demo
+VENV := .venv
+RUN := $(VENV)/bin/python
+FIRST_BOX := $(RUN) -c 'import json, sys; print(*json.load(open(sys.argv[1]))["boxes"][0], sep=",")'
+
+.PHONY: demo test test-slow lint docs clean
+
+demo: $(VENV)/.base
+	$(RUN) -m data_pipelines.build kinetic_puppets/joints15 --data_dir $(DEMO)/data
+	$(RUN) -m kimnet_jax.train --config configs/kinetic_puppets.py --workdir $(DEMO)/run --config.dataset.data_dir=$(DEMO)/data
+	$(RUN) -m kimnet_jax.evaluate --workdir $(DEMO)/run --data_dir $(DEMO)/data
+	$(RUN) -m data_pipelines.export kinetic_puppets/joints15 --data_dir $(DEMO)/data --split test --clip 0 --out $(DEMO)/clip --overwrite
+	# the person's box in the first frame; from there on the box follows the pose
+	$(RUN) -m kimnet_jax.predict --workdir $(DEMO)/run --box "$$($(FIRST_BOX) $(DEMO)/clip/boxes.json)" --out $(DEMO)/predictions $(DEMO)/clip
+	@echo
+	@echo 'data set:          $(DEMO)/data/kinetic_puppets'
+	@echo 'checkpoints:       $(DEMO)/run/checkpoints'
+	@echo 'training curves:   $(DEMO)/run/metrics.jsonl (tensorboard --logdir $(DEMO)/run)'
+	@echo 'evaluation tables: $(DEMO)/run/evaluation'
+	@echo 'overlay video:     $(DEMO)/predictions/clip.overlay.mp4'
+
+test: $(VENV)/.test
+	$(RUN) -m pytest
+
+test-slow: $(VENV)/.test
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/.test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+docs: $(VENV)/.docs
+	$(RUN) -m mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# A stamp is as new as the last installation: changed dependencies are installed by the next command that needs them.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, $(PYTHON) is %s.%s: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable '.[$*]'
+	@touch $@

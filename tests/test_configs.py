@@ -1,0 +1,150 @@
+"""Every config in every variant: plain data that builds its model and its settings; no field without a reader."""
+
+import ast
+import functools
+import importlib
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from configs import common
+from data_pipelines.loader import LoaderConfig
+from data_pipelines.transforms import DataConfig
+from kimnet_jax.core.config import make
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
+from kimnet_jax.models import abstract_model, build_model
+from kimnet_jax.training import loop
+from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from kimnet_jax.training.steps import TargetConfig
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PRESETS = ('full', 'small', 'tiny')
+VARIANTS = {
+    'kinetic_puppets': [None, 'joints=13', 'joints=15', *(f'preset={preset}' for preset in PRESETS)],
+    'sub_jhmdb': [None, 'fold=1', 'fold=2', 'fold=3', 'recipe=ours', 'recipe=paper', 'recipe=released']
+    + [f'fold=2,preset={preset},recipe=paper' for preset in PRESETS],
+}
+SECTIONS = {'data': DataConfig, 'loader': LoaderConfig, 'optimizer': OptimizerConfig, 'target': TargetConfig}
+
+
+def get_config(name: str, arg: str | None = None) -> ConfigDict:
+    return importlib.import_module(f'configs.{name}').get_config(arg)
+
+
+def test_every_config_is_among_the_variants():
+    files = {file.stem for file in (ROOT / 'configs').rglob('*.py')} - {'__init__', 'common'}
+    assert files == set(VARIANTS)
+
+
+@pytest.mark.parametrize(('name', 'arg'), [(name, arg) for name, args in VARIANTS.items() for arg in args])
+def test_variant(name, arg):
+    config = get_config(name, arg)
+    plain = config.to_dict()
+    assert json.loads(json.dumps(plain)) == _with_lists(plain)
+
+    joints = (PENN_ACTION if '13' in config.dataset.config else JHMDB).num_joints
+    size, frames = config.data.input_size, config.data.frames
+    shape = _heatmap_shape(json.dumps(plain['model']), config.dtype, joints, frames, size)
+    assert shape == (2, frames, size // 4, size // 4, joints)
+
+    settings = {section: make(kind, config[section], section) for section, kind in SECTIONS.items()}
+    schedule = make_schedule(settings['optimizer'], steps=100, steps_per_epoch=10)
+    assert 0 <= float(schedule(0)) <= 1.001 * settings['optimizer'].learning_rate
+    make_optimizer(settings['optimizer'], schedule)
+    train = config.train
+    plan = loop.make_plan(
+        160, train.batch_size, epochs=train.epochs, steps=train.steps, eval_every=train.eval_every, save_every=train.save_every
+    )
+    assert plan.steps == (train.steps or train.epochs * 160 / train.batch_size)
+
+
+@functools.cache  # most variants have the same network
+def _heatmap_shape(model: str, dtype: str, joints: int, frames: int, size: int) -> tuple[int, ...]:
+    network = abstract_model(json.loads(model), num_joints=joints, dtype=dtype)
+    network.eval()  # its chain is traced once, not frame by frame
+    images = jax.ShapeDtypeStruct((2, frames, size, size, 3), np.float32)
+    return nnx.eval_shape(lambda network, images: network(images)[0], network, images).shape
+
+
+def _with_lists(tree: dict) -> dict:
+    return {
+        key: _with_lists(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+        for key, value in tree.items()
+    }
+
+
+def test_fold_joints_and_preset_reach_their_fields():
+    assert get_config('sub_jhmdb', 'fold=3').dataset.config == 'fold3'
+    assert get_config('kinetic_puppets', 'joints=13').dataset.config == 'joints13'
+    assert get_config('sub_jhmdb').model.initializer_depth == 101
+    assert get_config('sub_jhmdb', 'preset=small').model.initializer_depth == 18
+    assert get_config('sub_jhmdb', 'recipe=released').optimizer.schedule == 'released'
+
+
+def test_the_papers_recipe():
+    config = get_config('sub_jhmdb', 'recipe=paper')
+    assert (config.optimizer.schedule, config.optimizer.learning_rate, config.train.batch_size) == ('constant', 1e-3, 8)
+    assert (config.train.epochs, config.train.average_decay, config.eval.decoding) == (100, 0, 'argmax')
+    assert (config.data.frames, config.data.input_size, config.data.augment_rotation) == (5, 256, 40)
+
+
+@pytest.mark.parametrize(
+    ('name', 'arg', 'message'),
+    [
+        ('sub_jhmdb', 'split=1', "'split': no such key; known: fold, preset, recipe"),
+        ('sub_jhmdb', 'fold=one', "fold='one': not of type int"),
+        ('sub_jhmdb', 'fold=4', 'choose 1, 2 or 3'),
+        ('sub_jhmdb', 'preset=big', "choose 'full', 'small' or 'tiny'"),
+        ('sub_jhmdb', 'recipe=mine', "choose 'ours', 'paper' or 'released'"),
+        ('kinetic_puppets', 'fold=1', 'known: joints, preset'),
+        ('kinetic_puppets', 'joints=14', 'choose 13 or 15'),
+    ],
+)
+def test_a_wrong_argument_is_explained(name, arg, message):
+    with pytest.raises(ValueError, match=message):
+        get_config(name, arg)
+
+
+def test_a_wrong_field_is_explained():
+    config = common.base()
+    with pytest.raises(AttributeError, match='Did you mean'):
+        config.lock().train.epoch = 3
+    with pytest.raises(InputError, match=r'config\.target\.sigmas: no such field; known: sigma, centre'):
+        make(TargetConfig, {'sigmas': 2.0}, 'target')
+    with pytest.raises(InputError, match=r"config\.target: field 'centre' is missing"):
+        make(TargetConfig, {'sigma': 2.0, 'visibility_weighting': False}, 'target')
+    with pytest.raises(InputError, match=r'config\.model\.depth: no such field; known: .*encoder_depth'):
+        build_model({'depth': 50}, num_joints=15)
+
+
+def _fields(tree: dict, path: str = '') -> list[str]:
+    return [
+        leaf
+        for key, value in tree.items()
+        for leaf in (_fields(value, f'{path}{key}.') if isinstance(value, dict) else [f'{path}{key}'])
+    ]
+
+
+@functools.cache
+def _names_read() -> set[str]:
+    """Attributes read and texts used as keys in the code; the definitions of fields are neither."""
+    names = set()
+    for package in ('kimnet_jax', 'data_pipelines'):
+        for file in (ROOT / package).rglob('*.py'):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    names.add(node.attr)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    names.add(node.value)
+    return names
+
+
+@pytest.mark.parametrize('field', _fields(common.base().to_dict()))
+def test_every_field_is_read(field):
+    assert field.rpartition('.')[2] in _names_read()

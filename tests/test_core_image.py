@@ -1,0 +1,50 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.geometry import crop_matrix
+from kimnet_jax.core.image import MEAN, STD, decode_image, encode_jpeg, encode_png, normalise, warp
+
+
+def test_png_is_lossless():
+    image = np.random.default_rng(0).integers(0, 256, (17, 23, 3), np.uint8)
+    np.testing.assert_array_equal(decode_image(encode_png(image), 'a.png'), image)
+
+
+def test_jpeg_keeps_red_red():
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[..., 0] = 200
+    decoded = decode_image(encode_jpeg(image), 'a.jpg')
+    assert np.abs(decoded.astype(int) - image).max() <= 4
+
+
+@pytest.mark.parametrize('data', [b'', b'no image', encode_png(np.zeros((8, 8, 3), np.uint8))[:20]])
+def test_unreadable_images_are_named(data):
+    with pytest.raises(InputError, match=rf'clip/0001\.png: not a readable image \({len(data)} bytes\)'):
+        decode_image(data, 'clip/0001.png')
+
+
+def test_warp_places_pixels_where_the_matrix_says():
+    image = np.zeros((30, 40, 3), np.uint8)
+    image[12, 20] = (10, 20, 30)
+    # same scale, centre (20, 12) in the middle of 9 pixels
+    cropped = warp(image, crop_matrix([20, 12], 9, 9), 9)
+    assert cropped.shape == (9, 9, 3)
+    np.testing.assert_array_equal(cropped[4, 4], (10, 20, 30))
+    assert np.count_nonzero(cropped.any(-1)) == 1
+
+
+def test_warp_is_black_outside():
+    cropped = warp(np.full((4, 4, 3), 255, np.uint8), crop_matrix([0, 0], 8, 8), 8)
+    # the crop's pixel 3.5 is the image's 0: its pixels 4 to 7 lie at 0.5 to 3.5
+    assert (cropped[:3] == 0).all()
+    assert (cropped[4:7, 4:7] == 255).all()
+
+
+def test_normalise_by_hand():
+    frames = np.array([[[0, 128, 255]]], np.uint8)
+    expected = [(value / 255 - mean) / std for value, mean, std in zip((0, 128, 255), MEAN, STD, strict=True)]
+    assert normalise(frames).dtype == np.float32
+    np.testing.assert_allclose(normalise(frames)[0, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(normalise(jnp.asarray(frames), jnp)[0, 0], expected, rtol=1e-5)

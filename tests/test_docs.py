@@ -1,0 +1,100 @@
+"""What the documentation says can be run is there: modules, flags, configs, config fields, files."""
+
+import ast
+import functools
+import importlib
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from configs import common
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'launch/README.md']
+
+
+def commands(page: pathlib.Path) -> list[str]:
+    """The lines of a page's blocks of code that call our modules, scripts or the Makefile."""
+    blocks = re.findall(r'^```(?:bash|sh)?\n(.*?)^```', page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace('\\\n', ' ').splitlines()]
+    ours = r'(\S+=\S+ )*(python -m (kimnet_jax|data_pipelines)|kimnet |make |launch/\S)'
+    return [line for line in lines if re.match(ours, line)]
+
+
+CASES = [(page.relative_to(ROOT), line) for page in PAGES for line in commands(page)]
+
+
+@functools.cache
+def help_of(module: str) -> str:
+    done = subprocess.run([sys.executable, '-m', module, '--help'], capture_output=True, text=True, cwd=ROOT, check=False)
+    return done.stdout + done.stderr
+
+
+def check_config(argv: list[str]) -> None:
+    """--config opens with its argument, and has the fields that are set."""
+    given = next((part for part in argv if part.startswith('--config=')), None)
+    given = given.partition('=')[2] if given else argv[argv.index('--config') + 1]
+    path, _, argument = given.partition(':')
+    assert (ROOT / path).is_file()
+    config = importlib.import_module(path.removesuffix('.py').replace('/', '.')).get_config(argument)
+    for part in argv:
+        if part.startswith('--config.'):
+            field, equals, _ = part.removeprefix('--config.').partition('=')
+            assert equals, f'{part}: absl takes --config.field=value'
+            functools.reduce(lambda tree, key: tree[key], field.split('.'), config)
+
+
+def check_module(module: str, argv: list[str]) -> None:
+    text = help_of(module)
+    for part in argv:
+        flag = part.partition('=')[0]
+        if part.startswith('--') and not flag.startswith('--config'):
+            assert re.search(rf'--(\[no\])?{re.escape(flag[2:])}\b', text), f'{module} has no flag {flag}'
+    if module == 'kimnet_jax.train':
+        check_config(argv)
+
+
+@pytest.mark.parametrize(('page', 'line'), CASES)
+def test_command(page, line):
+    argv = shlex.split(line, comments=True)
+    while '=' in argv[0]:
+        argv.pop(0)
+    if argv[0] == 'make':
+        targets = re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
+        assert {part for part in argv[1:] if '=' not in part} <= set(targets)
+    elif argv[0] == 'kimnet':
+        check_module(f'kimnet_jax.{argv[1]}', argv[2:])
+    elif argv[0] == 'python':
+        check_module(argv[2], argv[3:])
+    else:
+        assert (ROOT / argv[0]).is_file()
+        check_config(argv)
+
+
+def test_commands_are_found():
+    """Every page that shows how to do something is among the cases."""
+    shown = {page.name for page, _ in CASES}
+    assert {'getting_started.md', 'data.md', 'training.md', 'evaluation.md', 'predict.md', 'README.md'} <= shown
+
+
+def test_every_config_field_is_described_with_its_default():
+    rows = re.findall(r'^\| `([a-z_.]+)` \| `(.*?)` \| .+ \|$', (ROOT / 'docs/training.md').read_text(), re.MULTILINE)
+
+    def flat(tree: dict, path: str = '') -> dict:
+        return {
+            name: leaf
+            for key, value in tree.items()
+            for name, leaf in (flat(value, f'{path}{key}.') if isinstance(value, dict) else {path + key: value}).items()
+        }
+
+    assert {field: ast.literal_eval(default) for field, default in rows} == flat(common.base().to_dict())
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', page.read_text()):
+            assert (page.parent / target).exists(), f'{page.name} links to {target}'

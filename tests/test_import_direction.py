@@ -1,0 +1,192 @@
+"""Who may import whom: every import, lazy and relative ones included, against the table of docs/architecture.md."""
+
+import ast
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGES = ('kimnet_jax', 'data_pipelines', 'configs')
+ENTRY = ('train', 'evaluate', 'predict', 'refine', 'convert', 'parity', 'reproduce')
+CORE = 'kimnet_jax.core'
+
+# area -> the other first-party areas that it may import
+FIRST_PARTY = {
+    'kimnet_jax': (),  # the version only: loader workers import the package
+    'configs': ('configs.common',),
+    CORE: (),
+    'data_pipelines': (CORE,),
+    'kimnet_jax.models': (CORE,),
+    'kimnet_jax.losses': (CORE,),
+    'kimnet_jax.metrics': (CORE,),
+    'kimnet_jax.training': (CORE, 'kimnet_jax.losses', 'kimnet_jax.metrics'),
+    'kimnet_jax.interop': (CORE, 'kimnet_jax.models'),
+    'kimnet_jax.inference': (CORE,),
+    'kimnet_jax.reporting': (CORE, 'kimnet_jax.metrics'),
+    'kimnet_jax.__main__': (),  # names its commands by text, and loads one when it is asked for
+} | {
+    f'kimnet_jax.{name}': (
+        CORE,
+        'data_pipelines',
+        *(f'kimnet_jax.{area}' for area in ('models', 'losses', 'metrics', 'training', 'interop', 'inference', 'reporting')),
+    )
+    for name in ENTRY
+}
+_COMMANDS = tuple(f'kimnet_jax.{name}' for name in ENTRY)
+_NETWORKS = ('kimnet_jax.models', 'kimnet_jax.losses', 'kimnet_jax.metrics')
+# third-party package -> the areas or modules that may import it
+CONFINED = {
+    'tensorflow': (),
+    'torch': ('kimnet_jax.interop',),
+    'orbax': ('kimnet_jax.training',),
+    'optax': ('kimnet_jax.training',),
+    'tensorboardX': ('kimnet_jax.training',),
+    'grain': ('data_pipelines',),
+    'tensorflow_datasets': ('data_pipelines',),
+    'scipy': ('data_pipelines',),
+    'jax': (*_NETWORKS, 'kimnet_jax.training', 'kimnet_jax.interop', 'kimnet_jax.inference', *_COMMANDS, 'data_pipelines.loader'),
+    'flax': (*_NETWORKS, 'kimnet_jax.training', 'kimnet_jax.interop', *_COMMANDS),
+    'cv2': ('kimnet_jax.core.image',),  # others take it from core.image.opencv
+    'av': ('data_pipelines', 'kimnet_jax.inference', 'kimnet_jax.core.video'),
+    'matplotlib': ('kimnet_jax.reporting',),
+    'jinja2': ('kimnet_jax.reporting',),
+    'ml_collections': ('configs', 'kimnet_jax.train'),
+}
+# (module, package): only inside a function, so that importing the module stays light
+LAZY = {('kimnet_jax.core.image', 'cv2'), ('kimnet_jax.core.video', 'av'), ('data_pipelines.loader', 'jax')}
+NO_FILES = ('io', 'logging', 'os', 'pathlib', 'shutil', 'tempfile', 'absl')  # not in models, losses, metrics
+BY_NAME = ('kimnet_jax.__main__', 'data_pipelines.builders', 'kimnet_jax.train')  # may look modules up by a text
+
+
+class Import(NamedTuple):
+    target: str
+    lazy: bool
+    line: int
+
+
+def module_name(file: pathlib.Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+FILES = {module_name(file): file for package in PACKAGES for file in sorted((ROOT / package).rglob('*.py'))}
+
+
+def within(module: str, area: str) -> bool:
+    return module == area or module.startswith(f'{area}.')
+
+
+def area_of(module: str) -> str:
+    return max((area for area in FIRST_PARTY if within(module, area)), key=len)
+
+
+def imports(module: str, source: str, is_package: bool) -> Iterator[Import]:
+    """Every import; `from a import b` is of a.b where that is a module. Lazy: in a function, or for the type checker only."""
+    package = module if is_package else module.rpartition('.')[0]
+
+    def visit(node: ast.AST, lazy: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, lazy, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ''
+            if node.level:
+                parents = package.split('.')
+                base = '.'.join(parents[: len(parents) - node.level + 1] + ([node.module] if node.module else []))
+            for alias in node.names:
+                full = f'{base}.{alias.name}'
+                yield Import(full if full in FILES else base, lazy, node.lineno)
+        elif isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, 'id', '')
+            if name in ('import_module', 'find_spec', '__import__'):
+                yield Import('(by name)', lazy, node.lineno)
+        lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        lazy = lazy or (isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.unparse(node.test))
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, lazy)
+
+    yield from visit(ast.parse(source), False)
+
+
+def violations(module: str, source: str, is_package: bool = False) -> list[str]:
+    area = area_of(module)
+    found = []
+    for target, lazy, line in imports(module, source, is_package):
+        top = target.partition('.')[0]
+        problem = ''
+        if target == '(by name)':
+            problem = '' if module in BY_NAME else 'looks a module up by name'
+        elif top in PACKAGES:
+            allowed = (area, *FIRST_PARTY[area]) if area != 'configs' else FIRST_PARTY[area]
+            version = target == 'kimnet_jax'  # `from kimnet_jax import __version__`
+            if not version and not any(within(target, other) and area_of(target) in (area, other) for other in allowed):
+                problem = f'imports {target}; {area} may import {", ".join(FIRST_PARTY[area]) or "nothing first-party"}'
+            elif version and area == 'kimnet_jax':
+                problem = 'the package imports itself'
+        elif top in CONFINED:
+            if not any(within(module, place) for place in CONFINED[top]):
+                problem = f'imports {top}, which is confined to {", ".join(CONFINED[top]) or "nowhere"}'
+            elif (module, top) in LAZY and not lazy:
+                problem = f'imports {top} outside a function'
+        elif within(module, CORE) and top not in sys.stdlib_module_names and top != 'numpy':
+            problem = f'imports {top}; core is NumPy only'
+        elif area in _NETWORKS and top in NO_FILES:
+            problem = f'imports {top}; networks, losses and metrics know no files and no logging'
+        if problem:
+            found.append(f'{module}:{line} {problem}')
+    return found
+
+
+@pytest.mark.parametrize('module', FILES)
+def test_imports_go_one_way(module):
+    file = FILES[module]
+    assert violations(module, file.read_text(), file.name == '__init__.py') == []
+
+
+@pytest.mark.parametrize(
+    ('module', 'source', 'problem'),
+    [
+        ('kimnet_jax.core.heatmap', 'from kimnet_jax import metrics', 'imports kimnet_jax.metrics'),
+        ('kimnet_jax.core.heatmap', 'from .. import metrics', 'imports kimnet_jax.metrics'),
+        ('kimnet_jax.core.heatmap', 'def f():\n  from ..models.kmm import KMM', 'imports kimnet_jax.models.kmm'),
+        ('kimnet_jax.core.heatmap', 'import jax.numpy as jnp', 'imports jax'),
+        ('kimnet_jax.core.heatmap', 'import tqdm', 'NumPy only'),
+        ('kimnet_jax.core.image', 'import cv2', 'outside a function'),
+        ('kimnet_jax.models.kmm', 'from kimnet_jax.losses import heatmap_loss', 'imports kimnet_jax.losses'),
+        ('kimnet_jax.models.kmm', 'import pathlib', 'no files'),
+        ('kimnet_jax.training.loop', 'from kimnet_jax.models import build_model', 'imports kimnet_jax.models'),
+        ('kimnet_jax.training.loop', 'from data_pipelines import loader', 'imports data_pipelines.loader'),
+        ('kimnet_jax.training.loop', 'from kimnet_jax.train import train', 'imports kimnet_jax.train'),
+        ('kimnet_jax.evaluate', 'from kimnet_jax import train', 'imports kimnet_jax.train'),
+        ('kimnet_jax.train', 'from configs import common', 'imports configs.common'),
+        ('kimnet_jax.train', 'import torch', 'confined to kimnet_jax.interop'),
+        ('kimnet_jax.predict', 'def f():\n  import grain', 'confined to data_pipelines'),
+        ('data_pipelines.clips', 'def f():\n  import jax', 'confined to'),
+        ('data_pipelines.loader', 'import jax', 'outside a function'),
+        ('data_pipelines.schema', 'import tensorflow as tf', 'confined to nowhere'),
+        ('data_pipelines.schema', 'from kimnet_jax import metrics', 'imports kimnet_jax.metrics'),
+        ('configs.sub_jhmdb', 'from configs import kinetic_puppets', 'imports configs.kinetic_puppets'),
+        ('configs.sub_jhmdb', 'from kimnet_jax.models.kimnet import KIMNetConfig', 'imports kimnet_jax.models.kimnet'),
+        ('data_pipelines.clips', 'import importlib\nimportlib.import_module("jax")', 'by name'),
+    ],
+)
+def test_a_violation_is_seen(module, source, problem):
+    (found,) = violations(module, source)
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    ('module', 'source'),
+    [
+        ('kimnet_jax.core.image', 'def f():\n  import cv2'),
+        ('kimnet_jax.core.heatmap', 'from .types import Array\nfrom . import geometry'),
+        ('kimnet_jax.training.workdir', 'from kimnet_jax import __version__, losses'),
+        ('data_pipelines.loader', 'from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  import jax'),
+        ('configs.sub_jhmdb', 'from configs import common'),
+    ],
+)
+def test_what_is_allowed(module, source):
+    assert violations(module, source) == []

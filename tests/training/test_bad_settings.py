@@ -1,0 +1,156 @@
+"""What the user gets wrong is one line on stderr, status 2, and nothing in the folder."""
+
+import json
+
+import pytest
+from absl import flags
+
+from kimnet_jax import evaluate, train
+from kimnet_jax.core.errors import InputError, parse_flags, run_command
+from kimnet_jax.training import workdir as run_folder
+
+
+@pytest.fixture
+def fails(command, tmp_path, capsys):
+    """Runs the command in this process; returns the line that it ends with."""
+
+    def message(settings: dict[str, object] | None = None, *extra: str, arguments: list[str] | None = None) -> str:
+        values, argv = flags.FlagValues(), ['train', *(arguments or command(tmp_path / 'run', settings, *extra))]
+        train.define_flags(values)
+        with pytest.raises(SystemExit) as ended:
+            run_command(train.run, parse_flags(values, argv), values)
+        assert ended.value.code == 2
+        assert not (tmp_path / 'run').exists()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith('error: ')
+        return line.removeprefix('error: ')
+
+    return message
+
+
+@pytest.mark.parametrize(
+    ('settings', 'told'),
+    [
+        ({'unknown': 1}, '--config.unknown: the config has no such field'),
+        ({'train.batchsize': 1}, '--config.train.batchsize: the config has no such field'),
+        ({'train.batch_size': 'abc'}, "flag --config.train.batch_size=abc: invalid literal for int() with base 10: 'abc'"),
+        ({'train.batch_size': 0}, 'config.train.batch_size=0: must be a positive multiple of the'),
+        ({'eval.batch_size': -2}, 'config.eval.batch_size=-2: must be a positive multiple of the'),
+        ({'dataset.data_dir': '/nowhere'}, '/nowhere/kinetic_puppets/mini: no built data set there; build it with'),
+        ({'dataset.train_split': 'train[:0]'}, "split 'train[:0]' has no clips"),
+        ({'dataset.eval_split': 'valid'}, "no split 'valid'; it has test, train"),
+        ({'eval.select': 'pck'}, "config.eval.select='pck': no such metric; known: clips, frames, "),
+        ({'eval.decoding': 'best'}, "config.eval.decoding='best': choose one of argmax, quarter, dark"),
+        ({'eval.segment': 0}, 'segments of 0 frames'),
+        ({'train.eval_every': 0.0}, 'config.train.eval_every=0.0: must be a positive number of epochs'),
+        ({'train.save_every': -1.0}, 'config.train.save_every=-1.0: must be a positive number of epochs'),
+        ({'train.log_every': 0}, 'config.train.log_every=0: must be a positive number of steps'),
+        ({'train.average_decay': 1.0}, 'config.train.average_decay=1.0: must be 0 (none) or more, and below 1'),
+        ({'train.steps': -1}, 'config.train.steps=-1: the run would have no step'),
+        ({'seed': -1}, 'config.seed=-1: must be 0 to 2**32 - 1'),
+        ({'dtype': 'int8'}, "config.dtype='int8': choose one of"),
+        ({'data.frames': 0}, 'config.data.frames is 0'),
+        ({'loader.threads': 0}, 'config.loader.threads is 0'),
+        ({'target.centre': 'corner'}, "config.target.centre='corner': choose one of cell, subpixel"),
+        ({'optimizer.schedule': 'step'}, "config.optimizer.schedule='step': choose one of constant, cosine, released"),
+        ({'optimizer.accumulate': 0}, 'config.optimizer.accumulate=0: must be 1 or more'),
+        ({'optimizer.accumulate': 99}, 'config.optimizer.accumulate=99: the run has only 12 batches'),
+        ({'model.encoder_depth': 17}, 'config.model.encoder_depth=17: choose one of'),
+    ],
+)
+def test_setting(fails, settings, told):
+    assert told in fails(settings)
+
+
+@pytest.mark.parametrize(
+    ('config', 'told'),
+    [
+        ('configs/sub_jhmdb.py:fold=9', 'fold 9: choose 1, 2 or 3'),
+        ('configs/sub_jhmdb.py:fold=one', "config argument fold='one': not of type int"),
+        ('configs/kinetic_puppets.py:preset=huge', "preset 'huge': choose"),
+        ('configs/kinetic_puppets.py:presett=tiny', "config argument 'presett': no such key; known: joints, preset"),
+    ],
+)
+@pytest.mark.parametrize('override', [[], ['--config.train.steps=3']])
+def test_config_argument(fails, tmp_path, monkeypatch, config, told, override):
+    monkeypatch.chdir(train.__file__.rpartition('/kimnet_jax/')[0])
+    line = fails(arguments=[f'--config={config}', f'--workdir={tmp_path / "run"}', *override])
+    assert line.startswith(f'--config={config}: {told}')
+
+
+def test_needed_flags(fails, tmp_path):
+    assert fails(arguments=[f'--workdir={tmp_path / "run"}']) == '--config and --workdir are needed; see --help'
+    assert fails({}, 'configs/other.py').startswith("unexpected argument 'configs/other.py'")
+    assert fails({}, '--wrkdir=x').startswith("Unknown command line flag 'wrkdir'")
+
+
+def test_workdir_that_is_a_file(command, tmp_path, capsys):
+    (tmp_path / 'run').write_text('')
+    values = flags.FlagValues()
+    train.define_flags(values)
+    with pytest.raises(SystemExit):
+        run_command(train.run, values(['train', *command(tmp_path / 'run')]), values)
+    assert 'there is a file of that name' in capsys.readouterr().err
+
+
+def test_shipped_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = train._shipped_config('configs/sub_jhmdb.py:fold=2')
+    assert found.endswith('/configs/sub_jhmdb.py:fold=2')
+    assert found != 'configs/sub_jhmdb.py:fold=2'
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs' / 'sub_jhmdb.py').touch()
+    assert train._shipped_config('configs/sub_jhmdb.py') == 'configs/sub_jhmdb.py'
+    for absent in ('sub_jhmdb.py', 'mine/sub_jhmdb.py:fold=2', 'configs/nofile.py'):  # no other file of that name is taken
+        with pytest.raises(InputError, match='there is no file'):
+            train._shipped_config(absent)
+
+
+def test_folder_of_another_run(whole_run, command, run):
+    folder = whole_run[0]
+    before = (folder / 'config.json').read_bytes()
+    other = {'model.features': 16, 'optimizer.learning_rate': 0.5}
+    done = run('-m', 'kimnet_jax.train', *command(folder, other))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f'error: {folder} holds another run (')
+    assert 'config.model.features: 8 there, 16 now; config.optimizer.learning_rate: 0.001 there, 0.5 now' in line
+    assert (folder / 'config.json').read_bytes() == before
+
+
+def test_settings_that_change_no_number_may_change(tmp_path):
+    config = {'loader': {'threads': 1}, 'train': {'log_every': 1, 'steps': 3}, 'eval': {'batch_size': 2}, 'data': {'scale': (1, 2)}}
+    run_folder.write_config(tmp_path, config, 'jhmdb')
+    changed = {**config, 'loader': {'threads': 8}, 'train': {'log_every': 5, 'steps': 3}}
+    run_folder.write_config(tmp_path, changed, 'jhmdb')
+    assert run_folder.read_config(tmp_path) == (json.loads(json.dumps(changed)), 'jhmdb')
+    with pytest.raises(InputError, match='config.train.steps: 3 there, 4 now'):
+        run_folder.write_config(tmp_path, {**config, 'train': {'log_every': 1, 'steps': 4}}, 'jhmdb')
+    assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+
+
+@pytest.mark.parametrize('text', ['{"config": {}}', '{', '[]'])
+def test_damaged_config(tmp_path, text):
+    (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(InputError, match='config.json: not a config that train wrote'):
+        run_folder.read_config(tmp_path)
+
+
+def test_divergence_stops_the_run(command, run, tmp_path):
+    settings = {'optimizer.schedule': 'constant', 'optimizer.learning_rate': 1e30, 'train.save_every': 0.1}
+    done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'run', settings))
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith('error: parameter_norm is inf at step 1, on the clips puppet_train_000')
+    assert 'Traceback' not in done.stderr
+    assert list((tmp_path / 'run' / 'checkpoints').iterdir()) == []
+
+
+@pytest.mark.parametrize(('arguments', 'told'), [([], '--workdir is needed'), (['--workdir=/nowhere'], '/nowhere: no run there')])
+def test_evaluate(arguments, told, capsys):
+    values = flags.FlagValues()
+    evaluate.define_flags(values)
+    with pytest.raises(SystemExit) as ended:
+        run_command(evaluate.run, values(['evaluate', *arguments]), values)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err

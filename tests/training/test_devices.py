@@ -1,0 +1,75 @@
+"""One device, eight devices, two processes: the same training."""
+
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+from conftest import ROOT
+
+DEVICES = pathlib.Path(__file__).with_name('devices.py')
+FEW_STEPS = {'train.steps': 3, 'train.batch_size': 4, 'eval.batch_size': 4, 'train.eval_every': 99.0, 'train.save_every': 99.0}
+
+
+def virtual(count: int) -> dict[str, str]:
+    return {'XLA_FLAGS': f'--xla_force_host_platform_device_count={count}'}
+
+
+def test_eight_devices_equal_one(run, tmp_path):
+    for count in (1, 8):
+        done = run(DEVICES, count, tmp_path, **virtual(count))
+        assert done.returncode == 0, done.stderr
+    one, eight = (dict(np.load(tmp_path / f'{count}.npz')) for count in (1, 8))
+    assert one.keys() == eight.keys()
+    for key, expected in one.items():
+        found, part = eight[key], key.split("'")[1]
+        if part == 'moments':  # gradients, summed in another order; where they cancel, 1e-9 of the norm (50) is left
+            np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max() + 1e-8, err_msg=key)
+        elif part == 'params':  # Adam's first step is the rate times the gradient's sign, so noise comes through where it is 0
+            real = np.abs(one[key.replace('params', 'moments', 1)]) > 1e-6
+            np.testing.assert_allclose(found[real], expected[real], atol=1e-6, err_msg=key)
+            np.testing.assert_allclose(found, expected, atol=2e-3, err_msg=key)
+        else:  # loss, norms, BatchNorm statistics, evaluated joints (pixels, up to 128) and scores
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-3 if 'joints' in key else 1e-6, err_msg=key)
+
+
+def results(workdir: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_two_processes_equal_one(command, environment, run, tmp_path):
+    done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'one', FEW_STEPS), **virtual(4))
+    assert done.returncode == 0, done.stderr
+    with socket.socket() as probe:
+        probe.bind(('localhost', 0))
+        address = f'localhost:{probe.getsockname()[1]}'
+    together = environment | virtual(2) | {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': '2'}
+    line = [sys.executable, '-m', 'kimnet_jax.train', *command(tmp_path / 'two', FEW_STEPS, '--distributed')]
+    processes = [
+        subprocess.Popen(
+            line, cwd=ROOT, env=together | {'JAX_PROCESS_ID': str(index)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=400) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert '4 cpu device(s)' in outputs[0][0]
+    assert outputs[1][0] == ''  # the first speaks for both
+    one, two = results(tmp_path / 'one'), results(tmp_path / 'two')
+    assert [(record['kind'], record['step']) for record in two] == [('train', 1), ('train', 2), ('train', 3), ('eval', 3)]
+    for a, b in zip(one[:3], two[:3], strict=True):
+        for key in ('loss', 'parameter_norm', 'pck', 'gradient_norm'):
+            np.testing.assert_allclose(b[key], a[key], rtol=1e-4, err_msg=key)
+    assert two[3]['frames'] == one[3]['frames']
+    assert two[3]['clips'] == 3
+    np.testing.assert_allclose(two[3]['person/auc/mPCK'], one[3]['person/auc/mPCK'], atol=0.02)
+
+
+def test_distributed_without_the_others(command, run, tmp_path):
+    done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'run', {}, '--distributed'))
+    assert done.returncode == 2
+    assert done.stderr.startswith('error: --distributed: ')
+    assert 'JAX_COORDINATOR_ADDRESS' in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,127 @@
+"""The evaluator: the same metrics however the frames are cut into batches, and nothing compiled twice."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny import STRIDE, TinyNet, one_device
+
+from data_pipelines import schema
+from data_pipelines.loader import eval_batches, num_eval_batches, prefetch_to_device
+from data_pipelines.transforms import DataConfig
+from kimnet_jax.core import heatmap
+from kimnet_jax.training import sharding, steps
+from kimnet_jax.training.evaluation import DEVICE_KEYS, Evaluator, metric_names, scalars
+from kimnet_jax.training.state import Weights, split_model
+
+DATA = DataConfig(input_size=64)
+
+
+@pytest.fixture(scope='module')
+def clips(data_dir):
+    return schema.open_clips(data_dir, 'kinetic_puppets', 'mini', 'test')
+
+
+@pytest.fixture(scope='module')
+def network() -> tuple[nnx.GraphDef, Weights]:
+    return split_model(TinyNet(), training=False)
+
+
+def evaluator(clips, graph, *, batch_size=2, segment=8, chain_length=None, decoding='dark', change=lambda batch: batch):
+    passes = {'batch_size': batch_size, 'segment': segment, 'chain_length': chain_length}
+    mesh = one_device()
+
+    def stream():
+        return prefetch_to_device(map(change, eval_batches(clips, DATA, **passes)), sharding.split(mesh), DEVICE_KEYS)
+
+    return Evaluator(graph, stream, num_eval_batches(clips, **passes), clips, stride=STRIDE, decoding=decoding, mesh=mesh)
+
+
+def joints_of(evaluate: Evaluator, weights: Weights) -> dict[int, np.ndarray]:
+    return {clip: joints for clip, joints, _ in evaluate.predict(weights)}
+
+
+@pytest.fixture(scope='module')
+def expected(clips, network) -> dict[int, np.ndarray]:
+    """Every clip in one piece."""
+    longest = max(len(clips[i]['joints']) for i in range(len(clips)))
+    return joints_of(evaluator(clips, network[0], batch_size=1, segment=longest), network[1])
+
+
+@pytest.mark.parametrize(('batch_size', 'segment'), [(1, 8), (3, 8), (2, 3), (5, 7)])  # of 5 slots two stay empty
+def test_batches_and_segments_change_nothing(clips, network, expected, batch_size, segment):
+    found = joints_of(evaluator(clips, network[0], batch_size=batch_size, segment=segment), network[1])
+    assert found.keys() == expected.keys() == set(range(len(clips)))
+    for clip, joints in found.items():
+        assert joints.shape == clips[clip]['joints'].shape
+        np.testing.assert_allclose(joints, expected[clip], atol=0.01)  # pixels; float32 maps of another batch
+
+
+def test_chains_begin_anew(clips, network, expected):
+    found = joints_of(evaluator(clips, network[0], segment=8, chain_length=3), network[1])
+    again = joints_of(evaluator(clips, network[0], segment=2, chain_length=3), network[1])
+    for clip, joints in found.items():
+        np.testing.assert_allclose(joints, again[clip], atol=0.01)
+        np.testing.assert_allclose(joints[:3], expected[clip][:3], atol=0.01)
+    # a chain that begins at frame 3 is not one that goes on
+    assert max(np.abs(joints[3:6] - expected[clip][3:6]).max() for clip, joints in found.items()) > 0.1
+
+
+class Truth(nnx.Module):
+    """Its input is the answer."""
+
+    def __call__(self, frames, state, start):
+        return frames, {'state': frames[:, -1]}
+
+    def init_state(self, frames):
+        return frames, frames
+
+
+def test_truth_scores_full_marks(clips, monkeypatch):
+    def drawn(batch):
+        maps = heatmap.encode(batch['joints'], (16, 16), stride=STRIDE, target='subpixel')
+        return batch | {'frames': np.round(maps * 255).astype(np.uint8)}
+
+    monkeypatch.setattr(steps, 'normalise', lambda frames, xp: frames.astype(xp.float32) / 255)
+    graph, weights = split_model(Truth(), training=False)
+    result = evaluator(clips, graph, batch_size=2, segment=7, change=drawn)(weights).compute()
+    assert result['clips'] == 3
+    assert result['frames'] == sum(len(clips[i]['joints']) for i in range(3))
+    assert result['torso']['pck']['0.2']['mPCK'] == 1.0
+    assert result['person']['pck']['0.05']['mPCK'] == 1.0
+
+
+def test_second_pass_compiles_nothing(clips, network, caplog):
+    graph, weights = network
+    evaluate = evaluator(clips, graph, batch_size=3)
+    weights = jax.device_put(weights, sharding.replicated(one_device()))
+    first = evaluate(weights).compute()
+    other = jax.tree.map(lambda leaf: leaf + jnp.float32(1e-3), weights)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        second = evaluate(other).compute()
+        third = evaluate(weights).compute()
+    assert [record.message for record in caplog.records if record.message.startswith('Compiling')] == []
+    assert scalars(third) == scalars(first)
+    assert scalars(second) != scalars(first)
+
+
+def test_names_are_known_beforehand(clips, network):
+    found = scalars(evaluator(clips, network[0])(network[1]).compute())
+    assert metric_names(clips.skeleton) == list(found)
+    assert 'torso/pck/0.2/mPCK' in found
+
+
+def test_check_stops_the_pass(clips, network):
+    calls = []
+
+    def check():
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluator(clips, network[0])(network[1], check)
+    assert len(calls) == 2
