@@ -147,9 +147,15 @@ def main(argv: list[str]) -> None:
                 runs[stage]()
                 if round_:  # the first only warms up
                     times[name].append(1e3 * (time.perf_counter() - began))
-        rows[stage] = {'compile_s': seconds[stage], 'ms': {name: statistics.median(values) for name, values in times.items()}}
-        rows[stage]['ratio'] = {
-            name: statistics.median(a / b for a, b in zip(times['JAX'], times[name], strict=True)) for name in contenders if name != 'JAX'
+        rows[stage] = {
+            'compile_s': seconds[stage],
+            'median_ms': {name: statistics.median(values) for name, values in times.items()},
+            'shortest_ms': {name: min(values) for name, values in times.items()},
+            'ratio': {
+                name: statistics.median(a / b for a, b in zip(times['JAX'], values, strict=True))
+                for name, values in times.items()
+                if name != 'JAX'
+            },
         }
     result = {
         'date': datetime.date.today().isoformat(),
@@ -168,11 +174,12 @@ def main(argv: list[str]) -> None:
 
 
 def report(result: dict) -> None:
-    print(f'{result["preset"]}: {result["clips"]} clips x {result["frames"]} frames of {result["pixels"]} px, {result["cores"]} cores')
-    print(f'{"ms (ratio)":<24}{"JAX":>10}{"PyTorch":>20}{"channels_last":>20}{"compile s":>12}')
+    size = f'{result["clips"]} clips x {result["frames"]} frames of {result["pixels"]} px'
+    print(f'{result["preset"]}: {size}, {result["cores"]} cores')
+    print(f'{"median ms (ratio)":<24}{"JAX":>10}{"PyTorch":>20}{"channels_last":>20}{"compile s":>12}')
     for stage, row in result['stages'].items():
-        cells = ''.join(f'{row["ms"][name]:>12.1f} ({ratio:.2f}x)' for name, ratio in row['ratio'].items())
-        print(f'{stage:<24}{row["ms"]["JAX"]:>10.1f}{cells}{row["compile_s"]:>12.1f}')
+        cells = ''.join(f'{row["median_ms"][name]:>12.1f} ({ratio:.2f}x)' for name, ratio in row['ratio'].items())
+        print(f'{stage:<24}{row["median_ms"]["JAX"]:>10.1f}{cells}{row["compile_s"]:>12.1f}')
     folder = pathlib.Path(OUT.value)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f'train_step_{result["preset"]}_{result["date"]}.json'

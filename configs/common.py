@@ -7,9 +7,9 @@ A config names everything that a run depends on; values are plain data. What a f
 from ml_collections import ConfigDict
 
 
-def parse_arg(arg: str | None, **defaults: object) -> ConfigDict:
+def parse_arg(arg: str | None, **defaults: int | str) -> ConfigDict:
     """The text after the colon, `key=value,...`, over its defaults; values take the type of the default."""
-    values = dict(defaults)
+    values: dict[str, int | str] = dict(defaults)
     for part in filter(None, (arg or '').split(',')):
         key, _, value = part.partition('=')
         if key not in defaults:

@@ -1,4 +1,4 @@
-"""The base of TFDS builders whose clips are read from files."""
+"""The base of TFDS builders whose clips are read or made one by one."""
 
 import abc
 import collections
@@ -22,7 +22,7 @@ CLIPS_PER_SHARD = 32
 
 
 class ClipBuilder(tfds.core.ShardBasedBuilder):
-    """Base of the builders whose clips come from files: writes clips in the order given and holds one shard in memory.
+    """Writes clips in the order given and holds one shard in memory.
 
     TFDS's GeneratorBasedBuilder holds a whole split in memory, and past 1000 MB needs TensorFlow.
     """
@@ -45,7 +45,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder):
         limit, number = self._download_config.max_examples_per_split, self._download_config.num_shards
         splits = {split: readers[:limit] for split, readers in self._clip_readers(dl_manager).items()}
         self._bar.reset(total=sum(map(len, splits.values())))
-        shards = {}
+        shards: dict[str, list[Callable[[], Iterator[tuple[int, Example]]]]] = {}
         for split, readers in splits.items():
             count = max(min(number or math.ceil(len(readers) / CLIPS_PER_SHARD), len(readers)), 1)
             bounds = [len(readers) * i // count for i in range(count + 1)]

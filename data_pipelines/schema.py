@@ -43,7 +43,7 @@ def checked_example(example: Example, skeleton: Skeleton, source: str) -> Exampl
         raise InputError(f'{source}: no frames')
     dtypes = {'joints': np.float32, 'visible': np.bool_, 'boxes': np.float32}
     for key, shape in shapes.items():
-        value = np.asarray(example[key]).astype(dtypes[key])
+        value: np.ndarray = np.asarray(example[key]).astype(dtypes[key])
         if value.shape != shape:
             raise InputError(f'{source}: {key} of shape {list(value.shape)}, expected {list(shape)} ({len(frames)} frames)')
         example[key] = value
@@ -55,9 +55,9 @@ def checked_example(example: Example, skeleton: Skeleton, source: str) -> Exampl
         )
     example['joints'] = np.nan_to_num(example['joints'], posinf=0.0, neginf=0.0)
     boxes = example['boxes']
-    bad = np.flatnonzero(~np.isfinite(boxes).all(-1) | (boxes[:, 2:] <= boxes[:, :2]).any(-1))
-    if len(bad):
-        raise InputError(f'{source}: the box of frame {bad[0]} is empty or not finite: {boxes[bad[0]].tolist()}')
+    empty = np.flatnonzero(~np.isfinite(boxes).all(-1) | (boxes[:, 2:] <= boxes[:, :2]).any(-1))
+    if len(empty):
+        raise InputError(f'{source}: the box of frame {empty[0]} is empty or not finite: {boxes[empty[0]].tolist()}')
     example['image_size'] = np.asarray(example['image_size'], np.int32)
     example['frames'] = frames
     return example

@@ -29,9 +29,10 @@ def parse_flags(values: Callable[[Sequence[str]], list[str]], argv: Sequence[str
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         message = lines[-1].removeprefix('ValueError: ')
         if isinstance(error, AttributeError):  # ml_collections names the last part of the field only
-            field = message.strip('"\'').split("'")[0]
+            field, *alike = re.findall(r'\w+(?=\\*[\'"])', str(error)) or ['?']
             given = [part.partition('=')[0] for part in argv if re.match(rf'--?config\.(.*\.)?{re.escape(field)}(=|$)', part)]
             message = f'{given[0] if given else field}: the config has no such field'
+            message += f'; did you mean {alike[0]}?' if alike else ''
         elif len(lines) > 1:
             flag = next((i for i, part in enumerate(argv) if re.match('--?config(=|$)', part)), 0)
             message = f'{" ".join(argv[flag : flag + (1 if "=" in argv[flag] else 2)])}: {message}'

@@ -1,4 +1,4 @@
-"""Which entry of a PyTorch state_dict goes where: one table per network, and the strict translation both sides must agree with."""
+"""Which entry of a PyTorch state_dict goes where: one table per network, and a translation that is strict on both sides."""
 
 import re
 from collections.abc import Mapping

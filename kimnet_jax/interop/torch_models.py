@@ -60,17 +60,18 @@ class PoseResNet(nn.Module):
 
     def __init__(self, depth: int, num_joints: int | None, width: int = 64, features: int = 256):
         super().__init__()
-        block: type = BasicBlock if depth < 50 else Bottleneck
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock if depth < 50 else Bottleneck
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        features_in = width
+        features_in, stages = width, []
         for index, count in enumerate(_BLOCKS[depth]):
             blocks = []
             for position in range(count):
                 blocks.append(block(features_in, width << index, 2 if index and not position else 1))
                 features_in = (width << index) * block.expansion
-            self.add_module(f'layer{index + 1}', nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         head: list[nn.Module] = []
         for channels in (features_in, features, features):
             head += [nn.ConvTranspose2d(channels, features, 4, 2, 1, bias=False), nn.BatchNorm2d(features), nn.ReLU()]

@@ -90,11 +90,11 @@ class KIMNet(nnx.Module):
     def __init__(self, config: KIMNetConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
         """`dtype`: of the convolutions; parameters, statistics, softmax and heatmaps stay float32."""
         self.dtype = dtype
-        network = {'width': config.width, 'features': config.features, 'remat': config.remat}
-        self.feature_encoder = PoseResNet(PoseResNetConfig(config.encoder_depth, **network), dtype=dtype, rngs=rngs)
+        encoder = PoseResNetConfig(config.encoder_depth, None, config.width, config.features, config.remat)
+        self.feature_encoder = PoseResNet(encoder, dtype=dtype, rngs=rngs)
         self.pose_initializer: nnx.Module
         if config.initializer_depth:
-            initializer = PoseResNetConfig(config.initializer_depth, config.num_joints, **network)
+            initializer = dataclasses.replace(encoder, depth=config.initializer_depth, num_joints=config.num_joints)
             self.pose_initializer = PoseResNet(initializer, dtype=dtype, rngs=rngs)
         else:
             self.pose_initializer = conv(config.features, config.num_joints, 1, use_bias=True, dtype=dtype, rngs=rngs)
@@ -126,9 +126,9 @@ class KIMNet(nnx.Module):
             first = ChainState(jnp.where(fresh, first.heatmaps, going_on.heatmaps), first.features)
 
         # statistics move inside the chain, so they are carried; everything else is the same for all steps
-        graph, stats, rest = nnx.split(self.transition, nnx.BatchStat, ...)
+        graph, stats, rest = nnx.split(self.transition, nnx.BatchStat, ...)  # type: ignore[misc]
 
-        def body(carry: tuple[ChainState, nnx.State], following: Array):
+        def body(carry: tuple[ChainState, nnx.State], following: Array) -> tuple[Any, Any]:
             transition = nnx.merge(graph, carry[1], rest, copy=True)
             chain, intermediates = transition(carry[0], following)
             return (chain, nnx.state(transition, nnx.BatchStat)), (chain.heatmaps, intermediates)

@@ -1,5 +1,7 @@
 """Layers with PyTorch's arithmetic, in the formulations that XLA differentiates fast on every backend."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -23,7 +25,7 @@ def conv(
 ) -> nnx.Conv:
     """A square convolution on [..., H, W, C] padded as in PyTorch: `kernel // 2` zeros on every side, whatever the stride."""
     padding = kernel // 2
-    return nnx.Conv(
+    return (PointwiseConv if kernel == 1 else nnx.Conv)(
         features_in,
         features_out,
         (kernel, kernel),
@@ -34,6 +36,15 @@ def conv(
         dtype=dtype,
         rngs=rngs,
     )
+
+
+class PointwiseConv(nnx.Conv):
+    """A 1x1 convolution as a matrix product: its weight gradient is 3 to 8 times faster on CPU."""
+
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]
+        rows, columns = cast(tuple[int, int], self.strides)
+        y = x[..., ::rows, ::columns, :].astype(self.dtype) @ self.kernel[...][0, 0].astype(self.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -102,9 +113,9 @@ def _conv_transpose_backward(residuals: tuple[Array, Array], dy: Array) -> tuple
     dx = _convolve(dy, kernel.swapaxes(2, 3), stride=2)
     # bordered, row 2i + k belongs to input row i and kernel row k: that is row k % 2 of the 2x2 block i + k // 2
     blocks = jnp.pad(dy, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(b, h + 1, 2, w + 1, 2, -1).swapaxes(2, 3)
-    taps = [jnp.einsum('bhwc,bhwijd->ijcd', x, blocks[:, i : i + h, j : j + w]) for i in range(2) for j in range(2)]
-    d_kernel = jnp.stack(taps).reshape(2, 2, 2, 2, *kernel.shape[2:])  # [block row, block column, row in it, column in it, C, D]
-    return dx, d_kernel.swapaxes(1, 2).reshape(kernel.shape)
+    taps = [jnp.einsum('bhwc,bhwijd->cijd', x, blocks[:, i : i + h, j : j + w]) for i in range(2) for j in range(2)]
+    d_kernel = jnp.stack(taps).reshape(2, 2, -1, 2, 2, dy.shape[-1])  # [block row, block column, C, row in it, column in it, D]
+    return dx, d_kernel.transpose(0, 3, 1, 4, 2, 5).reshape(kernel.shape)
 
 
 _conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)

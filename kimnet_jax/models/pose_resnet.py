@@ -82,7 +82,15 @@ def _downsample(features_in: int, features_out: int, stride: int, dtype: Dtype, 
     )
 
 
-def _stage(block: type, count: int, features_in: int, width: int, stride: int, dtype: Dtype, rngs: nnx.Rngs) -> nnx.List:
+def _stage(
+    block: type[BasicBlock] | type[Bottleneck],
+    count: int,
+    features_in: int,
+    width: int,
+    stride: int,
+    dtype: Dtype,
+    rngs: nnx.Rngs,
+) -> nnx.List:
     blocks = [block(features_in, width, stride, dtype, rngs)]
     blocks += [block(width * block.expansion, width, 1, dtype, rngs) for _ in range(count - 1)]
     return nnx.List(blocks)
@@ -106,7 +114,7 @@ class PoseResNet(nnx.Module):
         """Raises ValueError on a depth that is none of `DEPTHS`."""
         if config.depth not in _BLOCKS:
             raise ValueError(f'PoseResNet of depth {config.depth}: choose one of {", ".join(map(str, DEPTHS))}')
-        block = BasicBlock if config.depth < 50 else Bottleneck
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock if config.depth < 50 else Bottleneck
         counts, width, expansion = _BLOCKS[config.depth], config.width, block.expansion
         self.remat = config.remat
         self.conv1 = conv(3, width, 7, stride=2, dtype=dtype, rngs=rngs)

@@ -42,8 +42,6 @@ class RelationDecoder(nnx.Module):
         attention = jax.nn.softmax(jnp.einsum('bni,bnj->bij', vectors, vectors), axis=1 if self.variant == 'released' else -1)
         g = self.conv_g(x).reshape(b, h * w, joints)
         y = jnp.einsum('bij,bnj->bni', attention, g)
-        if self.variant == 'intended':
-            y = y.reshape(b, h, w, joints)
-        else:  # the release reads a [pixels, joints] buffer as [joints, rows, columns]
-            y = y.reshape(b, joints, h, w).transpose(0, 2, 3, 1)
+        # the release reads a [pixels, joints] buffer as [joints, rows, columns]
+        y = y.reshape(x.shape) if self.variant == 'intended' else y.reshape(b, joints, h, w).transpose(0, 2, 3, 1)
         return x + self.bn_w(self.conv_w(y))

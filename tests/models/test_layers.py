@@ -19,7 +19,8 @@ def test_convolution_is_the_stock_one(kernel, stride, size):
     x, p = normal('x', 2, *size, 3), kernel // 2
 
     def stock(x, weights, bias):
-        return jax.lax.conv_general_dilated(x, weights, (stride,) * 2, ((p, p),) * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')) + bias
+        dimensions = ('NHWC', 'HWIO', 'NHWC')
+        return jax.lax.conv_general_dilated(x, weights, (stride,) * 2, ((p, p),) * 2, dimension_numbers=dimensions) + bias
 
     def ours(x, weights, bias):
         return filled(layer, kernel=weights, bias=bias)(x)
@@ -78,7 +79,8 @@ def test_batch_norm_by_hand():
     np.testing.assert_allclose(layer.mean[...], [0.3, 100.3], rtol=1e-6)
     np.testing.assert_allclose(layer.var[...], np.full(2, 0.9 + 0.1 * 14 / 3), rtol=1e-6)
     layer.eval()
-    np.testing.assert_allclose(layer(x)[0, 0, 0], ([1, 1001] - np.float64([0.3, 100.3])) / np.sqrt(0.9 + 1.4 / 3 + 1e-5), rtol=1e-5)
+    expected = ([1, 1001] - np.float64([0.3, 100.3])) / np.sqrt(0.9 + 1.4 / 3 + 1e-5)
+    np.testing.assert_allclose(layer(x)[0, 0, 0], expected, rtol=1e-5)
     np.testing.assert_allclose(layer.mean[...], [0.3, 100.3], rtol=1e-6)
 
 

@@ -75,5 +75,5 @@ def test_starts_as_the_identity():
 
 
 def test_unknown_variant():
-    with pytest.raises(ValueError, match="'published'.*'intended', 'released' or 'released_2021'"):
+    with pytest.raises(ValueError, match=r"'published'.*'intended', 'released' or 'released_2021'"):
         RelationDecoder(3, variant='published', rngs=nnx.Rngs(0))

@@ -7,6 +7,7 @@ import pathlib
 import pty
 import subprocess
 import sys
+import termios
 import threading
 
 import pytest
@@ -55,7 +56,10 @@ def command(data_dir):
 
     def line(workdir: pathlib.Path, settings: dict[str, object] | None = None, *flags: str) -> list[str]:
         fields = SETTINGS | {'dataset.data_dir': data_dir} | (settings or {})
-        config = ['--config=configs/kinetic_puppets.py:preset=tiny', *(f'--config.{key}={value}' for key, value in fields.items())]
+        config = [
+            '--config=configs/kinetic_puppets.py:preset=tiny',
+            *(f'--config.{key}={value}' for key, value in fields.items()),
+        ]
         return [*config, f'--workdir={workdir}', *flags]
 
     return line
@@ -78,6 +82,7 @@ def whole_run(command, environment, tmp_path_factory) -> tuple[pathlib.Path, str
     workdir = tmp_path_factory.mktemp('whole') / 'run'
     shown: list[bytes] = []
     terminal, inner = pty.openpty()
+    termios.tcsetwinsize(inner, (24, 160))
 
     def read() -> None:
         with contextlib.suppress(OSError):  # how a terminal ends

@@ -1,22 +1,32 @@
 """What the user gets wrong is one line on stderr, status 2, and nothing in the folder."""
 
 import json
+import sys
 
 import pytest
 from absl import flags
+from conftest import ROOT
 
 from kimnet_jax import evaluate, train
 from kimnet_jax.core.errors import InputError, parse_flags, run_command
 from kimnet_jax.training import workdir as run_folder
 
+pytestmark = pytest.mark.filterwarnings('ignore:.*load_module:DeprecationWarning')  # how ml_collections reads a config file
+
+
+@pytest.fixture(autouse=True)
+def in_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
 
 @pytest.fixture
-def fails(command, tmp_path, capsys):
+def fails(command, tmp_path, capsys, monkeypatch):
     """Runs the command in this process; returns the line that it ends with."""
 
     def message(settings: dict[str, object] | None = None, *extra: str, arguments: list[str] | None = None) -> str:
         values, argv = flags.FlagValues(), ['train', *(arguments or command(tmp_path / 'run', settings, *extra))]
         train.define_flags(values)
+        monkeypatch.setattr(sys, 'argv', argv)  # where ml_collections looks for settings
         with pytest.raises(SystemExit) as ended:
             run_command(train.run, parse_flags(values, argv), values)
         assert ended.value.code == 2
@@ -72,8 +82,7 @@ def test_setting(fails, settings, told):
     ],
 )
 @pytest.mark.parametrize('override', [[], ['--config.train.steps=3']])
-def test_config_argument(fails, tmp_path, monkeypatch, config, told, override):
-    monkeypatch.chdir(train.__file__.rpartition('/kimnet_jax/')[0])
+def test_config_argument(fails, tmp_path, config, told, override):
     line = fails(arguments=[f'--config={config}', f'--workdir={tmp_path / "run"}', *override])
     assert line.startswith(f'--config={config}: {told}')
 
@@ -84,12 +93,13 @@ def test_needed_flags(fails, tmp_path):
     assert fails({}, '--wrkdir=x').startswith("Unknown command line flag 'wrkdir'")
 
 
-def test_workdir_that_is_a_file(command, tmp_path, capsys):
+def test_workdir_that_is_a_file(command, tmp_path, capsys, monkeypatch):
     (tmp_path / 'run').write_text('')
     values = flags.FlagValues()
     train.define_flags(values)
+    monkeypatch.setattr(sys, 'argv', ['train', *command(tmp_path / 'run')])
     with pytest.raises(SystemExit):
-        run_command(train.run, values(['train', *command(tmp_path / 'run')]), values)
+        run_command(train.run, values(sys.argv), values)
     assert 'there is a file of that name' in capsys.readouterr().err
 
 
@@ -119,12 +129,17 @@ def test_folder_of_another_run(whole_run, command, run):
 
 
 def test_settings_that_change_no_number_may_change(tmp_path):
-    config = {'loader': {'threads': 1}, 'train': {'log_every': 1, 'steps': 3}, 'eval': {'batch_size': 2}, 'data': {'scale': (1, 2)}}
+    config = {
+        'loader': {'threads': 1},
+        'train': {'log_every': 1, 'steps': 3},
+        'eval': {'batch_size': 2},
+        'data': {'scale': (1, 2)},
+    }
     run_folder.write_config(tmp_path, config, 'jhmdb')
     changed = {**config, 'loader': {'threads': 8}, 'train': {'log_every': 5, 'steps': 3}}
     run_folder.write_config(tmp_path, changed, 'jhmdb')
     assert run_folder.read_config(tmp_path) == (json.loads(json.dumps(changed)), 'jhmdb')
-    with pytest.raises(InputError, match='config.train.steps: 3 there, 4 now'):
+    with pytest.raises(InputError, match=r'config\.train\.steps: 3 there, 4 now'):
         run_folder.write_config(tmp_path, {**config, 'train': {'log_every': 1, 'steps': 4}}, 'jhmdb')
     assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
@@ -132,7 +147,7 @@ def test_settings_that_change_no_number_may_change(tmp_path):
 @pytest.mark.parametrize('text', ['{"config": {}}', '{', '[]'])
 def test_damaged_config(tmp_path, text):
     (tmp_path / 'config.json').write_text(text)
-    with pytest.raises(InputError, match='config.json: not a config that train wrote'):
+    with pytest.raises(InputError, match=r'config\.json: not a config that train wrote'):
         run_folder.read_config(tmp_path)
 
 

@@ -247,8 +247,8 @@ def test_failed_save_is_told_and_leaves_the_others_whole(workdir, monkeypatch):
         return rename(source, target, **kwargs)
 
     monkeypatch.setattr(os, 'rename', full)  # the last thing that Orbax does, in its background thread
-    with pytest.raises(InputError, match='a checkpoint could not be written .*No space left on device.*those before it are whole'):
-        checkpoints.save(18, state_of(18), {}, None)
+    checkpoints.save(18, state_of(18), {}, None)
+    with pytest.raises(InputError, match=r'could not be written .*No space left on device.*those before it are whole'):
         checkpoints.wait()
     monkeypatch.undo()
     state, meta = Checkpoints(workdir).restore_newest(state_of(0))

@@ -27,7 +27,9 @@ def test_cosine_with_warmup():
 def test_cosine_without_warmup_and_with_one_longer_than_the_run():
     assert rates(OptimizerConfig(learning_rate=1.0, warmup_epochs=0.0), [0, 20, 40]) == pytest.approx([1, 0.5, 0], abs=1e-6)
     # at most half of the run: 20 updates
-    assert rates(OptimizerConfig(learning_rate=1.0, warmup_epochs=99.0), [0, 10, 20, 40]) == pytest.approx([0, 0.5, 1, 0], abs=1e-6)
+    assert rates(OptimizerConfig(learning_rate=1.0, warmup_epochs=99.0), [0, 10, 20, 40]) == pytest.approx(
+        [0, 0.5, 1, 0], abs=1e-6
+    )
 
 
 def test_released_drops_for_single_epochs():
