@@ -46,12 +46,12 @@ def main() -> None:
             'seconds': round(seconds, 1),
         }
         rows.append(row)
-        values = [row[key] for key in ('torso@0.2', 'torso@0.05', 'AUC')]
-        print(f'{rate:>8.0e} {row["loss"]:>10.2e} {values[0]:>10.3f} {values[1]:>11.3f} {values[2]:>7.3f} {seconds:>8.0f}', flush=True)
+        accuracy = f'{row["torso@0.2"]:>10.3f} {row["torso@0.05"]:>11.3f} {row["AUC"]:>7.3f}'
+        print(f'{rate:>8.0e} {row["loss"]:>10.2e} {accuracy} {seconds:>8.0f}', flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     today = datetime.date.today().isoformat()
-    record = {'date': today, 'machine': platform.processor() or platform.machine(), 'config': args.config, 'steps': args.steps}
-    (args.out / f'learning_rate_{today}.json').write_text(json.dumps(record | {'flags': args.rest, 'rows': rows}, indent=2) + '\n')
+    record = {'date': today, 'machine': platform.machine(), 'config': args.config, 'steps': args.steps, 'flags': args.rest}
+    (args.out / f'learning_rate_{today}.json').write_text(json.dumps(record | {'rows': rows}, indent=2) + '\n')
 
 
 if __name__ == '__main__':

@@ -28,7 +28,12 @@ class RunLog:
             return
         self._file = workdir / 'metrics.jsonl'
         _truncate(self._file, step, evaluated)
-        self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=step + 1, flush_secs=10)
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / 'tensorboard'),
+            purge_step=step + 1,
+            flush_secs=10,
+            filename_suffix=f'.step{step}',  # the rest of a name is the second of its beginning
+        )
         self._bar = tqdm.tqdm(total=total, initial=step, unit='step', disable=None, dynamic_ncols=True)
 
     def train(self, step: int, epoch: float, values: dict[str, float], frames: int) -> None:

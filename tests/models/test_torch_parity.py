@@ -13,8 +13,7 @@ from kimnet_jax.models import KIMNet, KIMNetConfig
 
 CONFIGS = {
     'basic blocks': KIMNetConfig(5, initializer_depth=18, encoder_depth=18, width=4, features=7),
-    'bottlenecks': KIMNetConfig(5, initializer_depth=0, encoder_depth=50, width=3, features=6, decoder_variant='released_2021'),
-    'no fusion norm': KIMNetConfig(5, 0, 18, width=3, features=6, fusion_norm=False, decoder_variant='released'),
+    'bottlenecks': KIMNetConfig(5, 0, 50, width=3, features=6, fusion_norm=False, decoder_variant='released'),
 }
 
 

@@ -119,12 +119,12 @@ def test_shipped_config(tmp_path, monkeypatch):
 def test_folder_of_another_run(whole_run, command, run):
     folder = whole_run[0]
     before = (folder / 'config.json').read_bytes()
-    other = {'model.features': 16, 'optimizer.learning_rate': 0.5}
+    other = {'model.features': 16, 'train.steps': 13}
     done = run('-m', 'kimnet_jax.train', *command(folder, other))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f'error: {folder} holds another run (')
-    assert 'config.model.features: 8 there, 16 now; config.optimizer.learning_rate: 0.001 there, 0.5 now' in line
+    assert 'config.model.features: 8 there, 16 now; config.train.steps: 12 there, 13 now' in line
     assert (folder / 'config.json').read_bytes() == before
 
 
