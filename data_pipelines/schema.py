@@ -121,7 +121,7 @@ def open_clips(data_dir: str | os.PathLike[str], name: str, config: str, split: 
     if not versions:
         raise InputError(
             f'{root}: no built data set there; build it with '
-            f'`python -m data_pipelines.build {name}/{config} --data_dir {data_dir}`, or point config.data.data_dir at it'
+            f'`python -m data_pipelines.build {name}/{config} --data_dir {data_dir}`, or point config.dataset.data_dir at it'
         )
     return open_built(max(versions, key=lambda path: tfds.core.Version(path.name)), split)
 

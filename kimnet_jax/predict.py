@@ -1,6 +1,7 @@
 """Poses of any video with a trained model: `python -m kimnet_jax.predict --workdir W VIDEO...` (docs/predict.md)."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from absl import app, flags
 from flax import nnx
 from tqdm import tqdm
 
-from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.errors import InputError, parse_flags, run_command
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
 from kimnet_jax.core.video import read_frames
 from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
@@ -137,7 +138,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
 def cli() -> None:
     """Entry point of the console script."""
     define_flags(flags.FLAGS)
-    app.run(lambda argv: run_command(run, argv, flags.FLAGS))
+    app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
 
 
 if __name__ == '__main__':
