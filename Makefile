@@ -12,7 +12,7 @@ demo: $(VENV)/.base
 	$(RUN) -m data_pipelines.build kinetic_puppets/joints15 --data_dir $(DEMO)/data
 	$(RUN) -m kimnet_jax.train --config configs/kinetic_puppets.py --workdir $(DEMO)/run --config.dataset.data_dir=$(DEMO)/data
 	$(RUN) -m kimnet_jax.evaluate --workdir $(DEMO)/run --data_dir $(DEMO)/data
-	$(RUN) -m data_pipelines.export kinetic_puppets/joints15 --data_dir $(DEMO)/data --split test --clip 0 --out $(DEMO)/clip --overwrite
+	$(RUN) -m data_pipelines.export kinetic_puppets/joints15 --data_dir $(DEMO)/data --split test --clip 8 --out $(DEMO)/clip --overwrite
 	# the person's box in the first frame; from there on the box follows the pose
 	$(RUN) -m kimnet_jax.predict --workdir $(DEMO)/run --box "$$($(FIRST_BOX) $(DEMO)/clip/boxes.json)" --out $(DEMO)/predictions $(DEMO)/clip
 	@echo

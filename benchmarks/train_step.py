@@ -1,21 +1,25 @@
-"""How fast does KIMNet train beside PyTorch? Same weights, batch, precision and cores, in turn in one process.
+"""How fast does KIMNet train beside PyTorch? Same weights, batch, precision and cores; the contenders run in turn.
 
     python benchmarks/train_step.py --preset small --rounds 10
 
 Times are medians in ms; ratios are medians over the rounds of JAX / PyTorch (below 1: JAX is faster). The result also goes to
-benchmarks/results as JSON. PyTorch runs eagerly, in its own memory layout and in channels_last.
+benchmarks/results as JSON. PyTorch runs eagerly, in its own memory layout and in channels_last. Each contender has a process of
+its own: in one process, each pays for the memory that the other gives back.
 """
 
 import datetime
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib import metadata
+from multiprocessing.connection import Connection
 
-from absl import app, flags, logging
+from absl import app, flags
 
 PRESETS = {  # fields of KIMNetConfig, clips, frames, pixels
     'tiny': ({'initializer_depth': 18, 'encoder_depth': 18, 'width': 8, 'features': 16}, 2, 3, 64),
@@ -24,18 +28,46 @@ PRESETS = {  # fields of KIMNetConfig, clips, frames, pixels
     'full': ({}, 1, 5, 256),
 }
 STAGES = ('forward', 'forward and backward', 'train step')
+CONTENDERS = ('JAX', 'PyTorch', 'channels_last')
 JOINTS = 13
 
 PRESET = flags.DEFINE_enum('preset', 'small', list(PRESETS), 'Size of the model.')
 BATCH = flags.DEFINE_integer('batch', None, 'Clips; default: that of the preset.', lower_bound=1)
 ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each contender runs.', lower_bound=1)
-CORES = flags.DEFINE_integer('cores', None, 'Cores that both may use; default: all.', lower_bound=1)
+CORES = flags.DEFINE_integer('cores', None, 'Cores that each may use; default: all.', lower_bound=1)
 OUT = flags.DEFINE_string('out', str(pathlib.Path(__file__).parent / 'results'), 'Folder for the JSON.')
 
 Runs = dict[str, Callable[[], object]]  # by stage; each returns when its result is there
 
 
-def jax_runs(config, weights, frames, target) -> tuple[Runs, dict[str, float]]:
+def serve(connection: Connection, contender: str, fields: dict, shape: tuple[int, int, int], cores: list[int]) -> None:
+    """A contender's process: gets ready, says how long it compiled, then runs the stages it is sent and answers with ms."""
+    os.sched_setaffinity(0, cores)
+    import numpy as np
+    import torch
+
+    from kimnet_jax.interop import torch_models
+    from kimnet_jax.models import KIMNetConfig
+
+    torch.set_num_threads(len(cores))
+    torch.manual_seed(0)
+    twin = torch_models.KIMNet(KIMNetConfig(JOINTS, **fields))
+    clips, length, size = shape
+    rng = np.random.default_rng(0)
+    frames = rng.standard_normal((clips, length, size, size, 3), np.float32)
+    target = rng.random((clips, length, size // 4, size // 4, JOINTS), np.float32)
+    if contender == 'JAX':
+        runs, seconds = jax_runs(twin, KIMNetConfig(JOINTS, **fields), frames, target)
+    else:
+        runs, seconds = torch_runs(twin, frames, target, channels_last=contender == 'channels_last'), None
+    connection.send(seconds)
+    while stage := connection.recv():
+        began = time.perf_counter()
+        runs[stage]()
+        connection.send(1e3 * (time.perf_counter() - began))
+
+
+def jax_runs(twin, config, frames, target) -> tuple[Runs, dict[str, float]]:
     """And the seconds it took to compile each stage."""
     import jax
     import optax
@@ -45,7 +77,7 @@ def jax_runs(config, weights, frames, target) -> tuple[Runs, dict[str, float]]:
     from kimnet_jax.models import KIMNet
 
     model = nnx.eval_shape(lambda: KIMNet(config, rngs=nnx.Rngs(0)))
-    assign(model, translate(weights, KIMNET))
+    assign(model, translate({key: value.numpy() for key, value in twin.state_dict().items()}, KIMNET))
     graph, parameters, stats = nnx.split(model, nnx.Param, ...)
     optimizer = optax.adam(1e-3)
 
@@ -66,14 +98,11 @@ def jax_runs(config, weights, frames, target) -> tuple[Runs, dict[str, float]]:
         updates, moments = optimizer.update(gradients, moments)
         return optax.apply_updates(parameters, updates), stats, moments
 
-    frames, target, state = jax.device_put((frames, target, (parameters, stats, optimizer.init(parameters))))
-    arguments = {
-        'forward': (forward, (parameters, stats, frames)),
-        'forward and backward': (backward, (parameters, stats, frames, target)),
-        'train step': (step, (*state, frames, target)),
-    }
+    frames, target, moments = jax.device_put((frames, target, optimizer.init(parameters)))
+    functions = (forward, backward, step)
+    arguments = ((parameters, stats, frames), (parameters, stats, frames, target), (parameters, stats, moments, frames, target))
     runs, seconds = {}, {}
-    for stage, (function, values) in arguments.items():
+    for stage, function, values in zip(STAGES, functions, arguments, strict=True):
         began = time.perf_counter()
         compiled = jax.jit(function).lower(*values).compile()
         seconds[stage] = time.perf_counter() - began
@@ -81,14 +110,10 @@ def jax_runs(config, weights, frames, target) -> tuple[Runs, dict[str, float]]:
     return runs, seconds
 
 
-def torch_runs(config, weights, frames, target, *, channels_last: bool) -> Runs:
+def torch_runs(model, frames, target, *, channels_last: bool) -> Runs:
     import torch
 
-    from kimnet_jax.interop import torch_models
-
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = torch_models.KIMNet(config)
-    model.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
     model = model.to(memory_format=layout)
     frames = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).flatten(0, 1).contiguous(memory_format=layout)
     frames = frames.unflatten(0, target.shape[:2])
@@ -112,70 +137,54 @@ def torch_runs(config, weights, frames, target, *, channels_last: bool) -> Runs:
 
 def main(argv: list[str]) -> None:
     del argv
-    logging.set_verbosity(logging.WARNING)  # no lines about accelerators that are not there
     cores = sorted(os.sched_getaffinity(0))[: CORES.value]
-    os.sched_setaffinity(0, cores)  # before XLA makes its threads
-    import jax
-    import numpy as np
-    import torch
-
-    from kimnet_jax.interop import torch_models
-    from kimnet_jax.models import KIMNetConfig
-
-    torch.set_num_threads(len(cores))
-    torch.manual_seed(0)
     fields, clips, length, size = PRESETS[PRESET.value]
-    clips = BATCH.value or clips
-    config = KIMNetConfig(JOINTS, **fields)
-    weights = {key: value.numpy() for key, value in torch_models.KIMNet(config).state_dict().items()}
-    rng = np.random.default_rng(0)
-    frames = rng.standard_normal((clips, length, size, size, 3), np.float32)
-    target = rng.random((clips, length, size // 4, size // 4, JOINTS), np.float32)
+    shape = (BATCH.value or clips, length, size)
+    context = multiprocessing.get_context('spawn')
+    connections, compile_s = {}, {}
+    for name in CONTENDERS:
+        connections[name], theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, name, fields, shape, cores), daemon=True).start()
+        compile_s |= connections[name].recv() or {}
 
-    ours, seconds = jax_runs(config, weights, frames, target)
-    contenders = {
-        'JAX': ours,
-        'PyTorch': torch_runs(config, weights, frames, target, channels_last=False),
-        'PyTorch channels_last': torch_runs(config, weights, frames, target, channels_last=True),
-    }
-    rows = {}
+    stages = {}
     for stage in STAGES:
-        times: dict[str, list[float]] = {name: [] for name in contenders}
+        times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
         for round_ in range(1 + ROUNDS.value):
-            for name, runs in contenders.items():
-                began = time.perf_counter()
-                runs[stage]()
+            for name, connection in connections.items():
+                connection.send(stage)
+                duration = connection.recv()
                 if round_:  # the first only warms up
-                    times[name].append(1e3 * (time.perf_counter() - began))
-        rows[stage] = {
-            'compile_s': seconds[stage],
+                    times[name].append(duration)
+        stages[stage] = {
+            'compile_s': compile_s[stage],
             'median_ms': {name: statistics.median(values) for name, values in times.items()},
             'shortest_ms': {name: min(values) for name, values in times.items()},
             'ratio': {
-                name: statistics.median(a / b for a, b in zip(times['JAX'], values, strict=True))
-                for name, values in times.items()
-                if name != 'JAX'
+                name: statistics.median(a / b for a, b in zip(times['JAX'], times[name], strict=True)) for name in CONTENDERS[1:]
             },
         }
-    result = {
-        'date': datetime.date.today().isoformat(),
-        'preset': PRESET.value,
-        'model': fields,
-        'clips': clips,
-        'frames': length,
-        'pixels': size,
-        'rounds': ROUNDS.value,
-        'cores': len(cores),
-        'processor': platform.processor() or platform.machine(),
-        'versions': {'jax': jax.__version__, 'torch': torch.__version__},
-        'stages': rows,
-    }
-    report(result)
+    for connection in connections.values():
+        connection.send(None)  # nothing more to run
+    report(
+        {
+            'date': datetime.date.today().isoformat(),
+            'preset': PRESET.value,
+            'model': fields,
+            'clips, frames, pixels': shape,
+            'rounds': ROUNDS.value,
+            'cores': len(cores),
+            'machine': platform.platform(),
+            'versions': {name: metadata.version(name) for name in ('jax', 'flax', 'torch')},
+            'stages': stages,
+        }
+    )
 
 
 def report(result: dict) -> None:
-    size = f'{result["clips"]} clips x {result["frames"]} frames of {result["pixels"]} px'
-    print(f'{result["preset"]}: {size}, {result["cores"]} cores')
+    print(
+        '{}: {} clips x {} frames of {} px, {} cores'.format(result['preset'], *result['clips, frames, pixels'], result['cores'])
+    )
     print(f'{"median ms (ratio)":<24}{"JAX":>10}{"PyTorch":>20}{"channels_last":>20}{"compile s":>12}')
     for stage, row in result['stages'].items():
         cells = ''.join(f'{row["median_ms"][name]:>12.1f} ({ratio:.2f}x)' for name, ratio in row['ratio'].items())

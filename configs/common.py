@@ -45,6 +45,7 @@ def base() -> ConfigDict:
                 'augment_scale': (0.8, 1.4),
                 'augment_rotation': 40.0,
                 'augment_flip': 0.5,
+                'augment_shift': 0.05,  # not in the paper: predict crops around the last pose, not around a true box
             },
             'target': {'sigma': 2.0, 'centre': 'cell', 'visibility_weighting': False},
             'loader': {'threads': 4, 'workers': 0, 'prefetch': 4},
@@ -81,15 +82,16 @@ def apply_recipe(config: ConfigDict, recipe: str, *, paper_rate: float, paper_ba
     if recipe == 'paper':
         config.optimizer.update(schedule='constant', learning_rate=paper_rate, clip_norm=0.0)
         config.train.update(epochs=100.0, batch_size=paper_batch, average_decay=0.0)
-        config.eval.decoding = 'argmax'
-        config.model.output_scale = 1.0
     elif recipe == 'released':
         config.optimizer.update(schedule='released', learning_rate=5e-4, clip_norm=0.0)
         config.train.update(epochs=100.0, batch_size=8, average_decay=0.0)
-        config.eval.decoding = 'argmax'
-        config.model.output_scale = 1.0
-    elif recipe != 'ours':
+    elif recipe == 'ours':
+        return
+    else:
         raise ValueError(f"recipe {recipe!r}: choose 'ours', 'paper' or 'released'")
+    config.eval.decoding = 'argmax'
+    config.model.output_scale = 1.0
+    config.data.augment_shift = 0.0
 
 
 def apply_preset(config: ConfigDict, preset: str) -> None:

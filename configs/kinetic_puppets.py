@@ -17,8 +17,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.base()
     config.dataset.update(name='kinetic_puppets', config=f'joints{args.joints}')
     common.apply_preset(config, args.preset)
-    # 64 clips, seen in minutes: windows of 3 frames show twice as many poses as windows of 5 in the same time
-    config.data.update(frames=3, augment_scale=(0.85, 1.2), augment_rotation=20.0)
+    config.data.update(augment_scale=(0.85, 1.2), augment_rotation=20.0)
     config.optimizer.learning_rate = 2e-3
-    config.train.update(batch_size=4, epochs=70.0, average_decay=0.995, eval_every=70.0, save_every=10.0)
+    config.train.update(batch_size=4, epochs=44.0, average_decay=0.995, eval_every=44.0, save_every=10.0)
     return config

@@ -24,6 +24,7 @@ class DataConfig:
         augment_scale: range of the random magnification of the person.
         augment_rotation: range of the random rotation, +- degrees.
         augment_flip: probability of mirroring.
+        augment_shift: range of the random shift of the crop, +- this share of its side: in use, boxes are never centred as truly.
     """
 
     frames: int = 5
@@ -32,6 +33,7 @@ class DataConfig:
     augment_scale: tuple[float, float] = (0.8, 1.4)
     augment_rotation: float = 40.0
     augment_flip: float = 0.5
+    augment_shift: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ('frames', 'input_size'):
@@ -45,6 +47,8 @@ class DataConfig:
             raise InputError(f'config.data.augment_rotation is {self.augment_rotation}; it must be 0 or more degrees')
         if not 0 <= self.augment_flip <= 1:
             raise InputError(f'config.data.augment_flip is {self.augment_flip}; it must be a probability, 0 to 1')
+        if not 0 <= self.augment_shift < 0.5:
+            raise InputError(f'config.data.augment_shift is {self.augment_shift}; it must be a share of the side, 0 to 0.5')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,19 +59,25 @@ class Augmentation:
         scale: magnification of the person.
         rotation: degrees, positive turns the picture counter-clockwise.
         flip: mirror left and right, after the rotation.
+        shift: of the crop's centre to the right and down, shares of its side.
     """
 
     scale: float = 1.0
     rotation: float = 0.0
     flip: bool = False
+    shift: tuple[float, float] = (0.0, 0.0)
 
 
 def draw_augmentation(config: DataConfig, rng: np.random.Generator) -> Augmentation:
-    """Uniform scale and rotation, and a coin for the flip (KIMNet Sec. IV-A)."""
+    """Uniform scale and rotation and a coin for the flip (KIMNet Sec. IV-A); a uniform shift."""
     return Augmentation(
         scale=rng.uniform(*config.augment_scale),
         rotation=rng.uniform(-config.augment_rotation, config.augment_rotation),
         flip=bool(rng.random() < config.augment_flip),
+        shift=(
+            rng.uniform(-config.augment_shift, config.augment_shift),
+            rng.uniform(-config.augment_shift, config.augment_shift),
+        ),
     )
 
 
@@ -103,6 +113,7 @@ def crop_window(
     """
     rows = range(window.first, window.first + window.count)
     centre, side = square_of_box(example['boxes'][rows], config.box_scale / augmentation.scale)
+    centre = centre + side[:, None] * np.asarray(augmentation.shift)
     size = config.input_size
     matrix = crop_matrix(centre, side, size, rotation=augmentation.rotation, flip=augmentation.flip)
     images = np.empty((frames, size, size, 3), np.uint8)

@@ -47,7 +47,7 @@ def dotted():
 @pytest.mark.parametrize('rotation', [0.0, 35.0, -40.0])
 @pytest.mark.parametrize('scale', [0.8, 1.0, 1.4])
 def test_the_dot_is_where_the_joint_is(dotted, scale, rotation, flip):
-    row = crop(dotted, Window(0, 0, 3), augmentation=Augmentation(scale, rotation, flip))
+    row = crop(dotted, Window(0, 0, 3), augmentation=Augmentation(scale, rotation, flip, (0.03, -0.05)))
     wrist = OTHER_WRIST if flip else WRIST
     assert row['visible'][:, wrist].all()
     assert row['visible'].sum() == 3
@@ -70,6 +70,7 @@ def test_rotation_is_counter_clockwise_and_flip_mirrors():
         (Augmentation(rotation=90), [middle, middle - reach]),
         (Augmentation(flip=True), [middle - reach, middle]),
         (Augmentation(scale=0.5, flip=True), [middle - reach / 2, middle]),
+        (Augmentation(shift=(0.1, -0.2)), [middle + reach - 7.5, middle + 15.0]),  # the crop goes right and up
     ]:
         np.testing.assert_allclose(
             crop(source, Window(0, 0, 1), config, augmentation=augmentation)['joints'][0, 0], expected, atol=1e-3
