@@ -1,6 +1,6 @@
 """Which learning rate? Trains one config with several and compares held-out accuracy.
 
-`python benchmarks/learning_rate.py --data_dir data [--rates 1e-3,3e-3] [--steps 200] [--out benchmarks/results] [-- --config.x=y ...]`
+`python benchmarks/learning_rate.py --data_dir data [--rates 1e-3,3e-3] [--steps 200] [--out FOLDER] [-- --config.x=y ...]`
 Runs go to a temporary folder, one after the other.
 """
 

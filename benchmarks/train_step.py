@@ -174,7 +174,7 @@ def main(argv: list[str]) -> None:
             'clips, frames, pixels': shape,
             'rounds': ROUNDS.value,
             'cores': len(cores),
-            'machine': platform.platform(),
+            'machine': f'{platform.system()} {platform.machine()}',
             'versions': {name: metadata.version(name) for name in ('jax', 'flax', 'torch')},
             'stages': stages,
         }
