@@ -28,6 +28,7 @@ def test_four_real_clips_are_learnt_by_heart(shared_dir, tmp_path):
         '--config.data.augment_scale=(1.0, 1.0)',
         '--config.data.augment_rotation=0.0',
         '--config.data.augment_flip=0.0',
+        '--config.data.augment_shift=0.0',
         '--config.train.batch_size=4',
         '--config.train.steps=200',
         '--config.train.eval_every=200.0',
