@@ -19,5 +19,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     common.apply_preset(config, args.preset)
     config.data.update(augment_scale=(0.85, 1.2), augment_rotation=20.0)
     config.optimizer.learning_rate = 2e-3
-    config.train.update(batch_size=4, epochs=44.0, average_decay=0.995, eval_every=44.0, save_every=10.0)
+    config.train.update(batch_size=4, epochs=70.0, average_decay=0.995, eval_every=70.0, save_every=10.0)
     return config
