@@ -25,7 +25,7 @@ class TrackerConfig:
         pose_score: a pose whose mean score is lower is unsure.
         pose_share: a pose with a smaller share of sure joints is unsure.
         patience: unsure poses in a row after which the person is lost; until then the box waits where it is.
-        widening: factor by which the searched box grows with every further frame, up to the whole image.
+        widening: factor by which the searched box grows with every second frame, up to the whole image.
         min_side: pixels; a pose whose extent, or whose box within the image, is smaller is unsure.
         same_view: where a box overlaps the last one less (intersection over union), the recursion starts anew.
     """
@@ -36,7 +36,7 @@ class TrackerConfig:
     pose_score: float = 0.2
     pose_share: float = 0.5
     patience: int = 3
-    widening: float = 1.5
+    widening: float = 2.0
     min_side: float = 8.0
     same_view: float = 0.4
 
@@ -68,8 +68,9 @@ class Tracker:
             return
         self._unsure += 1
         self.lost = self.lost or self._unsure >= self._config.patience
-        self.restart = self.lost
-        if self.lost:
+        # a recursion begins with the initializer's pose alone, which may be faint: each searched box is given a second frame
+        self.restart = self.lost and not self.restart
+        if self.restart:
             self.box = self._widened()
 
     def _box_of_pose(self, joints: Array, scores: Array) -> np.ndarray | None:
@@ -83,7 +84,7 @@ class Tracker:
         if size.max() < config.min_side:
             return None
         wide = size + 2 * config.margin * size.max()
-        if not self.restart:  # smooth only where the last box was a pose's too
+        if not (self.restart or self.lost):  # smooth only where the last box was a pose's too
             wide += config.smoothing * (self.box[2:] - self.box[:2] - wide)
         centre = (extent[:2] + extent[2:]) / 2
         box = np.concatenate([centre - wide / 2, centre + wide / 2])
