@@ -73,7 +73,8 @@ def jax_runs(twin, config, frames, target) -> tuple[Runs, dict[str, float]]:
     import optax
     from flax import nnx
 
-    from kimnet_jax.interop.keymaps import KIMNET, assign, translate
+    from kimnet_jax.interop.keymaps import KIMNET
+    from kimnet_jax.interop.translation import assign, translate
     from kimnet_jax.models import KIMNet
 
     model = nnx.eval_shape(lambda: KIMNet(config, rngs=nnx.Rngs(0)))

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.interop.keymaps import flatten
+from kimnet_jax.interop.translation import flatten
 from kimnet_jax.models import KIMNet, KIMNetConfig, build_model, count_parameters
 
 TINY = {'initializer_depth': 18, 'encoder_depth': 18, 'width': 3, 'features': 5}

@@ -6,7 +6,8 @@ import pytest
 from flax import nnx
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.interop.keymaps import POSE_RESNET, assign, flatten, translate
+from kimnet_jax.interop.keymaps import POSE_RESNET
+from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models import PoseResNet, PoseResNetConfig, count_parameters
 
 JOINTS = {18: 16, 34: 13, 50: 16, 101: 13, 152: 15}

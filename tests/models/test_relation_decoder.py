@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kimnet_jax.interop.keymaps import RELATION_DECODER, RPSTN_JRE, assign, translate
+from kimnet_jax.interop.keymaps import RELATION_DECODER, RPSTN_JRE
+from kimnet_jax.interop.translation import assign, translate
 from kimnet_jax.models.relation_decoder import RelationDecoder
 
 NAMES = {'released': '', 'released_2021': '_softmax_last'}

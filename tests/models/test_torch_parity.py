@@ -8,7 +8,8 @@ import torch
 from flax import nnx
 
 from kimnet_jax.interop import torch_models
-from kimnet_jax.interop.keymaps import KIMNET, assign, flatten, translate
+from kimnet_jax.interop.keymaps import KIMNET
+from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models import KIMNet, KIMNetConfig
 
 CONFIGS = {

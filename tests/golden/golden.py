@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from kimnet_jax.interop.keymaps import flatten
+from kimnet_jax.interop.translation import flatten
 
-FOLDER = pathlib.Path(__file__).resolve().parents[1] / 'golden'
+FOLDER = pathlib.Path(__file__).resolve().parent
 _TENSORS = runpy.run_path(str(FOLDER / 'tensors.py'))
 tensor, state_dict = _TENSORS['tensor'], _TENSORS['state_dict']
 KINDS = {'kernel': 'weight', 'scale': 'bn_weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
