@@ -26,7 +26,7 @@ KIMNET: Table = (
     *prefixed('pose_initializer', 'pose_initializer', POSE_RESNET),
     Rule(r'pose_initializer', 'pose_initializer', CONV),  # `initializer_depth` 0
     *prefixed('feature_encoder', 'feature_encoder', POSE_RESNET),
-    Rule(r'kmm\.(conv_q|conv_k)', r'transition.kmm.\1', CONV),
+    Rule(r'kmm\.(conv_q|conv_k|conv_p)', r'transition.kmm.\1', CONV),
     Rule(r'fusion\.(conv_g|conv_d)', r'transition.fusion.\1', CONV),
     Rule(r'fusion\.bn_g', 'transition.fusion.bn_g', BATCH_NORM),
     *prefixed('relation_decoder', 'transition.relation_decoder', RELATION_DECODER),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.kmm import KMM
+from kimnet_jax.models.kmm import KMM, KMMVariant
 from kimnet_jax.models.layers import BatchNorm, conv
 from kimnet_jax.models.pose_resnet import PoseResNet, PoseResNetConfig
 from kimnet_jax.models.relation_decoder import DecoderVariant, RelationDecoder
@@ -26,6 +26,7 @@ class KIMNetConfig:
     encoder_depth: depth of the PoseResNet that gives the features of every frame.
     width: channels of both networks' stems; 64 in the paper.
     features: D, channels of the features.
+    kmm_variant: see `KMM`.
     fusion_norm: BatchNorm and ReLU between the two convolutions of Eq. 4.
     decoder_variant: see `RelationDecoder`.
     output_scale: initial scale of the BatchNorm that every output heatmap goes through. Target maps have a standard deviation
@@ -38,6 +39,7 @@ class KIMNetConfig:
     encoder_depth: int = 50
     width: int = 64
     features: int = 256
+    kmm_variant: KMMVariant = 'full'
     fusion_norm: bool = True
     decoder_variant: DecoderVariant = 'intended'
     output_scale: float = 1.0
@@ -69,7 +71,7 @@ class Transition(nnx.Module):
     """One step of the chain: (state of frame t, features of frame t+1) -> state of frame t+1."""
 
     def __init__(self, config: KIMNetConfig, *, dtype: Dtype, rngs: nnx.Rngs):
-        self.kmm = KMM(config.num_joints, config.features, dtype=dtype, rngs=rngs)
+        self.kmm = KMM(config.num_joints, config.features, variant=config.kmm_variant, dtype=dtype, rngs=rngs)
         self.fusion = Fusion(config.num_joints, config.features, norm=config.fusion_norm, dtype=dtype, rngs=rngs)
         self.relation_decoder = RelationDecoder(
             config.num_joints, variant=config.decoder_variant, output_scale=config.output_scale, rngs=rngs

@@ -1,5 +1,7 @@
 """KMM, the kinematics modeling module (KIMNet Sec. III-C, Eq. 6-10)."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,17 +10,28 @@ from flax.typing import Dtype
 from kimnet_jax.models.layers import conv
 
 Array = jax.Array
+KMMVariant = Literal['full', 'share_qk', 'no_scale', 'residual', 'heatmap']
 
 
 class KMM(nnx.Module):
     """Temporal correlation of every joint with all joints of the frame before, and the pose it predicts.
 
     Usable in any network that has features and heatmaps of two consecutive frames at one resolution.
+
+    The variants are those of Table V. `share_qk`: one convolution gives q and k. `no_scale`: no division by sqrt(h w) in Eq. 8.
+    `residual`: the heatmaps of frame t are added to the prediction. `heatmap`: q and k come from the heatmaps of frame t and
+    from those that a 1x1 convolution, `conv_p`, predicts from the features of frame t+1.
     """
 
-    def __init__(self, num_joints: int, features: int, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
-        self.conv_q = conv(features, num_joints, 1, use_bias=True, dtype=dtype, rngs=rngs)
-        self.conv_k = conv(features, num_joints, 1, use_bias=True, dtype=dtype, rngs=rngs)
+    def __init__(
+        self, num_joints: int, features: int, *, variant: KMMVariant = 'full', dtype: Dtype = jnp.float32, rngs: nnx.Rngs
+    ):
+        """`features`: D; `dtype`: of the convolutions; softmax and products stay float32."""
+        self.variant = variant
+        channels = num_joints if variant == 'heatmap' else features
+        self.conv_q = conv(channels, num_joints, 1, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv_k = None if variant == 'share_qk' else conv(channels, num_joints, 1, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv_p = conv(features, num_joints, 1, use_bias=True, dtype=dtype, rngs=rngs) if variant == 'heatmap' else None
 
     def __call__(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array]:
         """Predicts the heatmaps of frame t+1 from frame t.
@@ -33,9 +46,14 @@ class KMM(nnx.Module):
             the joints of frame t in joint j of frame t+1 and sums to 1).
         """
         b, h, w, joints = heatmaps.shape
+        if self.conv_p is not None:
+            features, next_features = heatmaps, self.conv_p(next_features)
         q = nnx.relu(self.conv_q(features)).reshape(b, h * w, joints)
-        k = nnx.relu(self.conv_k(next_features)).reshape(b, h * w, joints)
-        similarity = jnp.einsum('bnj,bni->bji', k, q, preferred_element_type=jnp.float32) / (h * w) ** 0.5  # Eq. 8
+        k = nnx.relu((self.conv_k or self.conv_q)(next_features)).reshape(b, h * w, joints)
+        similarity = jnp.einsum('bnj,bni->bji', k, q, preferred_element_type=jnp.float32)  # Eq. 8
+        if self.variant != 'no_scale':
+            similarity /= (h * w) ** 0.5
         correlation = jax.nn.softmax(similarity, axis=-1)  # Eq. 9
-        predicted = jnp.einsum('bji,bni->bnj', correlation, heatmaps.reshape(b, h * w, joints).astype(jnp.float32))  # Eq. 10
-        return predicted.reshape(b, h, w, joints), correlation
+        maps = heatmaps.astype(jnp.float32)
+        predicted = jnp.einsum('bji,bni->bnj', correlation, maps.reshape(b, h * w, joints)).reshape(maps.shape)  # Eq. 10
+        return predicted + maps if self.variant == 'residual' else predicted, correlation

@@ -13,16 +13,27 @@ from kimnet_jax.models.pose_resnet import PoseResNetConfig
 class KMM(nn.Module):
     """(features of t, features of t+1, heatmaps of t) -> (heatmaps of t+1 [B, J, h, w], correlation W_r [B, J, J]), Eq. 6-10."""
 
-    def __init__(self, num_joints: int, features: int):
+    def __init__(self, num_joints: int, features: int, variant: str = 'full'):
         super().__init__()
-        self.conv_q = nn.Conv2d(features, num_joints, 1)
-        self.conv_k = nn.Conv2d(features, num_joints, 1)
+        self.variant = variant
+        channels = num_joints if variant == 'heatmap' else features
+        self.conv_q = nn.Conv2d(channels, num_joints, 1)
+        if variant != 'share_qk':
+            self.conv_k = nn.Conv2d(channels, num_joints, 1)
+        if variant == 'heatmap':
+            self.conv_p = nn.Conv2d(features, num_joints, 1)
 
     def forward(self, features: Tensor, next_features: Tensor, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        if self.variant == 'heatmap':
+            features, next_features = heatmaps, self.conv_p(next_features)
         q = torch.relu(self.conv_q(features)).flatten(2)
-        k = torch.relu(self.conv_k(next_features)).flatten(2)
-        correlation = torch.softmax(k @ q.mT / q.shape[-1] ** 0.5, dim=-1)
-        return (correlation @ heatmaps.flatten(2)).view_as(heatmaps), correlation
+        k = torch.relu((self.conv_q if self.variant == 'share_qk' else self.conv_k)(next_features)).flatten(2)
+        similarity = k @ q.mT
+        if self.variant != 'no_scale':
+            similarity = similarity / q.shape[-1] ** 0.5
+        correlation = torch.softmax(similarity, dim=-1)
+        predicted = (correlation @ heatmaps.flatten(2)).view_as(heatmaps)
+        return predicted + heatmaps if self.variant == 'residual' else predicted, correlation
 
 
 class Fusion(nn.Module):
@@ -71,7 +82,7 @@ class KIMNet(nn.Module):
         self.feature_encoder = PoseResNet(encoder)
         self.from_features = not config.initializer_depth
         self.pose_initializer = nn.Conv2d(features, joints, 1) if self.from_features else PoseResNet(initializer)
-        self.kmm = KMM(joints, features)
+        self.kmm = KMM(joints, features, config.kmm_variant)
         self.fusion = Fusion(joints, features, config.fusion_norm)
         self.relation_decoder = RelationDecoder(joints, config.decoder_variant)
 
