@@ -126,6 +126,15 @@ def test_predict_takes_the_boxes_of_every_frame(trained, folder):
     assert (folder / 'poses/other.csv').stat().st_size > 0
 
 
+def test_export_checks_what_it_wrote(trained, folder):
+    printed = run(folder, 'kimnet_jax.export', '--workdir=run', '--out=exported', '--frames=2')
+    assert 'joints within' in printed
+    assert (folder / 'exported/step.stablehlo').stat().st_size > 0
+    again = guarded(GUARD, 'kimnet_jax.export', '--workdir=run', '--out=exported', cwd=folder)
+    assert again.returncode == 2
+    assert again.stderr.strip() == 'error: exported: exists already; choose another folder or remove it'
+
+
 def test_data_that_is_not_built_is_explained(folder):
     done = guarded(GUARD, 'kimnet_jax.train', *TINY, '--workdir=none', '--config.dataset.data_dir=nowhere', cwd=folder)
     assert done.returncode == 2

@@ -15,6 +15,8 @@ from kimnet_jax.inference.tracking import Tracker, TrackerConfig, check_boxes, w
 
 Weights = Any  # a pytree of arrays
 State = Any  # a pytree of arrays, the recursion's
+FirstFunction = Callable[[Weights, Array], tuple[Array, State]]  # (weights, normalised frames) -> (heatmaps, state)
+StepFunction = Callable[[Weights, State, Array], tuple[Array, State]]  # (weights, state, normalised frames) -> (heatmaps, state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +52,8 @@ class PosePredictor:
     def __init__(
         self,
         weights: Weights,
-        init_state: Callable[[Weights, Array], tuple[Array, State]],
-        step: Callable[[Weights, State, Array], tuple[Array, State]],
+        init_state: FirstFunction,
+        step: StepFunction,
         *,
         size: int,
         stride: int,

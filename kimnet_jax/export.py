@@ -1,0 +1,89 @@
+"""A trained model for deployment: `python -m kimnet_jax.export --workdir W --out FOLDER` (docs/deployment.md)."""
+
+import functools
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import app, flags
+from flax import nnx
+
+from kimnet_jax.core.errors import InputError, parse_flags, run_command
+from kimnet_jax.core.skeleton import get_skeleton
+from kimnet_jax.inference import artifact
+from kimnet_jax.models import abstract_model
+from kimnet_jax.models.kimnet import STRIDE
+from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.state import split_model
+from kimnet_jax.training.workdir import read_config
+
+TOLERANCE = 0.05  # pixels of the crop
+CHECKED_CLIPS = 3
+
+
+def load(workdir: pathlib.Path, checkpoint: str, dtype: str | None) -> tuple[artifact.Model, int]:
+    """The model of a training run, and the step of the checkpoint. Raises `InputError` where there is none."""
+    config, name = read_config(workdir)
+    skeleton = get_skeleton(name)
+    network = abstract_model(config['model'], num_joints=skeleton.num_joints, dtype=dtype or config['dtype'])
+    graph, template = split_model(network, training=False)
+    weights, meta = Checkpoints(workdir, read_only=True).restore_weights(checkpoint, template)
+    model = artifact.Model(
+        weights,
+        init_state=lambda weights, frames: nnx.merge(graph, *weights).init_state(frames),
+        step=lambda weights, state, frames: nnx.merge(graph, *weights).step(state, frames),
+        forward=lambda weights, frames: nnx.merge(graph, *weights, copy=True)(frames)[0],
+        skeleton=skeleton,
+        size=config['data']['input_size'],
+        stride=STRIDE,
+        box_scale=config['data']['box_scale'],
+        decoding=config['eval']['decoding'],
+    )
+    return model, meta['step']
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags; called when the command runs, so that commands can be imported side by side."""
+    flags.DEFINE_string('workdir', None, 'Folder of the training run.', flag_values=values)
+    flags.DEFINE_string('checkpoint', 'best', "Which of its checkpoints: 'best', 'last' or a step.", flag_values=values)
+    flags.DEFINE_string('out', None, 'Folder of the exported model; must not exist.', flag_values=values)
+    flags.DEFINE_integer('frames', 5, 'T, frames of the function `clip`.', lower_bound=1, flag_values=values)
+    platforms = f'Where it is to run: {", ".join(artifact.PLATFORMS)}, or some of them.'
+    flags.DEFINE_list('platforms', ['cpu', 'cuda', 'tpu'], platforms, flag_values=values)
+    dtype = "Of the convolutions, float32 or bfloat16; if not given the run's own, as it is on this machine."
+    flags.DEFINE_enum('dtype', None, ['float32', 'bfloat16'], dtype, flag_values=values)
+
+
+def run(argv: Sequence[str], options: flags.FlagValues) -> None:
+    """Exports, reads the result back and compares it with the model. Raises `InputError`."""
+    if len(argv) > 1:
+        raise InputError(f'unexpected argument {argv[1]!r}')
+    if options.workdir is None or options.out is None:
+        raise InputError('--workdir and --out are needed; see --help')
+    if not options.platforms or not set(options.platforms) <= set(artifact.PLATFORMS):
+        raise InputError(f'--platforms={",".join(options.platforms)}: choose some of {", ".join(artifact.PLATFORMS)}')
+    workdir, out = (pathlib.Path(path).expanduser() for path in (options.workdir, options.out))
+    model, step = load(workdir, options.checkpoint, options.dtype)
+    about = {'workdir': str(workdir), 'step': step}
+    artifact.export(model, out, frames=options.frames, platforms=options.platforms, about=about)
+    size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+    print(f'{out}: {", ".join(artifact.FUNCTIONS)} for {", ".join(options.platforms)}, {size:.1f} MB')
+    sys.stdout.flush()
+
+    shape = (CHECKED_CLIPS, options.frames, model.size, model.size, 3)
+    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    difference = artifact.largest_difference(model, artifact.Artifact(out), frames)
+    if not difference < TOLERANCE:
+        raise InputError(f'{out}: its joints differ from the model by up to {difference:.3f} pixels; do not use it')
+    print(f'read back and run: joints within {difference:.2g} pixels of the model')
+
+
+def cli() -> None:
+    """Entry point of the console script."""
+    define_flags(flags.FLAGS)
+    app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
+
+
+if __name__ == '__main__':
+    cli()
