@@ -1,14 +1,15 @@
 """One clip of JHMDB: its annotation files and its frames, checked against each other."""
 
-import io
 import pathlib
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
 
+from data_pipelines import matlab
+from data_pipelines.images import read_image, require_names
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import box_of_points
-from kimnet_jax.core.image import decode_image, encode_png
+from kimnet_jax.core.image import encode_png
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.core.video import image_files, read_frames
 
@@ -17,26 +18,27 @@ MAX_FRAMES = 40  # no clip of JHMDB is longer
 
 def read_joints(path: pathlib.Path) -> np.ndarray:
     """`pos_img` of a joint_positions.mat: float32 [T, 15, 2], 0-based pixels (the file is 1-based). Raises `InputError`."""
-    joints = _read_field(path, 'pos_img', (2, JHMDB.num_joints), 'x and y, joints, frames')
+    fields = matlab.read_fields(path, ('pos_img',))
+    joints = matlab.numbers(path, fields, 'pos_img', (2, JHMDB.num_joints, 'T'), 'x and y, joints, frames')
     if not 1 <= joints.shape[2] <= MAX_FRAMES:
         raise InputError(f'{path}: pos_img has {joints.shape[2]} frames, a clip of JHMDB has 1 to {MAX_FRAMES}')
-    joints = joints.transpose(2, 1, 0).astype(np.float64)
+    joints = matlab.single(joints.transpose(2, 1, 0).astype(np.float64) - 1)
     bad = np.argwhere(~np.isfinite(joints).all(-1))
     if len(bad):
         frame, joint = bad[0]
         raise InputError(
             f'{path}: pos_img of {JHMDB.joints[joint]!r} in frame {frame + 1} is not finite ({len(bad)} such joints)'
         )
-    return (joints - 1).astype(np.float32)
+    return joints
 
 
-def read_boxes(path: pathlib.Path, joints: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, int]:
+def read_boxes(path: pathlib.Path, joints: np.ndarray, image_size: tuple[int, int] | None) -> tuple[np.ndarray, int]:
     """Extent of the person in `part_mask` of a puppet_mask.mat.
 
     Args:
         path: the file; `part_mask` [rows, columns, T], 0 where the person is not.
         joints: [T, 15, 2] pixels; their extent is the box where a frame's mask is empty.
-        image_size: (rows, columns) of the frames.
+        image_size: (rows, columns) of the frames; None: not known, those of the mask are not checked.
 
     Returns:
         float32 [T, 4] boxes through the centres of the outermost pixels, and the number of frames with an empty mask.
@@ -44,7 +46,9 @@ def read_boxes(path: pathlib.Path, joints: np.ndarray, image_size: tuple[int, in
     Raises:
         InputError: the file or the field is unreadable, or the mask's frames differ in size or number.
     """
-    mask = _read_field(path, 'part_mask', image_size, 'rows and columns of the frames, frames') != 0
+    fields = matlab.read_fields(path, ('part_mask',))
+    size = image_size or ('rows', 'columns')
+    mask = matlab.numbers(path, fields, 'part_mask', (*size, 'T'), 'rows and columns of the frames, frames') != 0
     if mask.shape[2] != len(joints):
         raise InputError(
             f'{path}: part_mask has {mask.shape[2]} frames, but pos_img of its joint_positions.mat has {len(joints)}'
@@ -78,37 +82,13 @@ def read_images(folder: pathlib.Path, count: int) -> tuple[list[bytes], tuple[in
     Raises:
         InputError: there are not `count` of them, one is no whole image, or their sizes differ.
     """
-    names = [file.name for file in image_files(folder)]
+    files = image_files(folder)
+    require_image_names(str(folder), [file.name for file in files], count)
+    first, image_size = read_image(files[0])
+    return [first, *(read_image(file, image_size, 'the first frame has')[0] for file in files[1:])], image_size
+
+
+def require_image_names(place: str, names: Collection[str], count: int) -> None:
+    """Raises `InputError` unless the images of the clip in `place` are 00001.png, 00002.png, ..., as many as it has joints."""
     expected = [f'{number:05d}.png' for number in range(1, count + 1)]
-    if names != expected:
-        odd = min(set(names) ^ set(expected))
-        what = 'is missing' if odd in expected else 'has no joints'
-        raise InputError(
-            f'{folder}: {len(names)} images, but pos_img of its joint_positions.mat has {count} frames; {odd} {what}'
-        )
-    frames = [(folder / name).read_bytes() for name in names]
-    sizes = [decode_image(frame, str(folder / name)).shape[:2] for name, frame in zip(names, frames, strict=True)]
-    for name, size in zip(names, sizes, strict=True):
-        if size != sizes[0]:
-            raise InputError(f'{folder / name}: {size[1]}x{size[0]} pixels, the first frame has {sizes[0][1]}x{sizes[0][0]}')
-    return frames, (sizes[0][0], sizes[0][1])
-
-
-def _read_field(path: pathlib.Path, field: str, shape: tuple[int, int], meaning: str) -> np.ndarray:
-    """A numeric field [*shape, T]; MATLAB drops a trailing T of 1."""
-    import scipy.io
-
-    data = path.read_bytes()
-    try:
-        contents: dict[str, Any] = scipy.io.loadmat(io.BytesIO(data))
-    except Exception as error:  # scipy raises whatever the damage makes it stumble over
-        raise InputError(f'{path}: not a readable MATLAB file ({error}); replace the file') from error
-    if field not in contents:
-        there = ', '.join(key for key in contents if not key.startswith('__'))
-        raise InputError(f'{path}: no field {field!r}; it has: {there or "none"}')
-    value = np.asarray(np.atleast_3d(contents[field]))
-    if value.ndim != 3 or value.shape[:2] != shape or value.dtype.kind not in 'biuf':
-        raise InputError(
-            f'{path}: {field} is {value.dtype} {list(value.shape)}, expected numbers [{shape[0]}, {shape[1]}, T] ({meaning})'
-        )
-    return value
+    require_names(place, names, expected, 'pos_img of its joint_positions.mat')

@@ -3,16 +3,13 @@
 import dataclasses
 import pathlib
 import re
-import shutil
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Collection, Iterator
-from typing import IO
+from collections.abc import Mapping
 
+from data_pipelines import download
 from kimnet_jax.core.errors import InputError
 
 IMAGES, VIDEOS, JOINTS, MASKS, SPLITS = 'Rename_Images', 'ReCompress_Videos', 'joint_positions', 'puppet_mask', 'sub_splits'
+EMPTY_MASK = 'frames with an empty puppet mask, whose box is the extent of the joints'  # to be read after a number
 ARCHIVES = {  # the folder -> the names its archive goes by, without suffix; the official one first
     IMAGES: ('Rename_Images',),
     VIDEOS: ('JHMDB_video', 'ReCompress_Videos'),
@@ -20,7 +17,6 @@ ARCHIVES = {  # the folder -> the names its archive goes by, without suffix; the
     MASKS: ('puppet_mask',),
     SPLITS: ('sub_splits',),
 }
-ARCHIVE_SUFFIXES = ('.zip', '.tar', '.tar.gz', '.tgz')
 INSTRUCTIONS = (
     'the folders joint_positions, puppet_mask and sub_splits, and either Rename_Images or ReCompress_Videos, or their archives '
     '(joint_positions.zip, puppet_mask.zip, sub_splits.zip, Rename_Images.tar.gz, JHMDB_video.zip), from http://jhmdb.is.tue.mpg.de'
@@ -39,87 +35,38 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """The parts of the data set, wherever they lie.
+class Layout(download.Download):
+    """The parts of the data set, wherever they lie."""
 
-    Attributes:
-        root: the folder that holds the folders or the archives.
-        scratch: an existing folder for what has to be unpacked; the owner removes it.
-    """
-
-    root: pathlib.Path
-    scratch: pathlib.Path
+    ARCHIVES = ARCHIVES
+    PARENTS = '*'
+    INSTRUCTIONS = INSTRUCTIONS
 
     def frames_part(self) -> str:
         """`IMAGES` or `VIDEOS`, whichever is there; images win. Raises `InputError` that lists every part that is missing."""
-        missing = [part for part in (SPLITS, JOINTS, MASKS) if not self._find(part)]
-        frames = [part for part in (IMAGES, VIDEOS) if self._find(part)]
+        missing = [part for part in (SPLITS, JOINTS, MASKS) if not self.find(part)]
+        frames = [part for part in (IMAGES, VIDEOS) if self.find(part)]
         if not frames:
             missing.append(f'{IMAGES} or {VIDEOS}')
         if missing:
             raise InputError(f'{self.root}: no {", no ".join(missing)} there; expected {INSTRUCTIONS}')
         return frames[0]
 
-    def folder(self, part: str, clips: Collection[Clip] | None = None) -> pathlib.Path:
-        """The folder of a part; of an archive, `clips` (default: all) are unpacked. Raises `InputError` naming the archive."""
-        source = self._find(part)
-        if source is None:
-            raise InputError(f'{self.root}: no {part} there; expected {INSTRUCTIONS}')
-        if source.is_dir():
-            return source
-        target = self.scratch / source.name
-        try:
-            _unpack(source, part, clips, target)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError) as error:
-            raise InputError(f'{source}: damaged, or not what its suffix says ({error}); download it again') from error
-        if not target.is_dir():
-            raise InputError(f'{source}: no folder {part!r} in it')
-        return target
 
-    def public(self, message: str) -> str:
-        """The message with the names of unpacked files as the user knows them: `<root>/<archive>/<path in the part>`."""
-        return message.replace(str(self.scratch), str(self.root))
-
-    def _find(self, part: str) -> pathlib.Path | None:
-        folders = [self.root / part, *sorted(self.root.glob(f'*/{part}'))]
-        archives = [self.root / f'{stem}{suffix}' for stem in ARCHIVES[part] for suffix in ARCHIVE_SUFFIXES]
-        found = [p for p in folders if p.is_dir()] + [p for p in archives if p.is_file()]
-        return found[0] if found else None
+def clip_of(inner: pathlib.PurePosixPath) -> Clip | None:
+    """The clip that a file belongs to, by its path in its part."""
+    return Clip(inner.parts[0], inner.parts[1].removesuffix('.avi')) if len(inner.parts) > 1 else None
 
 
-def _unpack(archive: pathlib.Path, part: str, clips: Collection[Clip] | None, target: pathlib.Path) -> None:
-    """Writes what lies in a folder `part` of the archive, at any depth, under `target`, in one pass."""
-    for name, content in _members(archive):
-        parts = pathlib.PurePosixPath(name).parts
-        if part not in parts[:-1]:
-            continue
-        target.mkdir(exist_ok=True)
-        inner = parts[len(parts) - parts[::-1].index(part) :]
-        if '__MACOSX' in parts or any(p.startswith('.') for p in inner):
-            continue
-        if clips is not None and (len(inner) < 2 or Clip(inner[0], inner[1].removesuffix('.avi')) not in clips):
-            continue
-        path = target.joinpath(*inner)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open('wb') as out:
-            shutil.copyfileobj(content, out)
-
-
-def _members(archive: pathlib.Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of each file of an archive, in its order; a tar is read as a stream, once."""
-    if archive.suffix == '.zip':
-        with zipfile.ZipFile(archive) as files:
-            for info in files.infolist():
-                if not info.is_dir():
-                    with files.open(info) as file:
-                        yield info.filename, file
-        return
-    with tarfile.open(archive, 'r|*') as members:
-        for member in members:
-            if member.isfile():
-                content = members.extractfile(member)
-                assert content is not None
-                yield member.name, content
+def files_of(parts: Mapping[str, pathlib.Path], clip: Clip) -> dict[str, pathlib.Path]:
+    """Part -> the file of a clip, or the folder of its images; `parts`: the folder of each part."""
+    inner = {
+        IMAGES: f'{clip}',
+        VIDEOS: f'{clip}.avi',
+        JOINTS: f'{clip}/joint_positions.mat',
+        MASKS: f'{clip}/puppet_mask.mat',
+    }
+    return {part: folder / inner[part] for part, folder in parts.items()}
 
 
 def read_folds(folder: pathlib.Path) -> dict[int, dict[str, list[Clip]]]:

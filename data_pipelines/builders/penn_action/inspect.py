@@ -1,0 +1,48 @@
+"""What `data_pipelines.doctor` says of a download of Penn Action, by the rules of its builder."""
+
+import functools
+import pathlib
+
+from data_pipelines.builders.penn_action import layout
+from data_pipelines.builders.penn_action.labels import read_label
+from data_pipelines.builders.penn_action.layout import Layout
+from data_pipelines.findings import Check, Finding, Report, attempt
+from data_pipelines.images import read_image
+
+
+def inspect(root: pathlib.Path, scratch: pathlib.Path, pixels: bool) -> tuple[Report, list[Check]]:
+    """See `data_pipelines.findings`. A check is one label with its frames."""
+    source = Layout(root, scratch)
+    files = source.labels()
+    frames = source.folder(layout.FRAMES) if pixels else source.locate(layout.FRAMES)
+    images = layout.image_names(frames)
+    folder = frames if frames.is_dir() else frames / layout.FRAMES
+    report = Report(
+        [Finding('error', clip, text) for clip, text in layout.unmatched(files, images).items()],
+        {'images': sum(map(len, images.values()))},
+        layout.OFFICIAL,
+    )
+    return report, [functools.partial(_check, file, folder / clip, images.get(clip, []), pixels) for clip, file in files.items()]
+
+
+def _check(file: pathlib.Path, folder: pathlib.Path, names: list[str], pixels: bool) -> Report:
+    findings: list[Finding] = []
+    label = attempt(findings, file.stem, read_label, file)
+    if label is None:
+        return Report(findings)
+    findings += [Finding('warning', file.stem, what, count) for what, count in label.mended.items()]
+    expected = layout.frame_names(len(label.joints))
+    if names:
+        attempt(findings, file.stem, layout.require_frames, str(folder), names, len(expected))
+    for name in expected if pixels else ():
+        if name in names:
+            attempt(findings, file.stem, read_image, folder / name, label.image_size, layout.SIZE_SOURCE)
+    return Report(
+        findings,
+        {
+            'clips': 1,
+            f'{label.split} clips': 1,
+            'frames': len(expected),
+            'visible joints': int(label.visible.sum()),
+        },
+    )

@@ -1,0 +1,75 @@
+"""TFDS builder of Penn Action: its clips in the official split, frames as they came."""
+
+import functools
+import pathlib
+import shutil
+import sys
+import tempfile
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data_pipelines import clip_builder, schema
+from data_pipelines.builders.penn_action import layout
+from data_pipelines.builders.penn_action.labels import read_label
+from data_pipelines.builders.penn_action.layout import Layout
+from data_pipelines.findings import Finding
+from data_pipelines.images import read_image
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import PENN_ACTION
+from kimnet_jax.core.types import Example
+
+
+class Builder(clip_builder.ClipBuilder):
+    """Penn Action from the official archive, or from the folder that is in it."""
+
+    VERSION = tfds.core.Version('1.0.0')
+    RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012 (read by TFDS)
+    BUILDER_CONFIGS = [clip_builder.ClipConfig(name='official', description='The split of the release.')]  # noqa: RUF012
+    MANUAL_DOWNLOAD_INSTRUCTIONS = layout.INSTRUCTIONS
+    SKELETON = PENN_ACTION
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        with tempfile.TemporaryDirectory(dir=self.data_path, prefix='unpacked') as scratch:
+            self._source = Layout(pathlib.Path(dl_manager.manual_dir), pathlib.Path(scratch))
+            super()._download_and_prepare(dl_manager, download_config)
+
+    def _clip_readers(self, dl_manager: Any) -> dict[str, list[clip_builder.ClipReader]]:
+        source = self._source
+        readers: dict[str, list[clip_builder.ClipReader]] = {'train': [], 'test': []}
+        with source.explained():
+            files = source.labels()
+            labels = {clip: read_label(file) for clip, file in files.items()}
+            frames = source.folder(layout.FRAMES)
+            images = layout.image_names(frames)
+            wrong = list(layout.unmatched(labels, images).values())
+            if wrong:
+                raise InputError(f'{source.root}: {schema.some_of(wrong)}')
+            used_up = frames.is_relative_to(source.scratch) and not self.on_beam  # a worker of Beam may have to read a clip again
+            for clip, label in labels.items():
+                layout.require_frames(str(frames / clip), images[clip], len(label.joints))
+                readers[label.split].append(functools.partial(_read, source, files[clip], frames / clip, used_up))
+        if len(files) != layout.OFFICIAL['clips']:
+            print(f'note: {len(files)} clips in {source.root}, the release has {layout.OFFICIAL["clips"]}', file=sys.stderr)
+        return readers
+
+
+def _read(source: Layout, label_file: pathlib.Path, folder: pathlib.Path, used_up: bool) -> Example:
+    """The example of a clip; its frames are removed after that where they are `used_up`, so that they are never there twice."""
+    with source.explained():
+        label = read_label(label_file)
+        files = [folder / name for name in layout.frame_names(len(label.joints))]
+        example = {
+            'clip': folder.name,
+            'action': label.action,
+            'frames': [read_image(file, label.image_size, layout.SIZE_SOURCE)[0] for file in files],
+            'joints': label.joints,
+            'visible': label.visible,
+            'boxes': label.boxes,
+            'image_size': label.image_size,
+            'findings': [Finding('warning', folder.name, what, count) for what, count in label.mended.items()],
+        }
+        example = schema.checked_example(example, PENN_ACTION, str(label_file))
+    if used_up:
+        shutil.rmtree(folder)
+    return example
