@@ -1,8 +1,12 @@
 """What all configs share: the fields with their defaults, the recipes, and the parsing of the text after the colon.
 
 A config names everything that a run depends on; values are plain data. What a field means stands where it is read:
-`model` KIMNetConfig, `data` DataConfig, `target` TargetConfig, `loader` LoaderConfig, `optimizer` OptimizerConfig.
+`model` the config of the network that `model.name` names (`kimnet_jax.models.MODELS`), `init` InitConfig, `data` DataConfig,
+`target` TargetConfig, `loader` LoaderConfig, `optimizer` OptimizerConfig.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -21,27 +25,67 @@ def parse_arg(arg: str | None, **defaults: int | str) -> ConfigDict:
     return ConfigDict(values)
 
 
+def kimnet_model() -> dict[str, Any]:
+    """KIMNet at its full size."""
+    return {
+        'name': 'kimnet',
+        'initializer_depth': 101,
+        'encoder_depth': 50,
+        'width': 64,
+        'features': 256,
+        'kmm_variant': 'full',
+        'fusion_norm': True,
+        'decoder_variant': 'intended',
+        'output_scale': 0.05,
+        'remat': False,
+    }
+
+
+def pose_resnet_model() -> dict[str, Any]:
+    """SimpleBaseline's network, every frame by itself."""
+    return {'name': 'pose_resnet', 'depth': 50, 'width': 64, 'features': 256, 'remat': False}
+
+
+# `model.name` -> its fields, and what a smaller preset changes
+MODELS: dict[str, Callable[[], dict[str, Any]]] = {'kimnet': kimnet_model, 'pose_resnet': pose_resnet_model}
+SMALLER: dict[str, dict[str, dict[str, Any]]] = {
+    'kimnet': {
+        'small': {'initializer_depth': 18, 'encoder_depth': 18, 'width': 16, 'features': 64},
+        'tiny': {'initializer_depth': 18, 'encoder_depth': 18, 'width': 4, 'features': 8},
+    },
+    'pose_resnet': {
+        'small': {'depth': 18, 'width': 16, 'features': 64},
+        'tiny': {'depth': 18, 'width': 4, 'features': 8},
+    },
+}
+
+
 def base() -> ConfigDict:
     """The paper's setting (KIMNet Sec. IV-A) with our training recipe."""
     return ConfigDict(
         {
             'seed': 0,
             'dtype': 'auto',  # of the convolutions: bfloat16 on accelerators, float32 on CPU
-            'model': {
-                'initializer_depth': 101,
-                'encoder_depth': 50,
-                'width': 64,
-                'features': 256,
-                'fusion_norm': True,
-                'decoder_variant': 'intended',
-                'output_scale': 0.05,
-                'remat': False,
+            'model': kimnet_model(),
+            'init': {  # weights to begin with: the folder of a run or a file; '': random
+                'model': '',
+                'pose_initializer': '',
+                'feature_encoder': '',
+                'partial': False,
             },
-            'dataset': {'name': '', 'config': '', 'data_dir': 'data', 'train_split': 'train', 'eval_split': 'test'},
+            'dataset': {
+                'name': '',
+                'config': '',
+                'data_dir': 'data',
+                'train_split': 'train',
+                'eval_split': 'test',
+                'allow_overlap': False,
+            },
             'data': {
                 'frames': 5,
                 'input_size': 256,
                 'box_scale': 1.25,
+                'augment_draw': 'uniform',
                 'augment_scale': (0.8, 1.4),
                 'augment_rotation': 40.0,
                 'augment_flip': 0.5,
@@ -77,6 +121,13 @@ def base() -> ConfigDict:
     )
 
 
+def set_model(config: ConfigDict, name: str) -> None:
+    """Makes `config.model` the fields of another network, at its full size."""
+    if name not in MODELS:
+        raise ValueError(f'model {name!r}: choose {" or ".join(map(repr, MODELS))}')
+    config.model = ConfigDict(MODELS[name]())
+
+
 def apply_recipe(config: ConfigDict, recipe: str, *, paper_rate: float, paper_batch: int) -> None:
     """Sets the optimisation: `ours`, `paper` (as stated: constant rate) or `released` (RPSTN's, with its odd schedule)."""
     if recipe == 'paper':
@@ -90,18 +141,19 @@ def apply_recipe(config: ConfigDict, recipe: str, *, paper_rate: float, paper_ba
     else:
         raise ValueError(f"recipe {recipe!r}: choose 'ours', 'paper' or 'released'")
     config.eval.decoding = 'argmax'
-    config.model.output_scale = 1.0
+    if 'output_scale' in config.model:
+        config.model.output_scale = 1.0
     config.data.augment_shift = 0.0
 
 
 def apply_preset(config: ConfigDict, preset: str) -> None:
     """Sets the size: `full` (the paper's), `small` (trains on a CPU in minutes) or `tiny` (for tests; learns little)."""
+    if preset not in ('full', 'small', 'tiny'):
+        raise ValueError(f"preset {preset!r}: choose 'full', 'small' or 'tiny'")
+    if preset != 'full':
+        config.model.update(SMALLER[config.model.name][preset])
     if preset == 'small':
-        config.model.update(initializer_depth=18, encoder_depth=18, width=16, features=64)
         config.data.input_size = 128
     elif preset == 'tiny':
-        config.model.update(initializer_depth=18, encoder_depth=18, width=4, features=8)
-        config.data.update(input_size=64, frames=3)
-        config.eval.update(segment=4, batch_size=8)
-    elif preset != 'full':
-        raise ValueError(f"preset {preset!r}: choose 'full', 'small' or 'tiny'")
+        config.data.update(input_size=64, frames=min(config.data.frames, 3))
+        config.eval.update(segment=min(config.eval.segment, 4), batch_size=8)

@@ -13,11 +13,12 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`joints`: 13 (as Penn Action) or 15 (as JHMDB); `preset`: full, small or tiny."""
-    args = common.parse_arg(arg, joints=15, preset='small')
+    """`joints`: 13 (Penn Action) or 15 (JHMDB); `preset`: full, small or tiny; `model`: kimnet or pose_resnet (per frame)."""
+    args = common.parse_arg(arg, joints=15, preset='small', model='kimnet')
     if args.joints not in (13, 15):
         raise ValueError(f'joints {args.joints}: choose 13 or 15')
     config = common.base()
+    common.set_model(config, args.model)
     config.dataset.update(name='kinetic_puppets', config=f'joints{args.joints}')
     common.apply_preset(config, args.preset)
     config.data.update(augment_scale=(0.85, 1.2), augment_rotation=20.0)

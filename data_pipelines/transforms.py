@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from kimnet_jax.core.image import decode_image, warp
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array, Example
 
+Draw: TypeAlias = Literal['uniform', 'clipped_normal']
+ROTATED = 0.6  # share of the windows that `clipped_normal` rotates
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -21,6 +25,9 @@ class DataConfig:
         frames: T, contiguous frames of a training window.
         input_size: rows and columns of the crop, pixels.
         box_scale: side of the crop over the longer side of the person's box.
+        augment_draw: how scale and rotation are drawn from their ranges: `uniform` (KIMNet Sec. IV-A), or `clipped_normal`
+            (SimpleBaseline): the side of the crop, and for 60 % of the windows the rotation, are normal about the middle of their
+            range and clipped to it, its ends one standard deviation away for the side and two for the rotation.
         augment_scale: range of the random magnification of the person.
         augment_rotation: range of the random rotation, +- degrees.
         augment_flip: probability of mirroring.
@@ -30,6 +37,7 @@ class DataConfig:
     frames: int = 5
     input_size: int = 256
     box_scale: float = 1.25
+    augment_draw: Draw = 'uniform'
     augment_scale: tuple[float, float] = (0.8, 1.4)
     augment_rotation: float = 40.0
     augment_flip: float = 0.5
@@ -41,6 +49,8 @@ class DataConfig:
                 raise InputError(f'config.data.{name} is {getattr(self, name)}; it must be at least 1')
         if not self.box_scale > 0:
             raise InputError(f'config.data.box_scale is {self.box_scale}; it must be greater than 0')
+        if self.augment_draw not in get_args(Draw):
+            raise InputError(f'config.data.augment_draw is {self.augment_draw!r}; choose one of {", ".join(get_args(Draw))}')
         if len(self.augment_scale) != 2 or not 0 < self.augment_scale[0] <= self.augment_scale[1]:
             raise InputError(f'config.data.augment_scale is {self.augment_scale}; it must be (lowest, highest), both above 0')
         if self.augment_rotation < 0:
@@ -69,10 +79,19 @@ class Augmentation:
 
 
 def draw_augmentation(config: DataConfig, rng: np.random.Generator) -> Augmentation:
-    """Uniform scale and rotation and a coin for the flip (KIMNet Sec. IV-A); a uniform shift."""
+    """Scale and rotation as `augment_draw` says, a coin for the flip, a uniform shift."""
+    low, high = config.augment_scale
+    if config.augment_draw == 'uniform':
+        scale = rng.uniform(low, high)
+        rotation = rng.uniform(-config.augment_rotation, config.augment_rotation)
+    else:
+        shortest, longest = 1 / high, 1 / low  # side of the crop
+        scale = 1 / np.clip(rng.normal((shortest + longest) / 2, (longest - shortest) / 2), shortest, longest)
+        rotation = np.clip(rng.normal(0, config.augment_rotation / 2), -config.augment_rotation, config.augment_rotation)
+        rotation *= rng.random() < ROTATED
     return Augmentation(
-        scale=rng.uniform(*config.augment_scale),
-        rotation=rng.uniform(-config.augment_rotation, config.augment_rotation),
+        scale=float(scale),
+        rotation=float(rotation),
         flip=bool(rng.random() < config.augment_flip),
         shift=(
             rng.uniform(-config.augment_shift, config.augment_shift),
@@ -119,7 +138,7 @@ def crop_window(
     images = np.empty((frames, size, size, 3), np.uint8)
     for i, row in enumerate(rows):
         name = f'{folder}: clip {example["clip"]!r}, frame {row}'
-        images[i] = warp(decode_image(example['frames'][row], name), matrix[i], size)
+        warp(decode_image(example['frames'][row], name), matrix[i], size, out=images[i])
     images[window.count :] = images[window.count - 1]
     joints, visible = apply_affine(matrix, example['joints'][rows]), example['visible'][rows]
     if augmentation.flip:

@@ -1,6 +1,7 @@
 """Every config in every variant: plain data that builds its model and its settings; no field without a reader."""
 
 import ast
+import dataclasses
 import functools
 import importlib
 import json
@@ -17,20 +18,25 @@ from data_pipelines.loader import LoaderConfig
 from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
-from kimnet_jax.models import abstract_model, build_model
+from kimnet_jax.core.skeleton import JHMDB, MPII, PENN_ACTION, Skeleton
+from kimnet_jax.models import MODELS, abstract_model, build_model
 from kimnet_jax.training import loop
+from kimnet_jax.training.initial import InitConfig
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from kimnet_jax.training.steps import TargetConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PRESETS = ('full', 'small', 'tiny')
 VARIANTS = {
-    'kinetic_puppets': [None, 'joints=13', 'joints=15', *(f'preset={preset}' for preset in PRESETS)],
+    'kinetic_puppets': [None, 'joints=13', 'joints=15', *(f'preset={preset}' for preset in PRESETS)]
+    + [f'preset={preset},model=pose_resnet' for preset in PRESETS],
+    'penn_action': [None, 'preset=tiny', 'recipe=paper', 'recipe=released,model=pose_resnet'],
+    'pose_resnet_mpii': [None, *(f'preset={preset}' for preset in PRESETS), 'split=held_out']
+    + [f'depth={depth},preset=small' for depth in (18, 34, 50, 101, 152)],
     'sub_jhmdb': [None, 'fold=1', 'fold=2', 'fold=3', 'recipe=ours', 'recipe=paper', 'recipe=released']
     + [f'fold=2,preset={preset},recipe=paper' for preset in PRESETS],
 }
-SECTIONS = {'data': DataConfig, 'loader': LoaderConfig, 'optimizer': OptimizerConfig, 'target': TargetConfig}
+SECTIONS = {'init': InitConfig, 'data': DataConfig, 'loader': LoaderConfig, 'optimizer': OptimizerConfig, 'target': TargetConfig}
 
 
 def get_config(name: str, arg: str | None = None) -> ConfigDict:
@@ -48,7 +54,7 @@ def test_variant(name, arg):
     plain = config.to_dict()
     assert json.loads(json.dumps(plain)) == _with_lists(plain)
 
-    joints = (PENN_ACTION if '13' in config.dataset.config else JHMDB).num_joints
+    joints = _skeleton(config.dataset).num_joints
     size, frames = config.data.input_size, config.data.frames
     shape = _heatmap_shape(json.dumps(plain['model']), config.dtype, joints, frames, size)
     assert shape == (2, frames, size // 4, size // 4, joints)
@@ -62,6 +68,12 @@ def test_variant(name, arg):
         160, train.batch_size, epochs=train.epochs, steps=train.steps, eval_every=train.eval_every, save_every=train.save_every
     )
     assert plan.steps == (train.steps or train.epochs * 160 / train.batch_size)
+
+
+def _skeleton(dataset: ConfigDict) -> Skeleton:
+    if dataset.name == 'kinetic_puppets':
+        return {'joints13': PENN_ACTION, 'joints15': JHMDB}[dataset.config]
+    return {'sub_jhmdb': JHMDB, 'penn_action': PENN_ACTION, 'mpii': MPII}[dataset.name]
 
 
 @functools.cache  # most variants have the same network
@@ -97,13 +109,16 @@ def test_the_papers_recipe():
 @pytest.mark.parametrize(
     ('name', 'arg', 'message'),
     [
-        ('sub_jhmdb', 'split=1', "'split': no such key; known: fold, preset, recipe"),
+        ('sub_jhmdb', 'split=1', "'split': no such key; known: fold, preset, recipe, model"),
         ('sub_jhmdb', 'fold=one', "fold='one': not of type int"),
         ('sub_jhmdb', 'fold=4', 'choose 1, 2 or 3'),
         ('sub_jhmdb', 'preset=big', "choose 'full', 'small' or 'tiny'"),
         ('sub_jhmdb', 'recipe=mine', "choose 'ours', 'paper' or 'released'"),
         ('kinetic_puppets', 'fold=1', 'known: joints, preset'),
         ('kinetic_puppets', 'joints=14', 'choose 13 or 15'),
+        ('penn_action', 'model=resnet', "model 'resnet': choose 'kimnet' or 'pose_resnet'"),
+        ('pose_resnet_mpii', 'depth=20', 'choose 18, 34, 50, 101 or 152'),
+        ('pose_resnet_mpii', 'split=test', "choose 'simple_baseline' or 'held_out'"),
     ],
 )
 def test_a_wrong_argument_is_explained(name, arg, message):
@@ -119,7 +134,7 @@ def test_a_wrong_field_is_explained():
         make(TargetConfig, {'sigmas': 2.0}, 'target')
     with pytest.raises(InputError, match=r"config\.target: field 'centre' is missing"):
         make(TargetConfig, {'sigma': 2.0, 'visibility_weighting': False}, 'target')
-    with pytest.raises(InputError, match=r'config\.model\.depth: no such field; known: .*encoder_depth'):
+    with pytest.raises(InputError, match=r'config\.model\.depth: no such field in .kimnet.; known: .*encoder_depth'):
         build_model({'depth': 50}, num_joints=15)
 
 
@@ -145,6 +160,33 @@ def _names_read() -> set[str]:
     return names
 
 
-@pytest.mark.parametrize('field', _fields(common.base().to_dict()))
+def _all_fields() -> set[str]:
+    of_models = {f'model.{field}' for make_fields in common.MODELS.values() for field in make_fields()}
+    return {*_fields(common.base().to_dict()), *of_models}
+
+
+@pytest.mark.parametrize('field', sorted(_all_fields()))
 def test_every_field_is_read(field):
     assert field.rpartition('.')[2] in _names_read()
+
+
+@pytest.mark.parametrize('name', common.MODELS)
+def test_a_models_fields_are_all_those_of_its_network_and_no_others(name):
+    fields = {field.name for field in dataclasses.fields(MODELS[name].config)}
+    assert set(common.MODELS[name]()) == fields - {'num_joints'} | {'name'}
+
+
+def test_every_network_has_a_config():
+    assert list(common.MODELS) == list(common.SMALLER) == list(MODELS)
+
+
+def test_simple_baselines_recipe():
+    config = get_config('pose_resnet_mpii', 'depth=152')
+    schedule = make_schedule(make(OptimizerConfig, config.optimizer, 'optimizer'), steps=140 * 7, steps_per_epoch=7)
+    rates = [float(schedule(7 * epoch)) for epoch in (0, 89, 90, 119, 120, 139)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
+    assert (config.train.epochs, config.train.batch_size, config.train.average_decay) == (140, 32, 0)
+    assert (config.optimizer.clip_norm, config.optimizer.accumulate) == (0, 1)
+    assert (config.data.frames, config.data.input_size, config.data.box_scale) == (1, 256, 1.25)
+    assert (config.target.sigma, config.target.centre, config.target.visibility_weighting) == (2, 'cell', True)
+    assert (config.model.name, config.model.depth, config.model.width, config.model.features) == ('pose_resnet', 152, 64, 256)

@@ -78,7 +78,14 @@ JHMDB = _skeleton(
     f'face-neck neck-belly neck-l_shoulder neck-r_shoulder belly-l_hip belly-r_hip {_LIMBS}',
     head='face',
 )
-SKELETONS = {skeleton.name: skeleton for skeleton in (PENN_ACTION, JHMDB)}
+MPII = _skeleton(
+    'mpii',
+    'r_ankle r_knee r_hip l_hip l_knee l_ankle pelvis thorax upper_neck head_top '
+    'r_wrist r_elbow r_shoulder l_shoulder l_elbow l_wrist',
+    f'head_top-upper_neck upper_neck-thorax thorax-pelvis thorax-l_shoulder thorax-r_shoulder pelvis-l_hip pelvis-r_hip {_LIMBS}',
+    head='head_top',
+)
+SKELETONS = {skeleton.name: skeleton for skeleton in (PENN_ACTION, JHMDB, MPII)}
 
 
 def get_skeleton(name: str) -> Skeleton:

@@ -1,29 +1,64 @@
 """Networks by name. A builder takes the plain fields of `config.model` and gives the module."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, get_args
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.models.hanet import HANet, HANetConfig
 from kimnet_jax.models.kimnet import KIMNet, KIMNetConfig
 from kimnet_jax.models.kmm import KMM
+from kimnet_jax.models.per_frame import PerFrame
 from kimnet_jax.models.pose_resnet import DEPTHS, PoseResNet, PoseResNetConfig
-from kimnet_jax.models.relation_decoder import DecoderVariant
 
-__all__ = ['KMM', 'KIMNet', 'KIMNetConfig', 'PoseResNet', 'PoseResNetConfig', 'abstract_model', 'build_model', 'count_parameters']
+__all__ = [
+    'KMM',
+    'MODELS',
+    'HANet',
+    'HANetConfig',
+    'KIMNet',
+    'KIMNetConfig',
+    'PerFrame',
+    'PoseResNet',
+    'PoseResNetConfig',
+    'abstract_model',
+    'build_model',
+    'count_parameters',
+    'network_name',
+]
 
+VideoModel: TypeAlias = KIMNet | PerFrame
+
+
+class Model(NamedTuple):
+    """Attributes:
+    config: frozen dataclass; its fields but `num_joints` are those of `config.model`.
+    build: `build(config, dtype=..., rngs=...)` is the module, with the interface of `KIMNet`.
+    choices: field -> its allowed values, where its type does not tell them.
+    """
+
+    config: type
+    build: Callable[..., VideoModel]
+    choices: Mapping[str, tuple[Any, ...]] = {}
+
+
+MODELS: dict[str, Model] = {  # by `config.model.name`
+    'kimnet': Model(KIMNetConfig, KIMNet, {'encoder_depth': DEPTHS, 'initializer_depth': (0, *DEPTHS)}),
+    'pose_resnet': Model(PoseResNetConfig, functools.partial(PerFrame, PoseResNet), {'depth': DEPTHS}),
+}
 _DTYPES = ('auto', 'float32', 'bfloat16')
 
 
-def build_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'float32', seed: int = 0) -> KIMNet:
-    """KIMNet with random weights.
+def build_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'float32', seed: int = 0) -> VideoModel:
+    """A network with random weights.
 
     Args:
-        fields: of `config.model`, those of `KIMNetConfig` but `num_joints`.
+        fields: of `config.model`: `name`, a key of `MODELS` (default `kimnet`), and fields of that network's config.
         num_joints: J, which the data set gives.
         dtype: of the convolutions; `auto`: bfloat16 on accelerators, float32 on CPU.
         seed: of the weights.
@@ -31,22 +66,20 @@ def build_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'flo
     Raises:
         InputError: naming the field, on an unknown field or value.
     """
-    known = {field.name for field in dataclasses.fields(KIMNetConfig)} - {'num_joints'}
-    unknown = sorted(set(fields) - known)
-    if unknown:
-        raise InputError(f'config.model.{unknown[0]}: no such field; known: {", ".join(sorted(known))}')
-    choices = {'encoder_depth': DEPTHS, 'initializer_depth': (0, *DEPTHS), 'decoder_variant': get_args(DecoderVariant)}
-    for key, allowed in choices.items():
-        if key in fields and fields[key] not in allowed:
-            raise InputError(f'config.model.{key}={fields[key]!r}: choose one of {", ".join(map(str, allowed))}')
+    fields = dict(fields)
+    name = fields.pop('name', 'kimnet')
+    if name not in MODELS:
+        raise InputError(f'config.model.name={name!r}: choose one of {", ".join(MODELS)}')
+    model = MODELS[name]
+    _check_fields(name, fields)
     if dtype not in _DTYPES:
         raise InputError(f'config.dtype={dtype!r}: choose one of {", ".join(_DTYPES)}')
     if dtype == 'auto':
         dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-    return KIMNet(KIMNetConfig(num_joints=num_joints, **fields), dtype=jnp.dtype(dtype), rngs=nnx.Rngs(seed))
+    return model.build(model.config(num_joints=num_joints, **fields), dtype=jnp.dtype(dtype), rngs=nnx.Rngs(seed))
 
 
-def abstract_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'float32') -> KIMNet:
+def abstract_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'float32') -> VideoModel:
     """The same model without its arrays, to be filled from a checkpoint."""
     return nnx.eval_shape(lambda: build_model(fields, num_joints=num_joints, dtype=dtype))
 
@@ -54,3 +87,26 @@ def abstract_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = '
 def count_parameters(model: nnx.Module) -> int:
     """Trained parameters; BatchNorm statistics are not among them."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def network_name(model: VideoModel) -> str:
+    """What a table calls the network: `KIMNet`, `PoseResNet`, ..."""
+    return type(model.network if isinstance(model, PerFrame) else model).__name__
+
+
+def _field_names(name: str) -> list[str]:
+    return [field.name for field in dataclasses.fields(MODELS[name].config) if field.name != 'num_joints']
+
+
+def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
+    known, model = _field_names(name), MODELS[name]
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        message = f'config.model.{unknown[0]}: no such field in {name!r}; known: {", ".join(known)}'
+        if any(unknown[0] in _field_names(other) for other in MODELS):
+            message += f'; for a config with just these give it the argument model={name}: --config FILE:model={name}'
+        raise InputError(message)
+    literals = {key: get_args(kind) for key, kind in get_type_hints(model.config).items() if get_origin(kind) is Literal}
+    for key, allowed in (literals | dict(model.choices)).items():
+        if key in fields and fields[key] not in allowed:
+            raise InputError(f'config.model.{key}={fields[key]!r}: choose one of {", ".join(map(str, allowed))}')

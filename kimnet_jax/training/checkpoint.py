@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from kimnet_jax import __version__
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.training.state import TrainState, Weights, from_tree, to_tree
+from kimnet_jax.training.state import TrainState, Weights, flatten_tree, from_tree, to_tree
 
 SCORE = 'score'
 _ARRAYS = ('weights', 'average', 'optimizer')
@@ -48,6 +48,10 @@ class Checkpoints:
                 read_only=read_only,
             ),
         )
+
+    def steps(self) -> list[int]:
+        """Those there is a checkpoint of."""
+        return list(self._manager.all_steps())
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
         """Writes a checkpoint in the background; `score` (higher is better) lets it become the best one.
@@ -103,15 +107,13 @@ class Checkpoints:
         Where the one asked for by `best` or `last` is damaged, the next best or the one before is taken, and stderr says so.
         Raises `InputError` where there is none, or the model is another one.
         """
-        for step in self._candidates(which):
-            try:
-                name = 'average' if (self.folder / str(step) / 'average').exists() else 'weights'
-                items, meta = self._read(step, (name,))
-            except _DamagedError as damage:
-                print(f'warning: checkpoint {step} of {self.folder} is damaged ({damage}); trying another', file=sys.stderr)
-                continue
-            return from_tree(template, items[name], str(self.folder / str(step))), meta
-        raise InputError(f'{self.folder}: checkpoint {which!r} is damaged and there is no other to take')
+        tree, meta = self._read_average(which)
+        return from_tree(template, tree, str(self.folder / str(meta['step']))), meta
+
+    def read_weights(self, which: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The same without a template, whatever model they are of: parameters and statistics by path, `layer1.0.conv1.kernel`."""
+        tree, meta = self._read_average(which)
+        return {'.'.join(path): leaf for part in tree.values() for path, leaf in flatten_tree(part)}, meta
 
     def wait(self) -> None:
         """Waits until everything is written. Raises `InputError` where it could not be."""
@@ -123,10 +125,22 @@ class Checkpoints:
         with _writing(self.folder):
             self._manager.close()
 
+    def _read_average(self, which: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The moving average of the weights, the weights where there is none, and meta."""
+        for step in self._candidates(which):
+            try:
+                name = 'average' if (self.folder / str(step) / 'average').exists() else 'weights'
+                items, meta = self._read(step, (name,))
+            except _DamagedError as damage:
+                print(f'warning: checkpoint {step} of {self.folder} is damaged ({damage}); trying another', file=sys.stderr)
+                continue
+            return items[name], meta
+        raise InputError(f'{self.folder}: checkpoint {which!r} is damaged and there is no other to take')
+
     def _candidates(self, which: str) -> list[int]:
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
-            raise InputError(f'{self.folder}: no checkpoint there; train first, or give another --workdir')
+            raise InputError(f'{self.folder}: no checkpoint there; train first, or name the folder of another run')
         if which == 'last':
             return steps
         if which == 'best':

@@ -39,11 +39,13 @@ class Plan:
 def make_plan(clips: int, batch_size: int, *, epochs: float, steps: int, eval_every: float, save_every: float) -> Plan:
     """Epochs to steps; `steps` (if not 0) sets the length instead of `epochs`. Evaluates and saves after the last step.
 
+    No epochs and no steps: the weights that the run begins with are evaluated and saved.
+
     Raises `InputError` naming the config field that is out of range.
     """
     per_epoch = clips / batch_size
     total = steps or round(epochs * per_epoch)
-    if total < 1:
+    if total < 0 or (total == 0 and epochs != 0):
         raise InputError(f'config.train.epochs={epochs}, config.train.steps={steps}: the run would have no step')
     for field, every in (('eval_every', eval_every), ('save_every', save_every)):
         if not every > 0:

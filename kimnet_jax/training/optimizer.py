@@ -1,4 +1,4 @@
-"""Adam and the learning rate schedules of the paper, of the predecessor's release, and ours."""
+"""Adam and the learning rate schedules of the papers, of the predecessor's release, and ours."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import optax
 
 from kimnet_jax.core.errors import InputError
 
-SCHEDULES = ('constant', 'cosine', 'released')
+SCHEDULES = ('constant', 'cosine', 'step', 'released')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +16,12 @@ class OptimizerConfig:
     """How the weights are updated. Raises `InputError` naming the field that is out of range.
 
     Attributes:
-        schedule: `constant` (the paper names no decay), `cosine` (linear warm-up, then cosine to 0), or `released` (RPSTN: the
-            rate drops by 10 to the power of i + 1 during the single epoch `drop_epochs[i]` and is back afterwards).
+        schedule: `constant` (the paper names no decay), `cosine` (linear warm-up, then cosine to 0), `step` (SimpleBaseline: a
+            tenth of the rate from each of `drop_epochs` on) or `released` (RPSTN: the rate drops by 10 to the power of i + 1
+            during the single epoch `drop_epochs[i]` and is back afterwards).
         learning_rate: of Adam, its peak.
         warmup_epochs: of `cosine`.
-        drop_epochs: of `released`, counted from 0.
+        drop_epochs: of `step` and `released`, counted from 0.
         clip_norm: largest global norm of the gradient; 0: no clipping.
         accumulate: batches whose mean gradient makes one update.
     """
@@ -57,14 +58,17 @@ def make_schedule(config: OptimizerConfig, *, steps: int, steps_per_epoch: float
         warmup = min(round(config.warmup_epochs * per_epoch), updates // 2)
         return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, updates)
 
-    def released(count: jax.typing.ArrayLike) -> jax.Array:
+    def dropping(count: jax.typing.ArrayLike) -> jax.Array:
         epoch = jnp.floor(count / per_epoch)
         rate = jnp.asarray(peak)
         for i, drop in enumerate(config.drop_epochs):
-            rate = jnp.where(epoch == drop, peak * 0.1 ** (i + 1), rate)
+            if config.schedule == 'step':
+                rate = jnp.where(epoch >= drop, 0.1 * rate, rate)
+            else:
+                rate = jnp.where(epoch == drop, peak * 0.1 ** (i + 1), rate)
         return rate
 
-    return released
+    return dropping
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -67,7 +67,7 @@ def to_tree(state: Any) -> dict[str, Any]:
 
 def from_tree(template: Any, tree: dict[str, Any], source: str) -> Any:
     """The inverse of `to_tree`: fills a template. Raises `InputError` listing every key or shape that does not fit."""
-    flat = {'/'.join(path): leaf for path, leaf in _flatten(tree)}
+    flat = {'/'.join(path): leaf for path, leaf in flatten_tree(tree)}
     expected = {'/'.join(_names(path)): leaf for path, leaf in jax.tree.leaves_with_path(template)}
     problems = [f'missing {key}' for key in expected if key not in flat]
     problems += [f'unexpected {key}' for key in flat if key not in expected]
@@ -86,8 +86,9 @@ def _names(path: tuple[Any, ...]) -> list[str]:
     return [name for name in names if name != 'value'] or ['value']
 
 
-def _flatten(tree: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+def flatten_tree(tree: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """(path, leaf) of each leaf of nested dicts."""
     leaves = []
     for key, value in tree.items():
-        leaves += _flatten(value, (*path, key)) if isinstance(value, dict) else [((*path, key), value)]
+        leaves += flatten_tree(value, (*path, key)) if isinstance(value, dict) else [((*path, key), value)]
     return leaves

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,9 +15,12 @@ from kimnet_jax.core.errors import InputError
 FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'eval.batch_size', 'eval.segment')
 
 
-def write_config(workdir: pathlib.Path, config: dict[str, Any], skeleton: str) -> None:
+def write_config(
+    workdir: pathlib.Path, config: dict[str, Any], skeleton: str, initial_weights: Sequence[str] | None = ()
+) -> None:
     """Writes `config.json`; in the folder of an earlier run checks that it is the same one.
 
+    `initial_weights` says where the weights come from that the run begins with; None: what stands there already, as it goes on.
     Raises `InputError` listing the fields that differ.
     """
     file = workdir / 'config.json'
@@ -33,7 +37,14 @@ def write_config(workdir: pathlib.Path, config: dict[str, Any], skeleton: str) -
         except (FileExistsError, NotADirectoryError) as error:
             raise InputError(f'--workdir {workdir}: there is a file of that name or on the way to it; choose another') from error
         temporary = file.with_suffix('.tmp')
-        record = {'code_version': __version__, 'skeleton': skeleton, 'config': _plain(config)}
+        if initial_weights is None:
+            initial_weights = json.loads(file.read_text()).get('initial_weights', ()) if file.exists() else ()
+        record = {
+            'code_version': __version__,
+            'skeleton': skeleton,
+            'initial_weights': list(initial_weights),
+            'config': _plain(config),
+        }
         temporary.write_text(json.dumps(record, indent=2) + '\n')
         os.replace(temporary, file)
 

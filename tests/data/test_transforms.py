@@ -131,9 +131,29 @@ def test_draws_stay_in_their_ranges_and_fill_them():
     assert 200 < sum(d.flip for d in draws) < 300
 
 
+def test_clipped_normal_draws_are_those_of_simple_baseline():
+    """Side of the crop: clip(1 + 0.25 N, 0.75, 1.25), so 16 % at either end; rotation: clip(30 N, -60, 60) for 60 %."""
+    config = DataConfig(augment_draw='clipped_normal', augment_scale=(1 / 1.25, 1 / 0.75), augment_rotation=60.0)
+    rng = np.random.default_rng(0)
+    draws = [draw_augmentation(config, rng) for _ in range(4000)]
+    side = 1 / np.array([d.scale for d in draws])
+    assert (side.min(), side.max()) == pytest.approx((0.75, 1.25))
+    for end in (0.75, 1.25):
+        assert np.isclose(side, end).mean() == pytest.approx(0.159, abs=0.02)
+    assert np.median(side) == pytest.approx(1, abs=0.02)
+    rotation = np.array([d.rotation for d in draws])
+    assert (rotation == 0).mean() == pytest.approx(0.4, abs=0.03)
+    turned = rotation[rotation != 0]
+    assert np.abs(turned).max() == 60
+    assert (np.abs(turned) == 60).mean() == pytest.approx(0.0455, abs=0.015)
+    assert np.quantile(np.abs(turned), 0.6827) == pytest.approx(30, abs=2)  # one standard deviation
+    assert 0.47 < np.mean([d.flip for d in draws]) < 0.53
+
+
 def test_augmentation_can_be_switched_off():
-    config = DataConfig(augment_scale=(1.0, 1.0), augment_rotation=0.0, augment_flip=0.0)
-    assert draw_augmentation(config, np.random.default_rng(0)) == Augmentation()
+    for draw in ('uniform', 'clipped_normal'):
+        config = DataConfig(augment_draw=draw, augment_scale=(1.0, 1.0), augment_rotation=0.0, augment_flip=0.0)
+        assert draw_augmentation(config, np.random.default_rng(0)) == Augmentation()
 
 
 @pytest.mark.parametrize(
@@ -142,6 +162,7 @@ def test_augmentation_can_be_switched_off():
         ('frames', 0),
         ('input_size', 0),
         ('box_scale', 0.0),
+        ('augment_draw', 'normal'),
         ('augment_scale', (1.4, 0.8)),
         ('augment_rotation', -1.0),
         ('augment_flip', 1.5),

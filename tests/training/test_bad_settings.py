@@ -62,10 +62,15 @@ def fails(command, tmp_path, capsys, monkeypatch):
         ({'data.frames': 0}, 'config.data.frames is 0'),
         ({'loader.threads': 0}, 'config.loader.threads is 0'),
         ({'target.centre': 'corner'}, "config.target.centre='corner': choose one of cell, subpixel"),
-        ({'optimizer.schedule': 'step'}, "config.optimizer.schedule='step': choose one of constant, cosine, released"),
+        ({'optimizer.schedule': 'linear'}, "config.optimizer.schedule='linear': choose one of constant, cosine, step, released"),
         ({'optimizer.accumulate': 0}, 'config.optimizer.accumulate=0: must be 1 or more'),
         ({'optimizer.accumulate': 99}, 'config.optimizer.accumulate=99: the run has only 12 batches'),
         ({'model.encoder_depth': 17}, 'config.model.encoder_depth=17: choose one of'),
+        ({'model.name': 'hourclass'}, "config.model.name='hourclass': choose one of kimnet, pose_resnet"),
+        ({'model.name': 'pose_resnet'}, "no such field in 'pose_resnet'; known: depth, width, features, remat; for a"),
+        ({'init.model': '/nowhere'}, 'config.init.model=/nowhere: there is no such run or file'),
+        ({'init.pose_initializer': 'configs/common.py'}, 'a file of weights ends with .npz or .safetensors'),
+        ({'init.feature_encoder': 'configs'}, 'checkpoints: no checkpoint there; train first'),
     ],
 )
 def test_setting(fails, settings, told):
@@ -78,7 +83,7 @@ def test_setting(fails, settings, told):
         ('configs/sub_jhmdb.py:fold=9', 'fold 9: choose 1, 2 or 3'),
         ('configs/sub_jhmdb.py:fold=one', "config argument fold='one': not of type int"),
         ('configs/kinetic_puppets.py:preset=huge', "preset 'huge': choose"),
-        ('configs/kinetic_puppets.py:presett=tiny', "config argument 'presett': no such key; known: joints, preset"),
+        ('configs/kinetic_puppets.py:presett=tiny', "config argument 'presett': no such key; known: joints, preset, model"),
     ],
 )
 @pytest.mark.parametrize('override', [[], ['--config.train.steps=3']])

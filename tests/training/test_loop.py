@@ -25,6 +25,7 @@ SCORE = 'torso/pck/0.2/mPCK'
         ({'epochs': 3, 'eval_every': 2, 'save_every': 99}, 8, {5, 8}, {5, 8}),  # 7.5 steps are 8; the end is always saved
         ({'steps': 3, 'epochs': 100, 'eval_every': 10, 'save_every': 2}, 3, {3}, {3}),  # steps win; fewer than any interval
         ({'epochs': 1.2, 'eval_every': 1e-9, 'save_every': 0.1}, 3, {1, 2, 3}, {1, 2, 3}),
+        ({'epochs': 0, 'eval_every': 2, 'save_every': 1}, 0, {0}, {0}),  # weights brought from elsewhere become a run
     ],
 )
 def test_plan(settings, steps, evaluate, save):
@@ -33,7 +34,7 @@ def test_plan(settings, steps, evaluate, save):
 
 
 @pytest.mark.parametrize(
-    ('field', 'value'), [('eval_every', 0.0), ('save_every', -1.0), ('eval_every', float('nan')), ('steps', -3), ('epochs', 0.0)]
+    ('field', 'value'), [('eval_every', 0.0), ('save_every', -1.0), ('eval_every', float('nan')), ('steps', -3), ('epochs', 0.1)]
 )
 def test_bad_plan(field, value):
     settings = {'epochs': 4.0, 'steps': 0, 'eval_every': 2.0, 'save_every': 1.0} | {field: value}

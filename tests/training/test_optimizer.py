@@ -39,6 +39,11 @@ def test_released_drops_for_single_epochs():
     assert rates(config, [3, 4, 7, 8]) == pytest.approx([5e-4, 5e-5, 5e-5, 5e-4])  # the borders of epoch 1
 
 
+def test_step_stays_low():
+    config = OptimizerConfig(schedule='step', learning_rate=1e-3, drop_epochs=(2, 5))
+    assert rates(config, [0, 7, 8, 19, 20, 39]) == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])  # 4 updates an epoch
+
+
 def test_accumulation_counts_updates():
     # 40 batches are 20 updates, 2 an epoch
     config = OptimizerConfig(learning_rate=1.0, warmup_epochs=1.0, accumulate=2)
@@ -49,7 +54,7 @@ def test_accumulation_counts_updates():
 
 @pytest.mark.parametrize(
     ('field', 'value'),
-    [('schedule', 'step'), ('learning_rate', 0.0), ('warmup_epochs', -1.0), ('clip_norm', -1.0), ('accumulate', 0)],
+    [('schedule', 'linear'), ('learning_rate', 0.0), ('warmup_epochs', -1.0), ('clip_norm', -1.0), ('accumulate', 0)],
 )
 def test_bad_field(field, value):
     with pytest.raises(InputError, match=f'config.optimizer.{field}='):

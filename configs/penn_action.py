@@ -1,0 +1,20 @@
+"""KIMNet on Penn Action: `--config configs/penn_action.py:preset=full,recipe=ours`.
+
+Build the data first: `python -m data_pipelines.build penn_action --manual_dir DOWNLOADS --data_dir data`.
+The paper: 100 epochs, Adam at 5e-3, batch 16.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """`preset`: full, small or tiny; `recipe`: ours, paper or released; `model`: kimnet or pose_resnet (per frame)."""
+    args = common.parse_arg(arg, preset='full', recipe='ours', model='kimnet')
+    config = common.base()
+    common.set_model(config, args.model)
+    config.dataset.update(name='penn_action', config='official')
+    common.apply_recipe(config, args.recipe, paper_rate=5e-3, paper_batch=16)
+    common.apply_preset(config, args.preset)
+    return config

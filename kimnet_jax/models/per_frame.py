@@ -1,0 +1,39 @@
+"""A network of single images with the interface of a video model: what the recursion is compared with, and pretrained as."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.typing import Dtype
+
+Array = jax.Array
+
+
+class PerFrame(nnx.Module):
+    """Every frame by itself through `network`; the interface is that of `KIMNet`, its state is empty."""
+
+    def __init__(
+        self, network: Callable[..., Callable[[Array], Array]], config: Any, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs
+    ):
+        """`network(config, dtype=..., rngs=...)` makes the module that maps [B, H, W, 3] to heatmaps [B, h, w, J]."""
+        self.dtype = dtype
+        self.network = network(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, frames: Array, state: tuple[()] | None = None, start: Array | None = None) -> tuple[Array, dict[str, Any]]:
+        """Heatmaps of T frames: [B, T, H, W, 3] normalised images -> ([B, T, h, w, J] float32, {'state': ()}).
+
+        `state` and `start` (see `KIMNet`) change nothing: no frame knows of another.
+        """
+        b, t = frames.shape[:2]
+        heatmaps, state = self.init_state(frames.reshape(b * t, *frames.shape[2:]))
+        return heatmaps.reshape(b, t, *heatmaps.shape[1:]), {'state': state}
+
+    def init_state(self, frames: Array) -> tuple[Array, tuple[()]]:
+        """Begins a stream: first frames [B, H, W, 3] -> (heatmaps [B, h, w, J] float32, the empty state)."""
+        return self.network(frames).astype(jnp.float32), ()
+
+    def step(self, state: tuple[()], frames: Array) -> tuple[Array, tuple[()]]:
+        """Goes on with a stream: as `init_state`."""
+        return self.init_state(frames)

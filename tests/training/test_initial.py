@@ -1,0 +1,233 @@
+"""Weights that a run begins with: from runs and from files, whole or nothing, and what is left out is said."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from configs import kinetic_puppets
+from kimnet_jax import train
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.interop.weight_files import read_weights, write_weights
+from kimnet_jax.models import PerFrame, abstract_model
+from kimnet_jax.models.layers import BatchNorm, conv
+from kimnet_jax.models.weights import assign, flatten, initialise
+from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.initial import InitConfig, initialise_parts
+from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from kimnet_jax.training.state import create_state, split_model
+
+WIDE = {'width': 4, 'features': 8}
+POSE_RESNET = {'name': 'pose_resnet', 'depth': 18, **WIDE}
+KIMNET = {'initializer_depth': 18, 'encoder_depth': 18, **WIDE}
+
+
+def variables(module: nnx.Module) -> dict[str, np.ndarray]:
+    found = flatten(nnx.state(module, (nnx.Param, nnx.BatchStat)))
+    return {path: np.asarray(variable[...]) for path, variable in found.items()}
+
+
+def make(fields, num_joints: int, seed: int = 1) -> nnx.Module:
+    """A model with random weights; its own initial values would be compiled one by one."""
+    model, rng = abstract_model(fields, num_joints=num_joints), np.random.default_rng(seed)
+    shapes = flatten(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    assign(model, {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in shapes.items()})
+    return model
+
+
+def begin(module: nnx.Module, **sources) -> list[str]:
+    init = InitConfig(**{key: value if key == 'partial' else str(value) for key, value in sources.items()})
+    return initialise_parts(module, init, initialise, lambda file: read_weights(file).arrays)
+
+
+@pytest.fixture(scope='module')
+def source() -> dict[str, np.ndarray]:
+    """Weights of a PoseResNet of 16 joints."""
+    return variables(make(POSE_RESNET, 16).network)
+
+
+@pytest.fixture(params=['npz', 'safetensors'])
+def file(request, source, tmp_path):
+    path = tmp_path / f'weights.{request.param}'
+    write_weights(path, source, {})
+    return path
+
+
+def kimnet(num_joints: int) -> nnx.Module:
+    return make(KIMNET, num_joints, seed=3)
+
+
+def split(arrays: dict[str, np.ndarray]) -> tuple[dict, dict]:
+    last = {path: array for path, array in arrays.items() if path.startswith('final_layer.')}
+    return last, {path: array for path, array in arrays.items() if path not in last}
+
+
+def assert_equal(arrays: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert set(arrays) == set(expected)
+    for path, array in expected.items():
+        np.testing.assert_array_equal(array, arrays[path])
+
+
+def test_both_parts_of_as_many_joints(file, source):
+    model = kimnet(16)
+    transition = variables(model.transition)
+    lines = begin(model, pose_initializer=file, feature_encoder=file)
+    assert_equal(variables(model.pose_initializer), source)
+    assert_equal(variables(model.feature_encoder), split(source)[1])
+    assert_equal(variables(model.transition), transition)
+    assert lines == [
+        f'pose_initializer: weights of {file}',
+        f'feature_encoder: weights of {file}',
+        'feature_encoder: final_layer left out: there is none here',
+    ]
+
+
+def test_last_layer_of_other_joints_stays_random(source, tmp_path):
+    write_weights(tmp_path / 'a.npz', source, {})
+    model = kimnet(13)
+    random, _ = split(variables(model.pose_initializer))
+    lines = begin(model, pose_initializer=tmp_path / 'a.npz')
+    assert_equal(variables(model.pose_initializer), random | split(source)[1])
+    assert lines[1:] == ['pose_initializer: final_layer left out, it stays random: 16 joints there, 13 here']
+
+
+def test_a_run_gives_the_average_of_its_best_checkpoint(source, tmp_path):
+    model = make(POSE_RESNET, 16, seed=5)
+    _, weights = split_model(model, training=True)
+    config = OptimizerConfig(schedule='constant')
+    adam = make_optimizer(config, make_schedule(config, steps=9, steps_per_epoch=1))
+    state = create_state(weights, adam, average=True)
+    initialise(model.network, source)
+    best = state._replace(average=split_model(model, training=True)[1])
+    checkpoints = Checkpoints(tmp_path)
+    for step, saved, score in ((1, best, 0.9), (2, state, 0.1), (3, state, 0.2)):
+        checkpoints.save(step, saved, {}, score)
+    checkpoints.close()
+
+    target = make(POSE_RESNET, 16, seed=6)
+    assert begin(target, model=tmp_path) == [f'model: weights of {tmp_path}, checkpoint of step 1']
+    assert_equal(variables(target.network), source)
+    target = kimnet(16)
+    begin(target, feature_encoder=tmp_path)
+    assert_equal(variables(target.feature_encoder), split(source)[1])
+
+
+def test_a_whole_kimnet_and_then_another_part(source, tmp_path):
+    write_weights(tmp_path / 'kimnet.npz', variables(kimnet(16)), {})
+    write_weights(tmp_path / 'part.npz', source, {})
+    model = make(KIMNET, 16, seed=4)
+    begin(model, model=tmp_path / 'kimnet.npz', pose_initializer=tmp_path / 'part.npz')
+    assert_equal(variables(model.pose_initializer), source)
+    assert_equal(variables(model.transition), variables(kimnet(16).transition))
+
+
+def test_all_that_does_not_fit_is_listed_and_nothing_is_changed(source, tmp_path):
+    wrong = dict(source) | {'bn1.scale': np.zeros(5, np.float32), 'fc.kernel': np.zeros((2, 2), np.float32)}
+    del wrong['layer1.0.conv1.kernel'], wrong['final_layer.bias']
+    write_weights(tmp_path / 'wrong.npz', wrong, {})
+    model = kimnet(16)
+    before = variables(model)
+    with pytest.raises(InputError) as raised:
+        begin(model, pose_initializer=tmp_path / 'wrong.npz')
+    first, *problems = str(raised.value).splitlines()
+    assert first == f'config.init.pose_initializer={tmp_path}/wrong.npz: these weights do not fit the model:'
+    assert sorted(problems) == [
+        'bn1.scale: (5,) in the weights, (4,) in the model',
+        'fc.kernel: not in the model',
+        'final_layer.bias: missing in the weights',
+        'layer1.0.conv1.kernel: missing in the weights',
+    ]
+    assert_equal(variables(model), before)
+
+
+def test_a_backbone_without_upsampling_is_taken_when_asked_for(source, tmp_path):
+    backbone = {path: array for path, array in source.items() if not path.startswith(('deconv_layers.', 'final_layer.'))}
+    write_weights(tmp_path / 'backbone.npz', backbone, {})
+    model = make(POSE_RESNET, 16, seed=2)
+    random = variables(model.network)
+    with pytest.raises(InputError, match=r'deconv_layers\.0\.conv\.kernel: missing in the weights'):
+        begin(model, model=tmp_path / 'backbone.npz')
+    lines = begin(model, model=tmp_path / 'backbone.npz', partial=True)
+    assert lines[1:] == ['model: not in the weights, so still random: deconv_layers, final_layer']
+    assert_equal(variables(model.network), random | backbone)
+
+    del backbone['layer4.1.bn2.scale']  # a hole is no missing part
+    write_weights(tmp_path / 'hole.npz', backbone, {})
+    with pytest.raises(InputError, match=r'layer4\.1\.bn2\.scale: missing in the weights$'):
+        begin(model, model=tmp_path / 'hole.npz', partial=True)
+
+
+def test_a_part_that_is_not_there(source, tmp_path):
+    write_weights(tmp_path / 'a.npz', source, {})
+    with pytest.raises(InputError, match=r'config\.init\.feature_encoder=.*: PerFrame has no such part'):
+        begin(abstract_model(POSE_RESNET, num_joints=16), feature_encoder=tmp_path / 'a.npz')
+    with pytest.raises(InputError, match=r'conv1\.kernel: not in the model'):  # a 1x1 convolution
+        begin(abstract_model(KIMNET | {'initializer_depth': 0}, num_joints=16), pose_initializer=tmp_path / 'a.npz')
+
+
+@pytest.mark.parametrize('name', ['a.npz', 'a.safetensors'])
+def test_damaged_files(name, tmp_path):
+    (tmp_path / name).write_bytes(b'no weights')
+    with pytest.raises(InputError, match=rf'config\.init\.model=.*{name}: cannot be read'):
+        begin(abstract_model(KIMNET, num_joints=5), model=tmp_path / name)
+
+
+class Part(nnx.Module):
+    """Images to heatmaps; compiles at once."""
+
+    def __init__(self, num_joints, *, dtype, rngs):
+        self.conv1 = conv(3, 2, 3, stride=4, rngs=rngs)
+        self.bn1 = BatchNorm(2, rngs=rngs)
+        self.final_layer = conv(2, num_joints, 1, rngs=rngs)
+
+    def __call__(self, images):
+        return self.final_layer(self.bn1(self.conv1(images)))
+
+
+class Chain(PerFrame):
+    """A video model with a part of that name."""
+
+    def __init__(self, num_joints, *, rngs):
+        self.dtype = 'float32'
+        self.pose_initializer = Part(num_joints, dtype=None, rngs=rngs)
+
+    def init_state(self, frames):
+        return self.pose_initializer(frames), ()
+
+
+def test_a_run_begins_with_another_and_goes_on_without_it(data_dir, tmp_path, capsys, monkeypatch):
+    """A network of images alone, then a video model from it, which is started again when the first run is gone."""
+    models = {'pose_resnet': functools.partial(PerFrame, Part), 'kimnet': Chain}
+    monkeypatch.setattr(train, 'build_model', lambda fields, **options: models[fields.name](15, rngs=nnx.Rngs(0)))
+
+    def settings(model: str) -> ConfigDict:
+        config = kinetic_puppets.get_config(f'preset=tiny,model={model}')
+        config.dataset.update(config='mini', data_dir=str(data_dir), eval_split='test[:1]')
+        config.data.update(frames=1, input_size=32)
+        config.train.update(batch_size=jax.device_count(), steps=1)
+        config.eval.update(batch_size=jax.device_count(), segment=1)
+        config.loader.threads = 1
+        return config
+
+    assert train.train(settings('pose_resnet'), tmp_path / 'alone') == 0
+    assert json.loads((tmp_path / 'alone/config.json').read_text())['initial_weights'] == []
+    config = settings('kimnet')
+    config.init.pose_initializer = str(tmp_path / 'alone')
+    capsys.readouterr()
+    assert train.train(config, tmp_path / 'chain') == 0
+    told = [f'pose_initializer: weights of {tmp_path}/alone, checkpoint of step 1']
+    assert told[0] in capsys.readouterr().out
+    record = json.loads((tmp_path / 'chain/config.json').read_text())
+    assert record['initial_weights'] == told
+    assert record['config']['init']['pose_initializer'] == str(tmp_path / 'alone')
+
+    (tmp_path / 'alone').rename(tmp_path / 'gone')
+    assert train.train(config, tmp_path / 'chain') == 0
+    shown = capsys.readouterr().out
+    assert 'going on after step 1' in shown
+    assert 'weights of' not in shown
+    assert json.loads((tmp_path / 'chain/config.json').read_text())['initial_weights'] == told
