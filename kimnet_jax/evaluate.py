@@ -1,27 +1,28 @@
 """Evaluates a run: `python -m kimnet_jax.evaluate --workdir runs/a [--checkpoint best|last|STEP] [--data_dir data]`.
 
 Protocol `full`: every frame of every clip of the split, distances in pixels of the original frames. Prints the paper's table and
-writes it with a JSON beside it to `<workdir>/evaluation/`.
+writes it with a JSON beside it to `<workdir>/evaluation/`. `--protocol released`: RPSTN's released evaluation instead.
 """
 
 import functools
 import pathlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import get_args
 
 import tqdm
 from absl import app, flags
 
 from data_pipelines import schema
+from data_pipelines.clips import Clips
 from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device
 from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError, parse_flags, run_command
 from kimnet_jax.core.types import Batch, Decoding
 from kimnet_jax.metrics import PoseMetrics
-from kimnet_jax.models import abstract_model
+from kimnet_jax.models import abstract_model, network_name
 from kimnet_jax.models.kimnet import STRIDE
-from kimnet_jax.reporting import reference, tables
+from kimnet_jax.reporting import reference, released_protocol, tables
 from kimnet_jax.training import evaluation, sharding, workdir
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.state import split_model
@@ -38,7 +39,11 @@ def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
     mesh = sharding.make_mesh()
     sharding.check_batch_size(settings['batch_size'], 'eval.batch_size', mesh)
 
-    clips = schema.open_clips(data_dir, dataset['name'], dataset['config'], split)
+    source = schema.open_clips(data_dir, dataset['name'], dataset['config'], split)
+    clips: Clips = source
+    if options.protocol == 'released':
+        clips = released_protocol.OneWindow(source)
+        settings |= {'chain_length': 0, 'decoding': 'argmax'}
     data, loader = make(DataConfig, config['data'], 'data'), make(LoaderConfig, config['loader'], 'loader')
     passes = {key: settings[key] for key in ('batch_size', 'segment')} | {'chain_length': settings['chain_length'] or None}
 
@@ -53,46 +58,60 @@ def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
     evaluator = evaluation.Evaluator(
         graph, stream, num_eval_batches(clips, **passes), clips, stride=STRIDE, decoding=settings['decoding'], mesh=mesh
     )
-    metrics = evaluator(sharding.put(weights, mesh))
+    weights = sharding.put(weights, mesh)
 
     training_clips = schema.open_clips(data_dir, dataset['name'], dataset['config'], dataset['train_split'])
-    rows = {'KIMNet (ours)': tables.Row.of(metrics)} | _reference_rows(clips, training_clips)
-    notes = []
-    whole, there = WHOLE.get(dataset['name'], 0), len(training_clips) + len(clips)
+    notes = schema.overlap_notes(training_clips, source)
+    whole, there = WHOLE.get(dataset['name'], 0), len(set(training_clips.names) | set(source.names))
     if there < whole:
         notes.append(f"On a {there}-clip subset: {dataset['name']} has {whole} clips, so the paper's rows are of other data.")
-    chain = f'chains of {settings["chain_length"]} frames' if settings['chain_length'] else 'each clip one chain'
-    result = tables.report(
-        f'{dataset["name"]}/{dataset["config"]}, split {split}',
-        rows,
-        dataset=dataset['name'],
-        notes=[
-            *notes,
-            f'Checkpoint of step {meta["step"]} of {folder}; protocol `full`, {chain}, decoding `{settings["decoding"]}`.',
-        ],
-    )
-    print(tables.render(result))
-    name = f'{split}_step{meta["step"]}' + (f'_chain{settings["chain_length"]}' if settings['chain_length'] else '')
-    written = tables.write_report(folder / 'evaluation', name.replace('[', '_').replace(']', '').replace(':', ''), result)
-    print('written:', *written)
+    title, ours = f'{dataset["name"]}/{dataset["config"]}, split {split}', f'{network_name(model)} (ours)'
+    references, checkpoint = _reference_predictions(clips, training_clips), f'Checkpoint of step {meta["step"]} of {folder}'
+    name = f'{split}_step{meta["step"]}'
+    if isinstance(clips, released_protocol.OneWindow):
+        crop = released_protocol.Crop(data.input_size, data.box_scale, STRIDE)
+        references[released_protocol.TRUTH] = ((i, clips[i]['joints'], None) for i in range(len(clips)))
+        measured = {key: released_protocol.measure(clips, poses, crop) for key, poses in references.items()}
+        measured = {ours: released_protocol.measure(clips, evaluator.predict(weights), crop)} | measured
+        result = released_protocol.released_report(title, measured, clips=clips, notes=[*notes, f'{checkpoint}.'])
+        name, text = f'{name}_released', released_protocol.render
+    else:
+        chain = f'chains of {settings["chain_length"]} frames' if settings['chain_length'] else 'each clip one chain'
+        notes.append(f'{checkpoint}; protocol `full`, {chain}, decoding `{settings["decoding"]}`.')
+        rows = {ours: evaluator(weights)} | {key: _metrics(clips, poses) for key, poses in references.items()}
+        result = tables.report(
+            title, {key: tables.Row.of(metrics) for key, metrics in rows.items()}, dataset=dataset['name'], notes=notes
+        )
+        name, text = name + (f'_chain{settings["chain_length"]}' if settings['chain_length'] else ''), tables.render
+    print(text(result))
+    name = name.replace('[', '_').replace(']', '').replace(':', '')
+    print('written:', *tables.write_report(folder / 'evaluation', name, result, text))
 
 
-def _reference_rows(clips: schema.ClipSource, training_clips: schema.ClipSource) -> dict[str, tables.Row]:
+def _reference_predictions(clips: Clips, training_clips: schema.ClipSource) -> dict[str, Iterable[released_protocol.Prediction]]:
     fields = ('joints', 'visible', 'boxes')
     examples = (training_clips[i] for i in tqdm.trange(len(training_clips), desc='mean pose', leave=False, disable=None))
     mean = reference.mean_pose(tuple(example[key] for key in fields) for example in examples)
-    rows = {tables.MEAN_POSE: PoseMetrics(clips.skeleton, len(clips)), tables.RANDOM: PoseMetrics(clips.skeleton, len(clips))}
-    for i in range(len(clips)):
-        joints, visible, boxes = (clips[i][key] for key in fields)
-        rows[tables.MEAN_POSE].update(i, reference.place_pose(mean, boxes), joints, visible, boxes)
-        chance = reference.random_pose(boxes, clips.skeleton.num_joints, seed=0, clip=i)
-        rows[tables.RANDOM].update(i, chance, joints, visible, boxes)
-    return {name: tables.Row.of(metrics) for name, metrics in rows.items()}
+    poses = {
+        tables.MEAN_POSE: lambda i, boxes: reference.place_pose(mean, boxes),
+        tables.RANDOM: lambda i, boxes: reference.random_pose(boxes, clips.skeleton.num_joints, seed=0, clip=i),
+    }
+    return {key: ((i, pose(i, clips[i]['boxes']), None) for i in range(len(clips))) for key, pose in poses.items()}
+
+
+def _metrics(clips: Clips, predictions: Iterable[released_protocol.Prediction]) -> PoseMetrics:
+    metrics = PoseMetrics(clips.skeleton, len(clips))
+    for clip, joints, _ in predictions:
+        example = clips[clip]
+        metrics.update(clip, joints, example['joints'], example['visible'], example['boxes'])
+    return metrics
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
     flags.DEFINE_string('workdir', None, 'Folder of the training run.', flag_values=values)
+    protocol = "'full': every frame; 'released': what RPSTN's released code computes, to judge numbers of its kind."
+    flags.DEFINE_enum('protocol', 'full', ('full', 'released'), protocol, flag_values=values)
     flags.DEFINE_string('checkpoint', 'best', "Which of its checkpoints: 'best', 'last' or a step.", flag_values=values)
     flags.DEFINE_string('split', None, "Split to evaluate; if not given the run's own, usually `test`.", flag_values=values)
     flags.DEFINE_string(
@@ -111,6 +130,9 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
         raise InputError(f'unexpected argument {argv[1]!r}')
     if options.workdir is None:
         raise InputError('--workdir is needed: the folder that train was given')
+    given = [key for key in ('chain_length', 'decoding') if options[key].value is not None]
+    if options.protocol == 'released' and given:
+        raise InputError(f'--{given[0]} belongs to --protocol full; released is fixed: chains of 5 frames, decoding argmax')
     evaluate(pathlib.Path(options.workdir).expanduser(), options)
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kimnet_jax.core.errors import InputError
@@ -85,8 +85,11 @@ def render(report: Mapping[str, Any]) -> str:
     return '\n\n'.join(blocks) + '\n'
 
 
-def write_report(folder: str | os.PathLike[str], name: str, report: Mapping[str, Any]) -> tuple[pathlib.Path, pathlib.Path]:
-    """Writes `<name>.md` and `<name>.json` into the folder, which is made; both are complete before either gets its name.
+def write_report(
+    folder: str | os.PathLike[str], name: str, report: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str] = render
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """Writes `<name>.md` (`text` of the report) and `<name>.json` into the folder, which is made; both are complete before either
+    gets its name.
 
     Returns:
         The two paths.
@@ -99,7 +102,7 @@ def write_report(folder: str | os.PathLike[str], name: str, report: Mapping[str,
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f'{folder}: a file is in the way of the report folder; choose another folder') from error
-    texts = {'.md': render(report), '.json': json.dumps(report, indent=2, allow_nan=False) + '\n'}
+    texts = {'.md': text(report), '.json': json.dumps(report, indent=2, allow_nan=False) + '\n'}
     finals = {suffix: folder / f'{name}{suffix}' for suffix in texts}
     drafts = {suffix: folder / f'.{name}{suffix}.{os.getpid()}.tmp' for suffix in texts}
     try:
@@ -123,7 +126,7 @@ def _threshold_table(rows: Mapping[str, Any], key: str) -> str:
         return [_percent(pick(row['values'], name), pick(row['intervals'], name)) for name in _THRESHOLDS]
 
     header = [name if name == 'AUC' else f'{MEAN}@{name}' for name in _THRESHOLDS]
-    return _table(['', *header], [[name, *cells(row)] for name, row in rows.items()])
+    return table(['', *header], [[name, *cells(row)] for name, row in rows.items()])
 
 
 def _joint_table(rows: Mapping[str, Any], key: str, published: Mapping[str, Any] | None) -> str:
@@ -132,7 +135,7 @@ def _joint_table(rows: Mapping[str, Any], key: str, published: Mapping[str, Any]
     lines = [[name, *(_percent(share[column]) for column in columns)] for name, share in shares.items()]
     if published:
         lines.append(['KIMNet (paper)', *(f'{published["KIMNet"][column]:.1f}' for column in columns)])
-    return _table(['PCK@0.2', *(_SHORT.get(column, column) for column in columns)], lines)
+    return table(['PCK@0.2', *(_SHORT.get(column, column) for column in columns)], lines)
 
 
 def _smoothness_table(rows: Mapping[str, Any]) -> str:
@@ -140,7 +143,7 @@ def _smoothness_table(rows: Mapping[str, Any]) -> str:
         interval = row['intervals'] and row['intervals'][key]['mean']
         return _number(row['values'][key]['mean'], interval, '.2f')
 
-    return _table(['', *_SMOOTHNESS.values()], [[name, *(cell(row, key) for key in _SMOOTHNESS)] for name, row in rows.items()])
+    return table(['', *_SMOOTHNESS.values()], [[name, *(cell(row, key) for key in _SMOOTHNESS)] for name, row in rows.items()])
 
 
 def _clips(rows: Mapping[str, Any]) -> str:
@@ -186,7 +189,7 @@ def _number(value: float | None, interval: Sequence[float] | None, form: str) ->
     return f'{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]'
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     widths = [max(3, *(len(line[i]) for line in (header, *lines))) for i in range(len(header))]
     rule = ['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])]
 
