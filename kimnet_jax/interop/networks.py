@@ -1,0 +1,283 @@
+"""Every network that exists in both frameworks: what conversion and parity have to know of it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flax import nnx
+
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.interop import import_torch, keymaps
+from kimnet_jax.interop.translation import Table
+from kimnet_jax.models.dkd import DKDVariant
+from kimnet_jax.models.hanet import PRESETS as HANET_PRESETS
+from kimnet_jax.models.hanet import HANet, HANetConfig
+from kimnet_jax.models.hourglass import HOURGLASS_PRESETS, Hourglass, HourglassConfig
+from kimnet_jax.models.hrnet import HRNET_PRESETS, HRNet, HRNetConfig
+from kimnet_jax.models.kimnet import KIMNet, KIMNetConfig
+from kimnet_jax.models.kmm import KMM, KMMVariant
+from kimnet_jax.models.lstm_pm import LSTMPM, LSTMPMConfig
+from kimnet_jax.models.pose_resnet import BLOCKS, PoseResNet, PoseResNetConfig
+from kimnet_jax.models.relation_decoder import DecoderVariant, RelationDecoder
+from kimnet_jax.models.rpstn import RPSTN, RPSTNConfig
+
+if TYPE_CHECKING:
+    import torch
+
+Shapes = Mapping[str, tuple[int, ...]]  # of a PyTorch state_dict
+
+
+class Network(NamedTuple):
+    """A network in both frameworks.
+
+    Layouts: an array of rank 4 or more has its channels last with us and at axis -3 in PyTorch; lower ranks are equal. Both are
+    called with the example inputs in order; ours returns an array, (array, dict of intermediates) or a tuple of arrays, and the
+    twin the corresponding tensors in the same order.
+
+    Attributes:
+        module: `module(config, rngs=...)` is ours.
+        twin: class of `interop.torch_models`, looked up only where torch is needed.
+        table: which entry of a PyTorch state_dict goes where, or config -> that; see `rules`.
+        read_config: the config that fits the entries and shapes of a PyTorch state_dict; what they do not tell has its default.
+            Raises KeyError of an entry that is not there, or `InputError`.
+        presets: 'tiny' and 'full' -> config.
+        inputs: config -> shapes of a small batch of example inputs in our layout.
+        origin: where public weights come from.
+    """
+
+    module: Callable[..., nnx.Module]
+    twin: str
+    table: Table | Callable[[Any], Table]
+    read_config: Callable[[Shapes], Any]
+    presets: Mapping[str, Any]
+    inputs: Callable[[Any], tuple[tuple[int, ...], ...]]
+    origin: str = 'none were released'
+
+    def rules(self, config: Any) -> Table:
+        """Which entry of the state_dict of a network of that config goes where."""
+        return self.table(config) if callable(self.table) else self.table
+
+    def make_twin(self, config: Any) -> 'torch.nn.Module':
+        """The PyTorch twin with PyTorch's initial values. Raises `InputError` where torch is not installed."""
+        import_torch()
+        from kimnet_jax.interop import torch_models
+
+        arguments = config if isinstance(config, tuple) else (config,)
+        return getattr(torch_models, self.twin)(*arguments)
+
+
+class KMMSizes(NamedTuple):
+    num_joints: int
+    features: int
+    variant: KMMVariant = 'full'
+
+
+class RelationDecoderSizes(NamedTuple):
+    num_joints: int
+    variant: DecoderVariant = 'intended'
+
+
+def part(shapes: Shapes, prefix: str) -> Shapes:
+    """The entries under `prefix`, which is taken off."""
+    return {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+
+
+def pose_resnet_config(shapes: Shapes) -> PoseResNetConfig:
+    """Depth, joints and widths of a PoseResNet, or of a torchvision ResNet, which has no head."""
+    counts = tuple(len({key.split('.')[1] for key in shapes if key.startswith(f'layer{i}.')}) for i in range(1, 5))
+    bottlenecks = 'layer1.0.conv3.weight' in shapes
+    depth = next((depth for depth, blocks in BLOCKS.items() if blocks == counts and (depth >= 50) == bottlenecks), None)
+    if depth is None:
+        kind = 'bottlenecks' if bottlenecks else 'basic blocks'
+        raise InputError(f'{", ".join(map(str, counts))} {kind} in layer1 to layer4: of none of the depths {tuple(BLOCKS)}')
+    head = shapes.get('deconv_layers.0.weight')
+    return PoseResNetConfig(
+        depth=depth,
+        num_joints=shapes['final_layer.weight'][0] if 'final_layer.weight' in shapes else None,
+        width=shapes['conv1.weight'][0],
+        features=PoseResNetConfig.features if head is None else head[1],
+    )
+
+
+def kmm_sizes(shapes: Shapes) -> KMMSizes:
+    """Sizes and variant of a KMM; `no_scale` and `residual` cannot be told from `full`."""
+    variant: KMMVariant = 'full'
+    if 'conv_p.weight' in shapes:
+        variant = 'heatmap'
+    elif 'conv_k.weight' not in shapes:
+        variant = 'share_qk'
+    num_joints, features = shapes['conv_p.weight' if variant == 'heatmap' else 'conv_q.weight'][:2]
+    return KMMSizes(num_joints, features, variant)
+
+
+def _kimnet_config(shapes: Shapes) -> KIMNetConfig:
+    encoder = pose_resnet_config(part(shapes, 'feature_encoder.'))
+    from_features = 'pose_initializer.weight' in shapes
+    kmm = kmm_sizes(part(shapes, 'kmm.'))
+    return KIMNetConfig(
+        num_joints=kmm.num_joints,
+        initializer_depth=0 if from_features else pose_resnet_config(part(shapes, 'pose_initializer.')).depth,
+        encoder_depth=encoder.depth,
+        width=encoder.width,
+        features=encoder.features,
+        kmm_variant=kmm.variant,
+        fusion_norm='fusion.bn_g.weight' in shapes,
+    )
+
+
+def hourglass_config(shapes: Shapes) -> HourglassConfig:
+    """Stacks, blocks, joints and features of a stacked hourglass of either release."""
+    princeton = 'pre.0.conv.weight' in shapes
+    features = shapes['features.0.1.conv.weight' if princeton else 'fc.0.0.weight'][0]
+    score = shapes.get('outs.0.conv.weight' if princeton else 'score.0.weight')
+    return HourglassConfig(
+        num_stacks=_count(shapes, 'hgs.' if princeton else 'hg.'),
+        num_joints=None if score is None else score[0],
+        num_blocks=1 if princeton else _count(shapes, 'res.0.'),
+        features=features,
+        variant='princeton' if princeton else 'bearpaw',
+    )
+
+
+def hrnet_config(shapes: Shapes) -> HRNetConfig:
+    """Widths, counts and joints of an HRNet."""
+    modules = tuple(_count(shapes, f'stage{i}.') for i in (2, 3, 4))
+    return HRNetConfig(
+        width=shapes['transition1.0.0.weight'][0],
+        num_joints=shapes['final_layer.weight'][0] if 'final_layer.weight' in shapes else None,
+        stem=shapes['conv1.weight'][0],
+        blocks=_count(shapes, 'layer1.'),
+        modules=(modules[0], modules[1], modules[2]),
+    )
+
+
+def _count(shapes: Shapes, prefix: str) -> int:
+    """Of the numbers that follow `prefix` in the entries' names."""
+    return len({key.split('.')[0] for key in part(shapes, prefix)})
+
+
+def _rpstn_config(shapes: Shapes) -> RPSTNConfig:
+    """The releases for Penn Action, 13 joints, and Sub-JHMDB, 15, have the same entries; so have their two revisions."""
+    initializer = pose_resnet_config(part(shapes, 'pose_net.'))
+    children = {0: 'conv1', **{3 + i: f'layer{i}' for i in range(1, 5)}, 8: 'deconv_layers'}
+    numbered = ((name, part(shapes, f'fea_ext.{i}.')) for i, name in children.items())
+    encoder = pose_resnet_config({f'{name}.{key}': shape for name, entries in numbered for key, shape in entries.items()})
+    joints, features = shapes['pose_conv1x1_U.weight'][:2]
+    released: DKDVariant = 'released_jhmdb' if joints == 15 else 'released_penn'
+    return RPSTNConfig(
+        num_joints=joints,
+        initializer_depth=initializer.depth,
+        encoder_depth=encoder.depth,
+        width=encoder.width,
+        features=features,
+        variant='intended' if 'bn.0.weight' in shapes else released,
+        decoder_variant='released' if 'non_local_conv2d.theta.weight' in shapes else 'intended',
+    )
+
+
+def _lstm_pm_config(shapes: Shapes) -> LSTMPMConfig:
+    joints, width = shapes['Mconv5_convnet3.weight'][:2]
+    return LSTMPMConfig(
+        num_joints=joints,
+        width=width,
+        features=shapes['conv4_convnet2.weight'][0],
+        memory=shapes['conv_gx_lstm.weight'][0],
+        variant='released' if 'conv_gx_lstm0.weight' in shapes else 'intended',
+    )
+
+
+def _hanet_config(shapes: Shapes) -> HANetConfig:
+    width, channels, _ = shapes['transformer.decoder_embed.weight']
+    levels = len({key.split('.')[2] for key in shapes if key.startswith('transformer.encoder.')})
+    return HANetConfig(channels, width=width, levels=levels, pre_norm='transformer.encoder_norm.0.weight' in shapes)
+
+
+NETWORKS: dict[str, Network] = {
+    'pose_resnet': Network(
+        module=PoseResNet,
+        twin='PoseResNet',
+        table=keymaps.POSE_RESNET,
+        read_config=pose_resnet_config,
+        presets={'tiny': PoseResNetConfig(18, 5, width=4, features=7), 'full': PoseResNetConfig(50, 16)},
+        inputs=lambda config: ((2, 64, 96, 3),),
+        origin='SimpleBaseline, pose_resnet_*.pth.tar (--pixels=simplebaseline); torchvision, resnet*.pth (--partial)',
+    ),
+    'kimnet': Network(
+        module=KIMNet,
+        twin='KIMNet',
+        table=keymaps.KIMNET,
+        read_config=_kimnet_config,
+        presets={'tiny': KIMNetConfig(5, 18, 18, width=4, features=7), 'full': KIMNetConfig(13)},
+        inputs=lambda config: ((2, 3, 64, 96, 3),),
+    ),
+    'hourglass': Network(
+        module=Hourglass,
+        twin='Hourglass',
+        table=keymaps.HOURGLASS,
+        read_config=hourglass_config,
+        presets={
+            'tiny': dataclasses.replace(HOURGLASS_PRESETS['hourglass_tiny'], num_joints=5),
+            'full': dataclasses.replace(HOURGLASS_PRESETS['hourglass_8'], num_joints=16),
+        },
+        inputs=lambda config: ((2, 64, 128, 3),),
+        origin='bearpaw/pytorch-pose (--pixels=bearpaw); princeton-vl/pytorch_stacked_hourglass (--pixels=unit)',
+    ),
+    'hrnet': Network(
+        module=HRNet,
+        twin='HRNet',
+        table=keymaps.HRNET,
+        read_config=hrnet_config,
+        presets={
+            'tiny': dataclasses.replace(HRNET_PRESETS['hrnet_tiny'], num_joints=5),
+            'full': dataclasses.replace(HRNET_PRESETS['hrnet_w32'], num_joints=16),
+        },
+        inputs=lambda config: ((2, 64, 96, 3),),
+        origin='leoxiaobin/deep-high-resolution-net.pytorch, pose_hrnet_w*.pth',
+    ),
+    'kmm': Network(
+        module=lambda config, *, rngs: KMM(config.num_joints, config.features, variant=config.variant, rngs=rngs),
+        twin='KMM',
+        table=keymaps.KMM,
+        read_config=kmm_sizes,
+        presets={'tiny': KMMSizes(5, 7), 'full': KMMSizes(13, 256)},
+        inputs=lambda config: ((2, 8, 6, config.features), (2, 8, 6, config.features), (2, 8, 6, config.num_joints)),
+    ),
+    'relation_decoder': Network(
+        module=lambda config, *, rngs: RelationDecoder(config.num_joints, variant=config.variant, rngs=rngs),
+        twin='RelationDecoder',
+        table=keymaps.RELATION_DECODER,
+        read_config=lambda shapes: RelationDecoderSizes(shapes['conv_g.weight'][0]),
+        presets={'tiny': RelationDecoderSizes(5), 'full': RelationDecoderSizes(13)},
+        inputs=lambda config: ((2, 8, 6, config.num_joints),),
+    ),
+    'hanet': Network(
+        module=HANet,
+        twin='HANet',
+        table=lambda config: keymaps.hanet(config.levels),
+        read_config=_hanet_config,
+        presets={'tiny': HANetConfig(10, width=8, levels=2, dropout=0.0), 'full': HANET_PRESETS['jhmdb_2d']},
+        inputs=lambda config: ((2, config.length, config.channels),),
+        origin='KyungMinJin/HANet, *.pth.tar',
+    ),
+    'rpstn': Network(
+        module=RPSTN,
+        twin='RPSTN',
+        table=keymaps.RPSTN,
+        read_config=_rpstn_config,
+        presets={
+            'tiny': RPSTNConfig(5, 18, 18, width=4, features=7),
+            'full': RPSTNConfig(13, variant='released_penn', decoder_variant='released'),
+        },
+        inputs=lambda config: ((2, 3, 64, 96, 3),),
+        origin='YHDang/RPSTN (--pixels=rpstn)',
+    ),
+    'lstm_pm': Network(
+        module=LSTMPM,
+        twin='LSTMPM',
+        table=keymaps.LSTM_PM,
+        read_config=_lstm_pm_config,
+        presets={'tiny': LSTMPMConfig(5, width=4, features=3, memory=6), 'full': LSTMPMConfig(14, variant='released')},
+        inputs=lambda config: ((2, 3, 64, 96, 3),),
+        origin='HowieMa/lstm_pm_pytorch (--pixels=unit)',
+    ),
+}

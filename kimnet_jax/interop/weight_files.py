@@ -1,0 +1,197 @@
+"""Files of weights: PyTorch's checkpoints, safetensors and npz, to flat dicts of NumPy arrays and back.
+
+Ours hold the keys of `translation.translate` (`layer1.0.conv1.kernel`) in .npz or .safetensors, and, as metadata, the network's
+name in the registry and its config (JSON). An .npz has its metadata, as JSON, in the comment of the zip archive, so that
+`numpy.load` gives the arrays alone.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.interop import import_torch
+
+TORCH_SUFFIXES = ('.pth.tar', '.pth', '.pt')
+PLAIN_SUFFIXES = ('.safetensors', '.npz')
+_STATE_DICTS = ('state_dict', 'model_state_dict', 'model', 'net')  # where training scripts nest the weights, in this order
+
+
+class WeightFile(NamedTuple):
+    """Attributes:
+    arrays: flat, floating ones float32.
+    metadata: text by name; ours have `network` and `config`.
+    notes: what was left out or changed in reading, lines for the user.
+    """
+
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, str]
+    notes: list[str]
+
+
+def suffix_of(file: pathlib.Path) -> str:
+    """The format by the file's name. Raises `InputError` where it has none of the known endings."""
+    for suffix in (*TORCH_SUFFIXES, *PLAIN_SUFFIXES):
+        if file.name.lower().endswith(suffix):
+            return suffix
+    raise InputError(f'{file}: the name must end in one of {", ".join((*TORCH_SUFFIXES, *PLAIN_SUFFIXES))}')
+
+
+def read_weights(file: pathlib.Path) -> WeightFile:
+    """Reads a file of any format; the prefix `module.` that all keys share is taken off.
+
+    Nothing that a file holds is ever executed. Raises `InputError` where it cannot be read or holds no weights.
+    """
+    if not file.is_file():
+        raise InputError(f'{file}: no such file')
+    suffix = suffix_of(file)
+    metadata: dict[str, str] = {}
+    notes: list[str] = []
+    if suffix in TORCH_SUFFIXES:
+        entries = _read_torch(file, notes)
+    elif suffix == '.npz':
+        entries, metadata = _read_npz(file)
+    else:
+        entries, metadata = _read_safetensors(file)
+    if not entries:
+        raise InputError(f'{file}: no weights in it')
+    while all(key.startswith('module.') for key in entries):
+        entries = {key.removeprefix('module.'): array for key, array in entries.items()}
+        notes.append("prefix 'module.' taken off")
+    converted = {str(array.dtype) for array in entries.values() if _is_float(array) and array.dtype != np.float32}
+    if converted:
+        notes.append(f'{", ".join(sorted(converted))} to float32')
+    arrays = {key: array.astype(np.float32) if _is_float(array) else array for key, array in entries.items()}
+    broken = [key for key, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise InputError(f'{file}: not finite: {_some(broken)}; the training diverged, or the file is damaged')
+    return WeightFile(arrays, metadata, notes)
+
+
+def write_weights(file: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes under a temporary name and renames; PyTorch's formats get a plain state_dict and no metadata."""
+    suffix = suffix_of(file)
+    arrays = {key: np.ascontiguousarray(array).reshape(array.shape) for key, array in arrays.items()}
+    save: Callable[[str], Any]
+    if suffix in TORCH_SUFFIXES:
+        torch = import_torch()
+
+        def save(name: str) -> None:
+            torch.save({key: torch.from_numpy(array.copy()) for key, array in arrays.items()}, name)
+    elif suffix == '.npz':
+
+        def save(name: str) -> None:
+            with open(name, 'wb') as stream:  # given a name, NumPy adds the ending
+                np.savez(stream, allow_pickle=False, **arrays)
+            with zipfile.ZipFile(name, 'a') as archive:
+                archive.comment = json.dumps(dict(metadata)).encode()
+    else:
+
+        def save(name: str) -> None:
+            safetensors.numpy.save_file(arrays, name, dict(metadata) or None)
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f'{file}: {file.parent} is not a folder') from None
+    temporary = file.with_name(f'.{file.name}.{os.getpid()}.tmp')
+    try:
+        save(str(temporary))
+        os.replace(temporary, file)
+    except IsADirectoryError:
+        raise InputError(f'{file}: a folder has that name; choose another') from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_torch(file: pathlib.Path, notes: list[str]) -> dict[str, np.ndarray]:
+    torch = import_torch()
+    with _damage(file), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of old formats, which torch reads all the same
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            loaded = torch.load(file, map_location='cpu', weights_only=True)
+    if not isinstance(loaded, dict):
+        raise InputError(f'{file}: holds a {type(loaded).__name__}, not a state_dict')
+    if not _is_state_dict(loaded, torch):
+        name = next((name for name in _STATE_DICTS if _is_state_dict(loaded.get(name), torch)), None)
+        if name is None:
+            raise InputError(f'{file}: no state_dict in it, nor under {", ".join(_STATE_DICTS)}; it holds {_some(list(loaded))}')
+        others = [str(key) for key in loaded if key != name]
+        notes.append(f'taken: {name}' + (f'; left out: {", ".join(others)}' if others else ''))
+        loaded = loaded[name]
+    with _damage(file):
+        return {key: _to_numpy(tensor.detach(), torch) for key, tensor in loaded.items()}
+
+
+def _to_numpy(tensor: Any, torch: Any) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:  # which NumPy knows by way of ml_dtypes
+        return tensor.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
+    return tensor.numpy()
+
+
+def _read_npz(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with _damage(file):
+        with zipfile.ZipFile(file) as archive:
+            comment = archive.comment
+        with np.load(file, allow_pickle=False) as entries:
+            arrays = {key: entries[key] for key in entries.files}
+    return arrays, json.loads(comment) if comment.startswith(b'{') else {}
+
+
+def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    with _damage(file), safetensors.safe_open(file, 'np') as entries:
+        return {key: entries.get_tensor(key) for key in entries.keys()}, entries.metadata() or {}  # noqa: SIM118
+
+
+def _is_state_dict(value: Any, torch: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(tensor, torch.Tensor) for tensor in value.values())
+
+
+def _is_float(array: np.ndarray) -> bool:
+    return array.dtype.kind == 'f' or array.dtype.name == 'bfloat16'
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a score that was saved beside the weights needs: a number, no code."""
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    kinds = {type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i4', 'i8', '?')}
+    return [scalar, (scalar, 'numpy.core.multiarray.scalar'), np.dtype, *kinds]
+
+
+@contextlib.contextmanager
+def _damage(file: pathlib.Path) -> Iterator[None]:
+    """Whatever a reader raises, in one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise InputError(f'{file}: cannot be read: cut short, or not such a file ({error})') from error
+    except Exception as error:  # of pickle, zip, torch, safetensors, NumPy: on damaged files they raise all kinds
+        text = str(error)
+        unsafe = re.search(r'[Uu]nsupported (?:global: )?GLOBAL (\S+)', text)
+        if unsafe:
+            raise InputError(
+                f'{file}: refused: it holds {unsafe[1]}, not only tensors, and to open it could run any code; none was run. '
+                'If it is a whole pickled model, save its state_dict() instead, where its code is'
+            ) from None
+        if 'legacy .tar format' in text:
+            raise InputError(f'{file}: a format of before PyTorch 0.1.10 that cannot be read safely: save it again') from None
+        if 'allow_pickle' in text:
+            raise InputError(f'{file}: refused: it holds Python objects, not only arrays; none of their code was run') from None
+        line = text.splitlines()[0].split('. ')[0] if text else type(error).__name__
+        raise InputError(f'{file}: cannot be read: cut short, or not such a file ({line})') from error
+
+
+def _some(names: list[Any]) -> str:
+    return ', '.join(map(str, names[:6])) + (f' and {len(names) - 6} more' if len(names) > 6 else '')

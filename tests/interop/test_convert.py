@@ -1,0 +1,350 @@
+import json
+import re
+import sys
+
+import golden
+import jax
+import numpy as np
+import optax
+import pytest
+import torch
+from absl import flags
+from flax import nnx
+
+from kimnet_jax import convert
+from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.interop.convert import check_complete, described, forward_error, from_torch, make_config, to_torch
+from kimnet_jax.interop.networks import NETWORKS
+from kimnet_jax.interop.pixels import RELEASED as RELEASED_PIXELS
+from kimnet_jax.interop.pixels import fold_pixels
+from kimnet_jax.interop.weight_files import read_weights, write_weights
+from kimnet_jax.models import KIMNet, KIMNetConfig, PoseResNetConfig, abstract_model
+from kimnet_jax.models.weights import assign, initialise
+from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.initial import InitConfig, initialise_parts
+from kimnet_jax.training.state import TrainState, split_model
+from kimnet_jax.training.workdir import write_config
+
+RELEASED = {'source': 'released.pth.tar', 'target': 'x.npz', 'model': 'pose_resnet'}
+
+
+def state_dict(name, config=None):
+    """Weights of the twin by the recipe; counters of batches are not 0."""
+    twin = NETWORKS[name].make_twin(config or NETWORKS[name].presets['tiny'])
+    entries = golden.state_dict({key: tensor.shape for key, tensor in twin.state_dict().items()}, 0)
+    return {key: np.array(9) if key.endswith('tracked') else array for key, array in entries.items()}
+
+
+def assert_equal(arrays, expected):
+    assert arrays.keys() == expected.keys()
+    for key, array in expected.items():
+        np.testing.assert_array_equal(arrays[key], array, err_msg=key, strict=True)
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_round_trips_are_bit_equal(name):
+    source = state_dict(name)
+    weights, _, unfilled = from_torch(name, source, config=NETWORKS[name].presets['tiny'])
+    assert unfilled == []
+    back, _ = to_torch(weights, source)
+    assert list(back) == list(source)
+    assert_equal(back, source)
+
+    fresh, _ = to_torch(weights)  # with the twin's keys
+    assert list(fresh) == list(source)
+    NETWORKS[name].make_twin(weights.config).load_state_dict({key: torch.from_numpy(np.array(a)) for key, a in fresh.items()})
+    again, _, _ = from_torch(name, fresh, config=weights.config)
+    assert_equal(again.arrays, weights.arrays)
+    assert from_torch(name, fresh)[0].config == from_torch(name, source)[0].config
+
+
+def test_kimnet_at_full_size():
+    network, config = NETWORKS['kimnet'], NETWORKS['kimnet'].presets['full']
+    with torch.device('meta'):
+        twin = network.make_twin(config).state_dict()
+    weights, _, unfilled = from_torch('kimnet', {key: np.broadcast_to(np.float32(0), t.shape) for key, t in twin.items()})
+    assert weights.config == config
+    assert unfilled == []
+    back, _ = to_torch(weights, {key: np.broadcast_to(np.float32(0), t.shape) for key, t in twin.items()})
+    assert {key: array.shape for key, array in back.items()} == {key: tuple(tensor.shape) for key, tensor in twin.items()}
+
+
+NETWORK_OF = {'simplebaseline': 'pose_resnet', 'lstm': 'lstm_pm'}
+STATE_DICTS = golden.FOLDER / 'state_dicts'
+RELEASES = [file.stem for file in sorted(STATE_DICTS.glob('*.json')) if not re.match('rpstn_(core|jre)', file.stem)]
+
+
+@pytest.mark.parametrize('release', RELEASES)
+def test_sizes_are_read_off_a_release(release):
+    entries = json.loads((STATE_DICTS / f'{release}.json').read_text())['entries']
+    shapes = {entry['key']: tuple(entry['shape']) for entry in entries}
+    first = release.partition('_')[0]
+    network = NETWORKS[NETWORK_OF.get(first, first)]
+    config = network.read_config(shapes)
+    with torch.device('meta'):
+        twin = network.make_twin(config).state_dict()
+    assert {key: tuple(tensor.shape) for key, tensor in twin.items()} == shapes
+    if release == 'simplebaseline_resnet101':
+        assert config == PoseResNetConfig(101, 13)
+
+
+@pytest.mark.parametrize('variant', ['full', 'share_qk', 'heatmap'])
+def test_variants_that_the_entries_tell(variant):
+    config = KIMNetConfig(5, 0, 18, width=4, features=7, kmm_variant=variant, fusion_norm=False)
+    shapes = {key: array.shape for key, array in state_dict('kimnet', config).items()}
+    assert NETWORKS['kimnet'].read_config(shapes) == config
+
+
+def test_one_error_lists_all_that_does_not_fit():
+    source = state_dict('pose_resnet')
+    source['layer1.0.conv2.weight'] = source['layer1.0.conv2.weight'][:, :3]
+    source['layer4.1.conv1.weight'] = np.zeros(3, np.float32)
+    source['bn1.bias'] = source['bn1.bias'].astype(np.int32)
+    source['extra.weight'] = np.zeros(2, np.float32)
+    source['layer1.1.conv3.weight'] = np.zeros((16, 4, 1, 1), np.float32)
+    del source['layer2.0.bn1.running_mean'], source['final_layer.bias']
+    with pytest.raises(InputError) as error:
+        from_torch('pose_resnet', source)
+    first, *lines = str(error.value).splitlines()
+    assert first.startswith("not the weights of 'pose_resnet', PoseResNetConfig(depth=18, num_joints=5")
+    assert sorted(lines) == [
+        'bn1.bias: of type int32',
+        'extra.weight: taken by 0 rules',
+        'final_layer.bias: nothing fills it',
+        'layer1.0.conv2.weight: (4, 3, 3, 3) there, (3, 3, 4, 4) in our order of axes here',
+        'layer1.1.conv3.weight: the network has no layer1.1.conv3.kernel',
+        'layer2.0.bn1.mean: nothing fills it',
+        'layer4.1.conv1.weight: (3,) there, (3, 3, 32, 32) in our order of axes here',
+    ]
+
+
+@pytest.mark.parametrize(
+    ('name', 'entries', 'message'),
+    [
+        ('pose_resnet', {'x.weight': (2, 2)}, '0, 0, 0, 0 basic blocks in layer1 to layer4'),
+        ('kmm', {'x.weight': (2, 2)}, 'there is no conv_q.weight; there are x.weight'),
+        ('kmm', {'conv_q.weight': (5,), 'conv_k.weight': (5,)}, "not the weights of 'kmm'"),
+    ],
+)
+def test_weights_of_something_else(name, entries, message):
+    with pytest.raises(InputError, match=message):
+        from_torch(name, {key: np.zeros(shape, np.float32) for key, shape in entries.items()})
+
+
+def test_backbone_of_imagenet():
+    source = {key: a for key, a in state_dict('pose_resnet').items() if not key.startswith(('deconv', 'final'))}
+    source |= {'fc.weight': np.zeros((10, 32), np.float32), 'fc.bias': np.zeros(10, np.float32)}
+    with pytest.raises(InputError, match=r'fc\.weight: taken by 0 rules(.|\n)*deconv_layers\.2\.bn\.var: nothing fills it'):
+        from_torch('pose_resnet', source)
+    weights, notes, unfilled = from_torch('pose_resnet', source, partial=True)
+    assert [note for note in notes if 'fc' in note] == [f'left out: fc.{leaf}: taken by 0 rules' for leaf in ('weight', 'bias')]
+    leaves = ('bn.bias', 'bn.mean', 'bn.scale', 'bn.var', 'conv.kernel')
+    assert sorted(unfilled) == [f'deconv_layers.{i}.{leaf}' for i in range(3) for leaf in leaves]
+    assert weights.config == PoseResNetConfig(18, None, width=4)
+    with pytest.raises(InputError, match=r'deconv_layers\.0\.bn\.bias: missing'):
+        check_complete(weights)
+
+
+def test_outputs_are_compared():
+    source = state_dict('kmm')
+    weights, _, _ = from_torch('kmm', source)
+    assert forward_error(weights, source) < 1e-6
+    other = weights.arrays | {'conv_q.bias': weights.arrays['conv_q.bias'] + 1}
+    with pytest.raises(InputError, match='the outputs differ from those of PyTorch: relative error'):
+        forward_error(weights._replace(arrays=other), source)
+    with pytest.raises(InputError, match=r'Missing key\(s\) in state_dict: "conv_q.bias"'):
+        forward_error(weights, {key: array for key, array in source.items() if key != 'conv_q.bias'})
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs the command in `tmp_path`; gives the exit status."""
+
+    def run(*argv):
+        values = flags.FlagValues()
+        convert.define_flags(values)
+        given = [
+            f'--{key}={tmp_path / value}' if key in ('source', 'target', 'template') else f'--{key}={value}'
+            for key, value in argv
+        ]
+        with pytest.raises(SystemExit) as caught:
+            run_command(convert.run, values(['convert', *given])[:1], values)
+        return caught.value.code
+
+    return lambda **options: run(*options.items())
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A PyTorch file as training scripts write it; gives its entries."""
+    entries = state_dict('pose_resnet')
+    tensors = {f'module.{key}': torch.from_numpy(array) for key, array in entries.items()}
+    torch.save({'epoch': 3, 'state_dict': tensors}, tmp_path / 'released.pth.tar')
+    return entries
+
+
+def test_command_there_and_back(command, released, tmp_path, capsys):
+    assert command(model='pose_resnet', source='released.pth.tar', target='ours.npz') == 0
+    told = capsys.readouterr().out
+    assert 'taken: state_dict; left out: epoch' in told
+    assert 'PoseResNetConfig(depth=18, num_joints=5, width=4, features=7' in told
+    assert 'the outputs are those of PyTorch: relative error' in told
+    assert command(source='ours.npz', target='ours.safetensors', to='flax') == 0
+    ours, copy = (read_weights(tmp_path / name) for name in ('ours.npz', 'ours.safetensors'))
+    assert copy.metadata == ours.metadata
+    assert_equal(copy.arrays, ours.arrays)
+    assert command(source='ours.safetensors', target='back.pth', template='released.pth.tar', verify=False) == 0
+    assert_equal(torch.load(tmp_path / 'back.pth'), {key: torch.from_numpy(array) for key, array in released.items()})
+    assert 'from the template: num_batches_tracked of 23 BatchNorms' in capsys.readouterr().out
+
+
+def test_target_is_replaced_only_when_asked(command, released, tmp_path, capsys):
+    (tmp_path / 'ours.npz').write_text('mine')
+    assert command(model='pose_resnet', source='released.pth.tar', target='ours.npz') == 2
+    assert 'ours.npz exists' in capsys.readouterr().err
+    assert (tmp_path / 'ours.npz').read_text() == 'mine'
+    assert command(model='pose_resnet', source='released.pth.tar', target='ours.npz', overwrite=True, verify=False) == 0
+    assert read_weights(tmp_path / 'ours.npz').metadata['network'] == 'pose_resnet'
+
+
+def test_part_of_a_larger_network(command, tmp_path):
+    entries = state_dict('kimnet')
+    write_weights(tmp_path / 'kimnet.safetensors', entries, {})
+    options = {'source': 'kimnet.safetensors', 'verify': False}
+    assert command(model='pose_resnet', part='pose_initializer', target='p.npz', **options) == 0
+    part = {key.removeprefix('pose_initializer.'): a for key, a in entries.items() if key.startswith('pose_initializer.')}
+    assert_equal(read_weights(tmp_path / 'p.npz').arrays, from_torch('pose_resnet', part)[0].arrays)
+
+
+def test_a_part_begins_a_training(command, released, tmp_path):
+    assert command(model='pose_resnet', source='released.pth.tar', target='ours.npz', verify=False) == 0
+    model = nnx.eval_shape(lambda: KIMNet(KIMNetConfig(5, 18, 18, width=4, features=7), rngs=nnx.Rngs(0)))
+    init = InitConfig(pose_initializer=str(tmp_path / 'ours.npz'))
+    initialise_parts(model, init, initialise, lambda file: read_weights(file).arrays)
+    kernel = np.asarray(model.pose_initializer.conv1.kernel[...])
+    np.testing.assert_array_equal(kernel, released['conv1.weight'].transpose(2, 3, 1, 0))
+
+
+@pytest.mark.parametrize('name', ['kimnet', 'pose_resnet'])
+def test_run_of_ours(name, command, tmp_path):
+    fields = {'initializer_depth': 0, 'encoder_depth': 18} if name == 'kimnet' else {'depth': 18}
+    fields |= {'width': 4, 'features': 7}
+    config = make_config(name, {'num_joints': 15, **fields})
+    entries = state_dict(name, config)
+    model = abstract_model({'name': name, **fields}, num_joints=15)
+    assign(getattr(model, 'network', model), from_torch(name, entries)[0].arrays)
+    write_config(tmp_path / 'run', {'model': {'name': name, **fields}}, 'jhmdb')
+    _, weights = split_model(model, training=True)
+    checkpoints = Checkpoints(tmp_path / 'run')
+    for step, score in ((2, 0.5), (4, 0.25)):
+        state = TrainState(np.int32(step), weights, optax.EmptyState(), None)
+        checkpoints.save(step, state, {}, score)
+        weights = jax.tree.map(lambda leaf: np.asarray(leaf) + 1, weights)
+    checkpoints.close()
+
+    options = {'source': 'run', 'verify': False}
+    assert command(target='best.npz', to='flax', **options) == 0
+    best = read_weights(tmp_path / 'best.npz')
+    assert described(best.metadata, best.arrays, '').config == config
+    assert_equal(best.arrays, from_torch(name, entries)[0].arrays)
+    assert command(target='best.pth', **options) == 0
+    assert command(target='last.pth', checkpoint='last', **options) == 0
+    twin = NETWORKS[name].make_twin(config)
+    for file, added in (('best.pth', 0), ('last.pth', 1)):
+        twin.load_state_dict(torch.load(tmp_path / file))
+        for key, parameter in twin.named_parameters():
+            np.testing.assert_array_equal(parameter.detach().numpy(), entries[key] + np.float32(added), err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'target': 'x.npz'}, '--source and --target are needed'),
+        ({'source': 'released.pth.tar', 'target': 'x.npz'}, '--model is needed: one of pose_resnet, kimnet'),
+        (
+            {**RELEASED, 'model': 'kmm'},
+            "not the weights of 'kmm': there is no conv_q.weight",
+        ),
+        ({**RELEASED, 'target': 'x.pth'}, 'for PyTorch say --to=torch'),
+        ({**RELEASED, 'target': 'x.bin'}, 'the name must end in one of'),
+        (
+            {**RELEASED, 'part': 'net'},
+            'no such part; there are conv1, ',
+        ),
+        (
+            {**RELEASED, 'template': 'a'},
+            '--template is for weights of ours',
+        ),
+        (
+            {**RELEASED, 'checkpoint': '3'},
+            '--checkpoint is for the folder',
+        ),
+        (
+            {**RELEASED, 'model': 'hourglass', 'pixels': 'bearpaw'},
+            "not the weights of 'hourglass': there is no fc.0.0.weight",
+        ),
+        (
+            {**RELEASED, 'model': 'kmm', 'pixels': 'rpstn'},
+            '--pixels is for',
+        ),
+        ({'source': 'ours.npz', 'target': 'x.pth', 'model': 'kimnet'}, '--model=kimnet: .*ours.npz holds a pose_resnet'),
+        ({'source': 'ours.npz', 'target': 'x.pth', 'partial': True}, '--partial is for'),
+        ({'source': 'ours.npz', 'target': 'x.npz', 'to': 'flax', 'part': 'conv1'}, '--model is needed'),
+        ({'source': 'anonymous.npz', 'target': 'x.pth'}, 'our keys and no metadata'),
+        ({'source': 'other.npz', 'target': 'x.pth'}, "metadata of another program or version: there is no network 'vit'"),
+        ({'source': 'older.npz', 'target': 'x.pth'}, "no config of 'kmm': .*unexpected keyword argument 'colour'"),
+        ({'source': 'listed.npz', 'target': 'x.pth'}, "no config of 'kmm'"),
+        ({'source': 'impossible.npz', 'target': 'x.pth'}, "'pose_resnet' cannot be of .*depth 19"),
+        ({'source': 'empty', 'target': 'x.pth'}, 'no run there'),
+    ],
+)
+def test_bad_requests_end_in_one_line(options, message, command, released, tmp_path, capsys):
+    kernel = {'conv_q.kernel': np.zeros((1, 1, 7, 5), np.float32)}
+    metadata = {
+        'ours': {'network': 'pose_resnet', 'config': '{"num_joints": 5, "depth": 18, "width": 4, "features": 7}'},
+        'anonymous': {},
+        'other': {'network': 'vit', 'config': '{}'},
+        'older': {'network': 'kmm', 'config': '{"num_joints": 5, "features": 7, "colour": 1}'},
+        'listed': {'network': 'kmm', 'config': '[5, 7]'},
+        'impossible': {'network': 'pose_resnet', 'config': '{"depth": 19}'},
+    }
+    for name, given in metadata.items():
+        write_weights(tmp_path / f'{name}.npz', kernel, given)
+    (tmp_path / 'empty').mkdir()
+    before = sorted(tmp_path.iterdir())
+    assert command(**options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f'error: .*{message}', line)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_without_torch(command, released, tmp_path, monkeypatch, capsys):
+    write_weights(tmp_path / 'released.npz', released, {})
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    assert command(model='pose_resnet', source='released.npz', target='ours.safetensors') == 0
+    assert 'outputs' not in capsys.readouterr().out
+    assert command(source='ours.safetensors', target='back.npz', template='released.npz') == 0
+    assert_equal(read_weights(tmp_path / 'back.npz').arrays, released)
+    for options in ({'source': 'ours.safetensors', 'target': 'b.npz'}, {'source': 'released.pth.tar', 'target': 'b.npz'}):
+        assert command(**options) == 2
+        assert 'pip install "kimnet-jax[torch]"' in capsys.readouterr().err
+
+
+def test_pixels_and_backbone_by_command(command, released, tmp_path, capsys):
+    options = {'model': 'pose_resnet', 'verify': False}
+    assert command(source='released.pth.tar', target='rgb.npz', pixels='simplebaseline', **options) == 0
+    assert 'takes our images now' in capsys.readouterr().out
+    folded = fold_pixels(released, 'pose_resnet', RELEASED_PIXELS['simplebaseline'])
+    assert_equal(read_weights(tmp_path / 'rgb.npz').arrays, from_torch('pose_resnet', folded)[0].arrays)
+    backbone = {key: array for key, array in released.items() if not key.startswith(('deconv', 'final'))}
+    write_weights(tmp_path / 'resnet18.pth', backbone, {})
+    assert command(source='resnet18.pth', target='backbone.npz', partial=True, **options) == 0
+    assert 'stays unfilled: deconv_layers.0.conv.kernel' in capsys.readouterr().out
+    assert 'deconv_layers.0.conv.kernel' not in read_weights(tmp_path / 'backbone.npz').arrays
+
+
+def test_list(command, capsys):
+    assert command(list=True) == 0
+    told = capsys.readouterr().out
+    assert all(re.search(rf'^{name} +\S', told, re.MULTILINE) for name in NETWORKS)
+    assert '.pth.tar' in told
