@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.models.hanet import HANet, HANetConfig
 from kimnet_jax.models.kimnet import KIMNet, KIMNetConfig
@@ -19,6 +20,7 @@ from kimnet_jax.models.pose_resnet import DEPTHS, PoseResNet, PoseResNetConfig
 __all__ = [
     'KMM',
     'MODELS',
+    'REFINERS',
     'HANet',
     'HANetConfig',
     'KIMNet',
@@ -27,7 +29,9 @@ __all__ = [
     'PoseResNet',
     'PoseResNetConfig',
     'abstract_model',
+    'abstract_refiner',
     'build_model',
+    'build_refiner',
     'count_parameters',
     'network_name',
 ]
@@ -51,6 +55,7 @@ MODELS: dict[str, Model] = {  # by `config.model.name`
     'kimnet': Model(KIMNetConfig, KIMNet, {'encoder_depth': DEPTHS, 'initializer_depth': (0, *DEPTHS)}),
     'pose_resnet': Model(PoseResNetConfig, functools.partial(PerFrame, PoseResNet), {'depth': DEPTHS}),
 }
+REFINERS = ('hanet',)  # names of networks that refine poses (`build_refiner`); they read no video
 _DTYPES = ('auto', 'float32', 'bfloat16')
 
 
@@ -68,20 +73,42 @@ def build_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'flo
     """
     fields = dict(fields)
     name = fields.pop('name', 'kimnet')
+    if name in REFINERS:
+        raise InputError(f'config.model.name={name!r} refines poses, it reads no video: use kimnet_jax.refine, predict --refine')
     if name not in MODELS:
         raise InputError(f'config.model.name={name!r}: choose one of {", ".join(MODELS)}')
     model = MODELS[name]
     _check_fields(name, fields)
-    if dtype not in _DTYPES:
-        raise InputError(f'config.dtype={dtype!r}: choose one of {", ".join(_DTYPES)}')
-    if dtype == 'auto':
-        dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-    return model.build(model.config(num_joints=num_joints, **fields), dtype=jnp.dtype(dtype), rngs=nnx.Rngs(seed))
+    return model.build(model.config(num_joints=num_joints, **fields), dtype=_compute_dtype(dtype), rngs=nnx.Rngs(seed))
 
 
 def abstract_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'float32') -> VideoModel:
     """The same model without its arrays, to be filled from a checkpoint."""
     return nnx.eval_shape(lambda: build_model(fields, num_joints=num_joints, dtype=dtype))
+
+
+def build_refiner(fields: Mapping[str, Any], *, channels: int, dtype: str = 'float32', seed: int = 0) -> HANet:
+    """A network that refines poses, with random weights.
+
+    Args:
+        fields: of `config.model`: `name` and those of `HANetConfig` but for `channels`.
+        channels: C, coordinates of a pose.
+        dtype, seed: as of `build_model`.
+
+    Raises:
+        InputError: naming the field, on an unknown field or value.
+    """
+    fields = {key: value for key, value in fields.items() if key != 'name'}
+    config = make(HANetConfig, fields | {'channels': channels}, 'model')
+    try:
+        return HANet(config, dtype=_compute_dtype(dtype), rngs=nnx.Rngs(seed))
+    except ValueError as error:
+        raise InputError(f'config.model: {error}') from error
+
+
+def abstract_refiner(fields: Mapping[str, Any], *, channels: int, dtype: str = 'float32') -> HANet:
+    """The same without its arrays, to be filled from a checkpoint."""
+    return nnx.eval_shape(lambda: build_refiner(fields, channels=channels, dtype=dtype))
 
 
 def count_parameters(model: nnx.Module) -> int:
@@ -92,6 +119,14 @@ def count_parameters(model: nnx.Module) -> int:
 def network_name(model: VideoModel) -> str:
     """What a table calls the network: `KIMNet`, `PoseResNet`, ..."""
     return type(model.network if isinstance(model, PerFrame) else model).__name__
+
+
+def _compute_dtype(name: str) -> jnp.dtype:
+    if name not in _DTYPES:
+        raise InputError(f'config.dtype={name!r}: choose one of {", ".join(_DTYPES)}')
+    if name == 'auto':
+        name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+    return jnp.dtype(name)
 
 
 def _field_names(name: str) -> list[str]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
+from kimnet_jax.models.chain import encode_clip, run_chain
 from kimnet_jax.models.kmm import KMM, KMMVariant
 from kimnet_jax.models.layers import BatchNorm, conv
 from kimnet_jax.models.pose_resnet import PoseResNet, PoseResNetConfig
@@ -117,31 +118,9 @@ class KIMNet(nnx.Module):
             (heatmaps [B, T, h, w, J] float32, intermediates: `state` after the last frame and, for every frame after the first
             [B, T-1, ...], `predicted` heatmaps of the KMM and its `correlation` W_r [J, J]).
         """
-        b, t = frames.shape[:2]
-        features = self.feature_encoder(frames.reshape(b * t, *frames.shape[2:]))  # all frames in one call
-        features = features.reshape(b, t, *features.shape[1:])
-        first = self._begin(frames[:, 0], features[:, 0])
-        if state is not None:
-            assert start is not None
-            going_on, _ = self.transition(state, features[:, 0])
-            fresh = start[:, None, None, None]
-            first = ChainState(jnp.where(fresh, first.heatmaps, going_on.heatmaps), first.features)
-
-        # statistics move inside the chain, so they are carried; everything else is the same for all steps
-        graph, stats, rest = nnx.split(self.transition, nnx.BatchStat, ...)  # type: ignore[misc]
-
-        def body(carry: tuple[ChainState, nnx.State], following: Array) -> tuple[Any, Any]:
-            transition = nnx.merge(graph, carry[1], rest, copy=True)
-            chain, intermediates = transition(carry[0], following)
-            return (chain, nnx.state(transition, nnx.BatchStat)), (chain.heatmaps, intermediates)
-
-        (last, stats), (heatmaps, intermediates) = jax.lax.scan(
-            body, (first, stats), jnp.moveaxis(features[:, 1:], 1, 0), unroll=self._unroll()
-        )
-        nnx.update(self.transition, stats)
-        heatmaps = jnp.concatenate([first.heatmaps[None], heatmaps])
-        intermediates = {key: jnp.moveaxis(value, 0, 1) for key, value in intermediates.items()}
-        return jnp.moveaxis(heatmaps, 0, 1), intermediates | {'state': last}
+        training = not self.transition.relation_decoder.bn_u.use_running_average
+        features = encode_clip(self.feature_encoder, frames)
+        return run_chain(self.transition, self._begin(frames[:, 0], features[:, 0]), features, state, start, training=training)
 
     def init_state(self, frames: Array) -> tuple[Array, ChainState]:
         """Begins a stream: first frames [B, H, W, 3] -> (heatmaps [B, h, w, J], state)."""
@@ -156,8 +135,3 @@ class KIMNet(nnx.Module):
     def _begin(self, frames: Array, features: Array) -> ChainState:
         initial = self.pose_initializer(features if self.from_features else frames)
         return ChainState(self.transition.relation_decoder(initial), features)
-
-    def _unroll(self) -> bool:
-        """In a loop, XLA:CPU's gradients of convolutions are some 70 times slower; unrolled it is the same program."""
-        training = not self.transition.relation_decoder.bn_u.use_running_average
-        return training and jax.default_backend() == 'cpu'

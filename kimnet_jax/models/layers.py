@@ -1,6 +1,6 @@
 """Layers with PyTorch's arithmetic, in the formulations that XLA differentiates fast on every backend."""
 
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ def conv(
     stride: int = 1,
     use_bias: bool = False,
     kernel_init: nnx.Initializer = kaiming_normal,
+    bias_init: nnx.Initializer = nnx.initializers.zeros,
     dtype: Dtype = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
@@ -33,6 +34,54 @@ def conv(
         padding=((padding, padding), (padding, padding)),
         use_bias=use_bias,
         kernel_init=kernel_init,
+        bias_init=bias_init,
+        dtype=dtype,
+        rngs=_keys(rngs),
+    )
+
+
+class _Keys:
+    """The keys that `rngs.params()` gives, without its `count[...] += 1`: an indexed update asks a traced value for its sharding,
+    and to say that there is none jax searches the whole trace. Building HRNet by shape takes a tenth of the time.
+    """
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.stream = rngs.params
+
+    def params(self) -> Array:
+        count = self.stream.count.get_value()
+        self.stream.count.set_value(count + 1)
+        return jax.random.fold_in(self.stream.key.get_value(), count)
+
+
+def _keys(rngs: nnx.Rngs) -> nnx.Rngs:
+    return cast(nnx.Rngs, _Keys(rngs))
+
+
+def torch_conv(
+    features_in: int,
+    features_out: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    use_bias: bool = True,
+    dtype: Dtype = jnp.float32,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """`conv` with PyTorch's own initial values: weights and bias uniform within 1 / sqrt(fan in)."""
+    bound = (features_in * kernel * kernel) ** -0.5
+
+    def uniform(key: Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return conv(
+        features_in,
+        features_out,
+        kernel,
+        stride=stride,
+        use_bias=use_bias,
+        kernel_init=uniform,
+        bias_init=uniform,
         dtype=dtype,
         rngs=rngs,
     )
@@ -48,9 +97,9 @@ class PointwiseConv(nnx.Conv):
 
 
 class BatchNorm(nnx.BatchNorm):
-    """PyTorch's BatchNorm: statistics in float32, two-pass variance, unbiased in the running buffer; output in `dtype`.
+    """PyTorch's BatchNorm: statistics in float32 at least, two-pass variance, unbiased in the running buffer; output in `dtype`.
 
-    Under data parallelism the statistics are those of the whole batch.
+    Under data parallelism the statistics are those of the whole batch. Variables change by `set_value`: see `_Keys`.
     """
 
     def __init__(self, features: int, *, scale_init: float = 1.0, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
@@ -61,17 +110,23 @@ class BatchNorm(nnx.BatchNorm):
             dtype=jnp.float32,
             use_fast_variance=False,
             scale_init=nnx.initializers.constant(scale_init),
-            rngs=rngs,
+            rngs=_keys(rngs),
         )
         self.output_dtype = dtype
 
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
-        before = self.var[...]
-        y = super().__call__(x.astype(jnp.float32))
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean, var = self.mean[...], self.var[...]
         if not self.use_running_average:
-            n = x.size // x.shape[-1]
-            kept = self.momentum * before
-            self.var[...] = kept + (self.var[...] - kept) * (n / max(n - 1, 1))  # flax stores the biased variance
+            kept, fresh = self.momentum, 1 - self.momentum
+            axes, n = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+            old_mean, old_var = mean, var
+            mean = x.mean(axes)
+            var = jnp.square(x - mean).mean(axes)
+            self.mean.set_value(kept * old_mean + fresh * mean)
+            self.var.set_value(kept * old_var + fresh * n / max(n - 1, 1) * var)
+        scale, bias = cast(nnx.Param, self.scale), cast(nnx.Param, self.bias)
+        y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale[...]) + bias[...]
         return y.astype(self.output_dtype)
 
 
@@ -127,12 +182,11 @@ def _convolve(x: Array, kernel: Array, *, stride: int) -> Array:
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=dimensions)
 
 
-def max_pool(x: Array) -> Array:
-    """Max-pooling 3x3, stride 2, padding 1 of [B, H, W, C], as the maximum of nine shifted slices (backward 5x faster on CPU)."""
-    h, w = x.shape[1:3]
-    rows, columns = (h + 1) // 2, (w + 1) // 2
+def max_pool(x: Array, *, padding: int = 1) -> Array:
+    """Max-pooling 3x3, stride 2 of [B, H, W, C], as the maximum of nine shifted slices (backward 5x faster on CPU)."""
+    rows, columns = ((size + 2 * padding - 1) // 2 for size in x.shape[1:3])
     low = jnp.finfo(x.dtype).min
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=low)
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=low)
     out = None
     for i in range(3):
         for j in range(3):
@@ -140,3 +194,24 @@ def max_pool(x: Array) -> Array:
             out = part if out is None else jnp.maximum(out, part)
     assert out is not None
     return out
+
+
+def max_pool_2x2(x: Array) -> Array:
+    """Max-pooling 2x2, stride 2 of [B, H, W, C]: the maximum of four shifted slices; an odd last row or column is left out."""
+    h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    top = jnp.maximum(x[:, 0:h:2, 0:w:2], x[:, 0:h:2, 1:w:2])
+    bottom = jnp.maximum(x[:, 1:h:2, 0:w:2], x[:, 1:h:2, 1:w:2])
+    return jnp.maximum(top, bottom)
+
+
+def upsample_nearest(x: Array, factor: int) -> Array:
+    """[B, H, W, C] -> [B, factor H, factor W, C], every value repeated."""
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, factor, w, factor, c))
+    return x.reshape(b, factor * h, factor * w, c)
+
+
+@nnx.remat
+def recomputed(module: nnx.Module, x: Array) -> Array:
+    """`module(x)`, whose activations the backward pass computes again instead of keeping them."""
+    return module(x)

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.layers import BatchNorm, ConvTranspose, conv, max_pool
+from kimnet_jax.models.layers import BatchNorm, ConvTranspose, conv, kaiming_normal, max_pool
 
 Array = jax.Array
 
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-DEPTHS = tuple(_BLOCKS)
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+DEPTHS = tuple(BLOCKS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,20 @@ class BasicBlock(nnx.Module):
 
     expansion = 1
 
-    def __init__(self, features_in: int, width: int, stride: int, dtype: Dtype, rngs: nnx.Rngs):
-        self.conv1 = conv(features_in, width, 3, stride=stride, dtype=dtype, rngs=rngs)
+    def __init__(
+        self,
+        features_in: int,
+        width: int,
+        stride: int,
+        dtype: Dtype,
+        rngs: nnx.Rngs,
+        kernel_init: nnx.Initializer = kaiming_normal,
+    ):
+        self.conv1 = conv(features_in, width, 3, stride=stride, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype, rngs=rngs)
-        self.conv2 = conv(width, width, 3, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(width, width, 3, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(width, dtype=dtype, rngs=rngs)
-        self.downsample = _downsample(features_in, width, stride, dtype, rngs)
+        self.downsample = _downsample(features_in, width, stride, kernel_init, dtype, rngs)
 
     def __call__(self, x: Array) -> Array:
         y = nnx.relu(self.bn1(self.conv1(x)))
@@ -58,14 +66,22 @@ class Bottleneck(nnx.Module):
 
     expansion = 4
 
-    def __init__(self, features_in: int, width: int, stride: int, dtype: Dtype, rngs: nnx.Rngs):
-        self.conv1 = conv(features_in, width, 1, dtype=dtype, rngs=rngs)
+    def __init__(
+        self,
+        features_in: int,
+        width: int,
+        stride: int,
+        dtype: Dtype,
+        rngs: nnx.Rngs,
+        kernel_init: nnx.Initializer = kaiming_normal,
+    ):
+        self.conv1 = conv(features_in, width, 1, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype, rngs=rngs)
-        self.conv2 = conv(width, width, 3, stride=stride, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(width, width, 3, stride=stride, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(width, dtype=dtype, rngs=rngs)
-        self.conv3 = conv(width, 4 * width, 1, dtype=dtype, rngs=rngs)
+        self.conv3 = conv(width, 4 * width, 1, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
         self.bn3 = BatchNorm(4 * width, dtype=dtype, rngs=rngs)
-        self.downsample = _downsample(features_in, 4 * width, stride, dtype, rngs)
+        self.downsample = _downsample(features_in, 4 * width, stride, kernel_init, dtype, rngs)
 
     def __call__(self, x: Array) -> Array:
         y = nnx.relu(self.bn1(self.conv1(x)))
@@ -74,11 +90,14 @@ class Bottleneck(nnx.Module):
         return nnx.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-def _downsample(features_in: int, features_out: int, stride: int, dtype: Dtype, rngs: nnx.Rngs) -> nnx.Sequential | None:
+def _downsample(
+    features_in: int, features_out: int, stride: int, kernel_init: nnx.Initializer, dtype: Dtype, rngs: nnx.Rngs
+) -> nnx.Sequential | None:
     if stride == 1 and features_in == features_out:
         return None
     return nnx.Sequential(
-        conv(features_in, features_out, 1, stride=stride, dtype=dtype, rngs=rngs), BatchNorm(features_out, dtype=dtype, rngs=rngs)
+        conv(features_in, features_out, 1, stride=stride, kernel_init=kernel_init, dtype=dtype, rngs=rngs),
+        BatchNorm(features_out, dtype=dtype, rngs=rngs),
     )
 
 
@@ -112,10 +131,10 @@ class PoseResNet(nnx.Module):
 
     def __init__(self, config: PoseResNetConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
         """Raises ValueError on a depth that is none of `DEPTHS`."""
-        if config.depth not in _BLOCKS:
+        if config.depth not in BLOCKS:
             raise ValueError(f'PoseResNet of depth {config.depth}: choose one of {", ".join(map(str, DEPTHS))}')
         block: type[BasicBlock] | type[Bottleneck] = BasicBlock if config.depth < 50 else Bottleneck
-        counts, width, expansion = _BLOCKS[config.depth], config.width, block.expansion
+        counts, width, expansion = BLOCKS[config.depth], config.width, block.expansion
         self.remat = config.remat
         self.conv1 = conv(3, width, 7, stride=2, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype, rngs=rngs)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kimnet_jax.models.layers import BatchNorm, ConvTranspose, conv, max_pool
+from kimnet_jax.models.layers import BatchNorm, ConvTranspose, conv, max_pool, max_pool_2x2, upsample_nearest
 
 
 def normal(name, *shape):
@@ -48,6 +48,15 @@ def test_max_pool_is_the_stock_one(size):
         return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
     compare(max_pool, stock, (normal('x', 2, *size, 3),))
+
+
+@pytest.mark.parametrize('size', [(8, 6), (11, 7)])
+def test_max_pool_2x2_is_the_stock_one(size):
+    compare(max_pool_2x2, lambda x: nnx.max_pool(x, (2, 2), strides=(2, 2)), (normal('x', 2, *size, 3),))
+
+
+def test_nearest_upsampling_repeats():
+    compare(lambda x: upsample_nearest(x, 4), lambda x: x.repeat(4, axis=1).repeat(4, axis=2), (normal('x', 2, 3, 5, 7),))
 
 
 def filled(layer, **leaves):

@@ -4,7 +4,25 @@ A twin takes the same config as our network. Its layout is PyTorch's (images [B,
 those of the public release where there is one, and its initial values are PyTorch's own: it gets its weights from elsewhere.
 """
 
+from kimnet_jax.interop.torch_models.hanet import HANet
+from kimnet_jax.interop.torch_models.hourglass import Hourglass
+from kimnet_jax.interop.torch_models.hrnet import HRNet
 from kimnet_jax.interop.torch_models.kimnet import KMM, KIMNet, RelationDecoder
+from kimnet_jax.interop.torch_models.lstm_pm import LSTMPM
 from kimnet_jax.interop.torch_models.pose_resnet import PoseResNet
+from kimnet_jax.interop.torch_models.rpstn import DKD, JRE, JRPSP, RPSTN
 
-__all__ = ['KMM', 'KIMNet', 'PoseResNet', 'RelationDecoder']
+__all__ = [
+    'DKD',
+    'JRE',
+    'JRPSP',
+    'KMM',
+    'LSTMPM',
+    'RPSTN',
+    'HANet',
+    'HRNet',
+    'Hourglass',
+    'KIMNet',
+    'PoseResNet',
+    'RelationDecoder',
+]

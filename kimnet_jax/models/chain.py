@@ -1,0 +1,78 @@
+"""The chain over the frames of a clip: one scan, whatever network steps through it."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Array = jax.Array
+State = TypeVar('State', bound=tuple)  # a NamedTuple of arrays [B, h, w, ...] with the field `heatmaps`
+
+
+def encode_clip(encoder: nnx.Module, frames: Array, *, frame_by_frame: bool = False) -> Array:
+    """Features [B, T, h, w, D] of frames [B, T, H, W, 3].
+
+    In train mode BatchNorm sees all frames at once or, `frame_by_frame`, one after the other.
+    """
+    if frame_by_frame:
+        _, features = _scan(encoder, lambda encoder, _, frame: (None, encoder(frame)), None, frames, training=True)
+        return jnp.moveaxis(features, 0, 1)
+    b, t = frames.shape[:2]
+    features = encoder(frames.reshape(b * t, *frames.shape[2:]))
+    return features.reshape(b, t, *features.shape[1:])
+
+
+def run_chain(
+    transition: nnx.Module,
+    first: State,
+    features: Array,
+    state: State | None = None,
+    start: Array | None = None,
+    *,
+    training: bool,
+) -> tuple[Array, dict[str, Any]]:
+    """Heatmaps of T frames.
+
+    Args:
+        transition: (state of frame t, features of frame t+1) -> (state of frame t+1, dict of intermediates).
+        first: the state of the first frame where the chain begins with it.
+        features: [B, T, h, w, D] of all frames.
+        state: where an earlier call on the frames before ended; None: every chain begins with these frames.
+        start: bool [B], with `state`: True where the chain begins anew.
+        training: whether gradients are to be taken.
+
+    Returns:
+        (heatmaps [B, T, h, w, J], intermediates [B, T-1, ...] of every frame after the first, and `state` after the last).
+    """
+    if state is not None:
+        assert start is not None
+        going_on, _ = transition(state, features[:, 0])
+        fresh = start[:, None, None, None]
+        first = jax.tree.map(lambda anew, on: jnp.where(fresh, anew, on), first, going_on)
+
+    def step(transition: Any, state: State, following: Array) -> tuple[State, Any]:
+        state, intermediates = transition(state, following)
+        return state, (state.heatmaps, intermediates)  # type: ignore[attr-defined]
+
+    last, (heatmaps, intermediates) = _scan(transition, step, first, features[:, 1:], training=training)
+    heatmaps = jnp.concatenate([first.heatmaps[None], heatmaps])  # type: ignore[attr-defined]
+    intermediates = {key: jnp.moveaxis(value, 0, 1) for key, value in intermediates.items()}
+    return jnp.moveaxis(heatmaps, 0, 1), intermediates | {'state': last}
+
+
+def _scan(module: nnx.Module, step: Callable[..., tuple[Any, Any]], first: Any, sequence: Array, *, training: bool) -> Any:
+    """`jax.lax.scan` of `step(module, carry, x)` over axis 1 of the sequence; the module's statistics move with it."""
+    graph, stats, rest = nnx.split(module, nnx.BatchStat, ...)  # type: ignore[misc]
+
+    def body(carry: tuple[Any, nnx.State], x: Array) -> tuple[Any, Any]:
+        inner = nnx.merge(graph, carry[1], rest, copy=True)
+        last, y = step(inner, carry[0], x)
+        return (last, nnx.state(inner, nnx.BatchStat)), y
+
+    # in a loop, XLA:CPU's gradients of convolutions are some 70 times slower; unrolled it is the same program
+    unroll = training and jax.default_backend() == 'cpu'
+    (last, stats), ys = jax.lax.scan(body, (first, stats), jnp.moveaxis(sequence, 1, 0), unroll=unroll)
+    nnx.update(module, stats)
+    return last, ys

@@ -1,0 +1,46 @@
+"""JRPSP, RPSTN's propagator of pose semantics: dynamic kernels, then the relation of the joints (Dang et al., TIP 2022)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.typing import Dtype
+
+from kimnet_jax.models.dkd import DKD, DKDVariant
+from kimnet_jax.models.relation_decoder import DecoderVariant, RelationDecoder
+
+Array = jax.Array
+
+
+class JRPSP(nnx.Module):
+    """`DKD` whose heatmaps go through a relation decoder. Called as `KMM` and `DKD` are, and in their place.
+
+    The released variants normalise the heatmaps before the relation decoder too, by that decoder's own last BatchNorm.
+    """
+
+    def __init__(
+        self,
+        num_joints: int,
+        features: int,
+        *,
+        variant: DKDVariant = 'intended',
+        decoder_variant: DecoderVariant = 'intended',
+        output_scale: float = 1.0,
+        dtype: Dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """`variant`: see `DKD`; `decoder_variant` and `output_scale`: see `RelationDecoder`. `dtype`: of the convolutions."""
+        self.variant = variant
+        self.dkd = DKD(num_joints, features, variant=variant, dtype=dtype, rngs=rngs)
+        self.relation_decoder = RelationDecoder(num_joints, variant=decoder_variant, output_scale=output_scale, rngs=rngs)
+
+    def __call__(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, dict[str, Array]]:
+        """Predicts the heatmaps of frame t+1: arguments and results as those of `DKD`."""
+        predicted, intermediates, _ = self.propagate(features, next_features, heatmaps)
+        return predicted, intermediates
+
+    def propagate(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, dict[str, Array], Array]:
+        """As a call, with the projection of the next frame's features (see `DKD.propagate`)."""
+        predicted, intermediates, projected = self.dkd.propagate(features, next_features, heatmaps)
+        if self.variant != 'intended':
+            predicted = self.relation_decoder.bn_u(predicted)
+        return self.relation_decoder(predicted), intermediates, projected
