@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 FIRST_BOX := $(RUN) -c 'import json, sys; print(*json.load(open(sys.argv[1]))["boxes"][0], sep=",")'
 
-.PHONY: demo test test-slow lint docs clean
+.PHONY: demo test test-slow lint docs parity clean
 
 demo: $(VENV)/.base
 	$(RUN) -m data_pipelines.build kinetic_puppets/joints15 --data_dir $(DEMO)/data
@@ -32,6 +32,9 @@ lint: $(VENV)/.test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+parity: $(VENV)/.test
+	$(RUN) -m kimnet_jax.parity --all --out docs
 
 docs: $(VENV)/.docs
 	$(RUN) -m mkdocs build --strict

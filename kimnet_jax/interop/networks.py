@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import nnx
 
 from kimnet_jax.core.errors import InputError
@@ -235,7 +236,9 @@ NETWORKS: dict[str, Network] = {
         origin='leoxiaobin/deep-high-resolution-net.pytorch, pose_hrnet_w*.pth',
     ),
     'kmm': Network(
-        module=lambda config, *, rngs: KMM(config.num_joints, config.features, variant=config.variant, rngs=rngs),
+        module=lambda config, *, dtype=jnp.float32, rngs: KMM(
+            config.num_joints, config.features, variant=config.variant, dtype=dtype, rngs=rngs
+        ),
         twin='KMM',
         table=keymaps.KMM,
         read_config=kmm_sizes,

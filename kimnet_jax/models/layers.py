@@ -8,6 +8,7 @@ from flax import nnx
 from flax.typing import Dtype
 
 Array = jax.Array
+_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
 kaiming_normal = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # torchvision's for ResNets
 
@@ -23,10 +24,10 @@ def conv(
     bias_init: nnx.Initializer = nnx.initializers.zeros,
     dtype: Dtype = jnp.float32,
     rngs: nnx.Rngs,
-) -> nnx.Conv:
+) -> 'Conv':
     """A square convolution on [..., H, W, C] padded as in PyTorch: `kernel // 2` zeros on every side, whatever the stride."""
     padding = kernel // 2
-    return (PointwiseConv if kernel == 1 else nnx.Conv)(
+    return Conv(
         features_in,
         features_out,
         (kernel, kernel),
@@ -67,7 +68,7 @@ def torch_conv(
     use_bias: bool = True,
     dtype: Dtype = jnp.float32,
     rngs: nnx.Rngs,
-) -> nnx.Conv:
+) -> 'Conv':
     """`conv` with PyTorch's own initial values: weights and bias uniform within 1 / sqrt(fan in)."""
     bound = (features_in * kernel * kernel) ** -0.5
 
@@ -87,13 +88,21 @@ def torch_conv(
     )
 
 
-class PointwiseConv(nnx.Conv):
-    """A 1x1 convolution as a matrix product: its weight gradient is 3 to 8 times faster on CPU."""
+class Conv(nnx.Conv):
+    """Convolution of [B, H, W, C].
+
+    A 1x1 is a matrix product, whose weight gradient is 3 to 8 times faster on CPU. The bias is added in float32: XLA:CPU sums its
+    gradient over all pixels in the type of that sum, and bfloat16 stalls at 256 terms.
+    """
 
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
-        rows, columns = cast(tuple[int, int], self.strides)
-        y = x[..., ::rows, ::columns, :].astype(self.dtype) @ self.kernel[...][0, 0].astype(self.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        strides = cast(tuple[int, int], self.strides)
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        if kernel.shape[:2] == (1, 1):
+            y = x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
+        else:
+            y = jax.lax.conv_general_dilated(x, kernel, strides, cast(Any, self.padding), dimension_numbers=_DIMENSIONS)
+        return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -178,8 +187,7 @@ _conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 
 def _convolve(x: Array, kernel: Array, *, stride: int) -> Array:
     """With one row and column of zeros on every side."""
-    dimensions = ('NHWC', 'HWIO', 'NHWC')
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=dimensions)
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
 
 
 def max_pool(x: Array, *, padding: int = 1) -> Array:

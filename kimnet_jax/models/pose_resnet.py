@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.layers import BatchNorm, ConvTranspose, conv, kaiming_normal, max_pool
+from kimnet_jax.models.layers import BatchNorm, ConvTranspose, conv, kaiming_normal, max_pool, recomputed
 
 Array = jax.Array
 
@@ -156,12 +156,7 @@ class PoseResNet(nnx.Module):
         x = max_pool(nnx.relu(self.bn1(self.conv1(images))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
-                x = _recomputed(block, x) if self.remat else block(x)
+                x = recomputed(block, x) if self.remat else block(x)
         for upsample in self.deconv_layers:
             x = upsample(x)
         return x if self.final_layer is None else self.final_layer(x)
-
-
-@nnx.remat
-def _recomputed(block: nnx.Module, x: Array) -> Array:
-    return block(x)

@@ -60,7 +60,8 @@ def verdict(result: Mapping[str, Any]) -> str:
     elif result['first_gradient']:
         sentences.append(
             f'Every module agrees; the first gradient that is off in the backward pass is that of `{result["first_gradient"]}`: '
-            'look for a gradient that is stated by hand there or after it.'
+            'look for a gradient that is stated by hand there or after it'
+            + ('.' if result['dtype'] == 'float32' else ', or for a sum that is taken in bfloat16.')
         )
     return ' '.join(sentences)
 
@@ -167,6 +168,8 @@ def _plot(result: Mapping[str, Any], file: pathlib.Path) -> None:
     from matplotlib.figure import Figure
 
     path = result['trajectory']
+    if path and len(path['loss']) == 1:  # no line
+        path = None
     figure = Figure(figsize=(12, 9 if path else 4.5), layout='constrained')
     axes = figure.subplots(3 if path else 1, 1, squeeze=False)[:, 0]
     rows, calls = result['modules'], range(len(result['modules']))

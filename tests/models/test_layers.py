@@ -110,3 +110,11 @@ def test_batch_norm_output_and_statistics_types():
     layer = BatchNorm(3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     assert layer(jnp.ones((2, 3, 5, 3), jnp.bfloat16)).dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(layer))} == {jnp.dtype('float32')}
+
+
+@pytest.mark.parametrize('kernel', [1, 3])
+def test_bias_gradient_in_bfloat16_counts_every_pixel(kernel):
+    layer = conv(2, 3, kernel, use_bias=True, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    x = jnp.ones((2, 64, 33, 2))
+    gradient = jax.jit(nnx.grad(lambda layer: layer(x).astype(jnp.float32).sum()))(layer)
+    np.testing.assert_allclose(gradient['bias'][...], 2 * 64 * 33, rtol=1e-3)

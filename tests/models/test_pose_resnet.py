@@ -103,7 +103,7 @@ def test_unknown_depth():
 def test_weights_that_do_not_fit_are_all_named():
     weights, _ = golden.weights('simplebaseline_resnet18')
     weights['fc.weight'] = np.zeros((2, 2))
-    weights['layer9.0.conv1.weight'] = np.zeros((2, 2, 3, 3))
+    weights['layer4.9.conv1.weight'] = np.zeros((2, 2, 3, 3))
     with pytest.raises(InputError, match=r'fc\.weight: taken by 0 rules'):
         translate(weights, POSE_RESNET)
     del weights['fc.weight'], weights['bn1.bias']
@@ -114,6 +114,6 @@ def test_weights_that_do_not_fit_are_all_named():
     with pytest.raises(InputError) as error:
         assign(model, translate(weights, POSE_RESNET))
     assert 'bn1.bias: missing' in str(error.value)
-    assert 'layer9.0.conv1.kernel: not in the model' in str(error.value)
+    assert 'layer4.9.conv1.kernel: not in the model' in str(error.value)
     assert 'final_layer.bias: (15,) in the weights, (16,)' in str(error.value)
     np.testing.assert_array_equal(model.conv1.kernel[...], kernel)
