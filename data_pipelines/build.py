@@ -1,7 +1,8 @@
 """`python -m data_pipelines.build NAME[/CONFIG] --manual_dir DOWNLOAD --data_dir BUILT`: builds a data set.
 
-The flags are those of `tfds build`; the files are always array_record. Without CONFIG every config is built. A data set appears
-under --data_dir only when it is whole; one that is there already is left as it is unless --overwrite is given.
+The flags are those of `tfds build`; the files are always array_record. Without CONFIG every config is built, save those whose
+splits share clips. A data set appears under --data_dir only when it is whole; one that is there already is left as it is unless
+--overwrite is given. With --beam_pipeline_options=runner=... the clips are read and written by Apache Beam.
 """
 
 import contextlib
@@ -20,8 +21,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.scripts.cli import build as tfds_build
 from tensorflow_datasets.scripts.cli import cli_utils
 
-from data_pipelines import schema
 from data_pipelines.builders import BUILDERS, import_builder
+from data_pipelines.clip_builder import leak_of
 from kimnet_jax.core.errors import InputError, run_command
 
 FILE_FORMAT = 'array_record'
@@ -37,6 +38,11 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(
             f'--file_format {args.generation.file_format}: only {FILE_FORMAT} is read and written without TensorFlow'
         )
+    if args.generation.beam_pipeline_options:
+        try:
+            import apache_beam  # noqa: F401
+        except ImportError as error:  # of which TFDS would say nothing, and build without it
+            raise InputError("--beam_pipeline_options: needs Apache Beam; pip install 'kimnet-jax[beam]'") from error
     tfds.disable_progress_bar()  # the builders show one of clips
     for name, config in [target for dataset in names for target in _targets(dataset, args)]:
         _build(name, config, args)
@@ -46,15 +52,16 @@ def _targets(dataset: str, args: tfds_build.Args) -> list[tuple[str, str]]:
     """(name, config) of everything that a NAME[/CONFIG] stands for, with --config and --config_idx."""
     name, _, config = dataset.partition('/')
     builder = import_builder(name)
-    configs = [known.name for known in builder.BUILDER_CONFIGS]
+    by_name = {known.name: known for known in builder.BUILDER_CONFIGS}
+    configs = [known for known in by_name if not leak_of(by_name[known])]
     index = args.generation.config_idx
     if index is not None:
         if index not in range(len(configs)):
             raise InputError(f'--config_idx {index}: {name} has configs 0 to {len(configs) - 1}: {", ".join(configs)}')
         configs = [configs[index]]
     for asked in (config, args.generation.config):
-        if asked and asked not in configs:
-            raise InputError(f'{name} has no config {asked!r}; known: {", ".join(configs)}')
+        if asked and asked not in by_name:
+            raise InputError(f'{name} has no config {asked!r}; known: {", ".join(by_name)}')
         configs = [asked] if asked else configs
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         _check_manual_dir(name, builder.MANUAL_DOWNLOAD_INSTRUCTIONS, args)
@@ -78,38 +85,43 @@ def _build(name: str, config: str, args: tfds_build.Args) -> None:
         if not final.is_dir():
             raise InputError(f'{final}: not built yet, so --update_metadata_only has nothing to update')
         _execute(name, config, args, data_dir)
-    elif final.exists() and not args.debug.overwrite:
-        if args.debug.fail_if_exists or not (final / 'dataset_info.json').is_file():
-            raise InputError(f'{final}: exists already; --overwrite replaces it')
-        print(f'{name}/{config} is built already; --overwrite builds it anew')
-    else:
-        with _staging(data_dir) as staging:
-            _execute(name, config, args, staging)
-            _check_splits(staging / relative)
-            shutil.copytree(staging / name / '.config', data_dir / name / '.config', dirs_exist_ok=True)
-            final.parent.mkdir(exist_ok=True)
-            if final.exists():
-                final.rename(staging / 'replaced')
-            (staging / relative).rename(final)
+    elif not _is_built(final, args):
+        with _staging(data_dir, f'{name}/{config}') as staging:
+            if not _is_built(final, args):  # by a build that this one waited for
+                _execute(name, config, args, staging)
+                shutil.copytree(staging / name / '.config', data_dir / name / '.config', dirs_exist_ok=True)
+                final.parent.mkdir(exist_ok=True)
+                if final.exists():
+                    final.rename(staging / 'replaced')
+                (staging / relative).rename(final)
     splits = tfds.builder_from_directory(str(final)).info.splits
     counts = ', '.join(f'{split} {info.num_examples} clips' for split, info in splits.items())
     size = sum(file.stat().st_size for file in final.iterdir()) / 1e6
     print(f'{name}/{config}: {counts}, {size:.1f} MB in {final}', flush=True)
 
 
+def _is_built(final: pathlib.Path, args: tfds_build.Args) -> bool:
+    """Whether the data set is there and may stay as it is. Raises `InputError` where it may not, and is not to be replaced."""
+    if args.debug.overwrite or not final.exists():
+        return False
+    if args.debug.fail_if_exists or not (final / 'dataset_info.json').is_file():
+        raise InputError(f'{final}: exists already; --overwrite replaces it')
+    print(f'{"/".join(final.parts[-3:-1])} is built already; --overwrite builds it anew')
+    return True
+
+
 @contextlib.contextmanager
-def _staging(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder in `data_dir` that is gone afterwards, whatever happens; those of builds that were killed are removed first."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        for leftover in data_dir.glob('.building-*'):
-            with _lock(leftover) as free:
-                if free:
-                    shutil.rmtree(leftover)
-        folder = pathlib.Path(tempfile.mkdtemp(prefix='.building-', dir=data_dir))
-    except OSError as error:
-        raise InputError(f'--data_dir {data_dir}: cannot be written to ({error.strerror}); choose another folder') from error
-    with _lock(folder):
+def _staging(data_dir: pathlib.Path, label: str) -> Iterator[pathlib.Path]:
+    """A folder in `data_dir` that is gone afterwards, whatever happens; those of builds that were killed are removed first.
+
+    Waits for the end of another build of the same `label` into `data_dir`.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            folder = _claim(data_dir, label, held)
+        except OSError as error:
+            raise InputError(f'--data_dir {data_dir}: cannot be written to ({error.strerror}); choose another folder') from error
         try:
             yield folder
         except Exception as error:
@@ -124,12 +136,33 @@ def _staging(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _claim(data_dir: pathlib.Path, label: str, held: contextlib.ExitStack) -> pathlib.Path:
+    """A new folder, locked while `held` lasts, once no other process has one of the same label; the dead ones are removed."""
+    prefix = f'.building-{label.replace("/", "-")}-'
+    while True:
+        others = []
+        with _lock(data_dir, wait=True):  # so that no new folder is taken for a dead one before it is locked
+            for found in data_dir.glob('.building-*'):
+                with contextlib.suppress(FileNotFoundError), _lock(found) as free:  # its owner may be removing it
+                    if free:
+                        shutil.rmtree(found)
+                    elif found.name.startswith(prefix):
+                        others.append(found)
+            if not others:
+                folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=data_dir))
+                held.enter_context(_lock(folder))
+                return folder
+        print(f'{label}: another process builds it into {data_dir}; waiting for its end', file=sys.stderr, flush=True)
+        with contextlib.suppress(FileNotFoundError), _lock(others[0], wait=True):
+            pass
+
+
 @contextlib.contextmanager
-def _lock(folder: pathlib.Path) -> Iterator[bool]:
+def _lock(folder: pathlib.Path, wait: bool = False) -> Iterator[bool]:
     """Whether the folder could be locked; the system lifts the lock when its process ends, however that happens."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         free = True
     except BlockingIOError:
         free = False
@@ -152,18 +185,6 @@ def _execute(name: str, config: str, args: tfds_build.Args, data_dir: pathlib.Pa
     args = dataclasses.replace(args, positional_datasets=[f'{name}/{config}'], datasets=[], generation=generation, paths=paths)
     with contextlib.redirect_stdout(io.StringIO()):  # a page of dataset_info
         args.execute()
-
-
-def _check_splits(folder: pathlib.Path) -> None:
-    """Reads every clip back. Raises `InputError` where two splits share a clip."""
-    seen: dict[str, str] = {}
-    for split in tfds.builder_from_directory(str(folder)).info.splits:
-        source = schema.open_built(folder, split)
-        for index in range(len(source)):
-            clip = source[index]['clip']
-            if clip in seen:
-                raise InputError(f'clip {clip!r} is in split {split!r} and already in {seen[clip]!r}; every clip may occur once')
-            seen[clip] = split
 
 
 if __name__ == '__main__':

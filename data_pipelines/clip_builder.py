@@ -1,61 +1,226 @@
-"""The base of TFDS builders whose clips are read or made one by one."""
+"""The base of TFDS builders whose clips are read or made one by one, here or on the workers of an Apache Beam runner."""
 
 import abc
 import collections
 import concurrent.futures
+import dataclasses
 import functools
+import hashlib
 import itertools
+import json
 import math
 import os
+import pathlib
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, TypeAlias
 
 import tensorflow_datasets as tfds
 import tqdm
+from tensorflow_datasets.core import dataset_builder, split_builder, writer
 
 from data_pipelines import schema
+from data_pipelines.findings import Finding, summarise
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example
 
 ClipReader: TypeAlias = Callable[[], Example]
 CLIPS_PER_SHARD = 32
+MOST_SHARDS = 128  # of a split; a loader may hold all its files open
 
 
-class ClipBuilder(tfds.core.ShardBasedBuilder):
-    """Writes clips in the order given and holds one shard in memory.
+@dataclasses.dataclass(eq=False)
+class ClipConfig(tfds.core.BuilderConfig):
+    """A config whose splits may share clips.
 
-    TFDS's GeneratorBasedBuilder holds a whole split in memory, and past 1000 MB needs TensorFlow.
+    Attributes:
+        leak: why a result on this config is no result on unseen clips; '' where no clip is in two splits. It is said when the
+            data set is built, trained on and evaluated, and such a config is built only when it is asked for by name.
+    """
+
+    leak: str = ''
+
+
+class ClipBuilder(dataset_builder.FileReaderBuilder):
+    """Writes clips in the order given; with a Beam runner, on its workers.
+
+    TFDS's GeneratorBasedBuilder holds a whole split in memory, and past 1000 MB needs TensorFlow; its ShardBasedBuilder, on Beam,
+    writes the first split again with each further one.
     """
 
     SKELETON: ClassVar[Skeleton]
+    on_beam: bool  # set by the time that readers are asked for
 
     @abc.abstractmethod
     def _clip_readers(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[ClipReader]]:
-        """For each split, functions that each read one clip into a checked example; called in threads."""
+        """For each split, functions that each read one clip into a checked example; called in threads.
+
+        They are pickled for the workers of a Beam runner: functions of a module with arguments (`functools.partial`), no methods
+        of the builder. What a reader mended it returns as `findings`, a list of `Finding`, beside the fields of the example.
+        """
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return schema.dataset_info(self, self.SKELETON)
+        return schema.dataset_info(self, self.SKELETON, leak_of(self.builder_config))
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        self._download_config = download_config or tfds.download.DownloadConfig()
-        with tqdm.tqdm(desc=self.info.full_name, unit=' clips', disable=None) as self._bar:
-            super()._download_and_prepare(dl_manager, download_config)
-
-    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable[[], Iterator[tuple[int, Example]]]]]:
-        limit, number = self._download_config.max_examples_per_split, self._download_config.num_shards
+        config = download_config or tfds.download.DownloadConfig()
+        if config.beam_options:
+            config.beam_runner = config.beam_runner or _runner_of(config.beam_options)
+        self.on_beam = bool(config.beam_runner)
+        limit, number = config.max_examples_per_split, config.num_shards
         splits = {split: readers[:limit] for split, readers in self._clip_readers(dl_manager).items()}
-        self._bar.reset(total=sum(map(len, splits.values())))
-        shards: dict[str, list[Callable[[], Iterator[tuple[int, Example]]]]] = {}
-        for split, readers in splits.items():
-            count = max(min(number or math.ceil(len(readers) / CLIPS_PER_SHARD), len(readers)), 1)
-            bounds = [len(readers) * i // count for i in range(count + 1)]
-            shards[split] = [functools.partial(self._shard, readers[a:b]) for a, b in itertools.pairwise(bounds)]
-        return shards
+        infos, written = [], {}
+        with (
+            tempfile.TemporaryDirectory(dir=self.data_path, prefix='records') as records,
+            tqdm.tqdm(desc=self.info.full_name, unit=' clips', total=sum(map(len, splits.values())), disable=None) as progress,
+        ):
+            for split, readers in splits.items():
+                count = number or min(math.ceil(len(readers) / CLIPS_PER_SHARD), MOST_SHARDS)
+                count = max(min(count, len(readers)), 1)
+                bounds = [len(readers) * i // count for i in range(count + 1)]
+                shards = [
+                    _Shard(readers[a:b], pathlib.Path(self.data_path, schema.frames_file(split, i, count)), pathlib.Path(records))
+                    for i, (a, b) in enumerate(itertools.pairwise(bounds))
+                ]
+                infos.append(self._write(split, shards, config, progress))
+                written[split] = [clip for shard in shards for clip in json.loads(shard.record.read_text())]
+        self.info.set_splits(tfds.core.splits.SplitDict(infos))
+        findings = [Finding(**finding) for clips in written.values() for clip in clips for finding in clip.pop('findings')]
+        _check_names(written)
+        if not leak_of(self.builder_config):
+            findings += _find_copies(written)
+        self.info.metadata['clips'] = {split: [[clip['name'], clip['frames']] for clip in written[split]] for split in written}
+        for line in summarise(findings):
+            print(f'note: {line}', file=sys.stderr)
+        if leak_of(self.builder_config):
+            print(f'note: {self.info.full_name}: {leak_of(self.builder_config)}', file=sys.stderr)
 
-    def _shard(self, readers: list[ClipReader]) -> Iterator[tuple[int, Example]]:
-        for key, example in enumerate(_read_ahead(readers)):
-            yield key, example
-            self._bar.update()
+    def _write(self, split: str, shards: list['_Shard'], config: Any, progress: tqdm.tqdm) -> tfds.core.SplitInfo:
+        builder = split_builder.SplitBuilder(
+            split_dict=self.info.splits,
+            features=self.info.features,
+            dataset_size=self.info.dataset_size,
+            beam_options=config.beam_options,
+            beam_runner=config.beam_runner,
+            example_writer=writer.ExampleWriter(file_format=self.info.file_format),
+            ignore_duplicates=None,
+            max_examples_per_split=None,
+            shard_config=None,
+        )
+        generators = shards if self.on_beam else [functools.partial(_counted, shard, progress) for shard in shards]
+        try:
+            info = builder.submit_shard_based_generation(
+                split_name=split,
+                example_gen_per_shard=generators,
+                filename_template=self._get_filename_template(split_name=split),
+            ).result()
+        except Exception as error:
+            for shard in shards:  # what a runner raises is the traceback of a worker, as text
+                if shard.failure.exists():
+                    raise InputError(shard.failure.read_text()) from error
+            raise
+        for left in pathlib.Path(self.data_path).glob('*.shard_infos.json'):  # by TFDS on Beam
+            left.unlink()
+        return info
+
+
+def _runner_of(options: Any) -> str:
+    """The runner that Beam's options name. Raises `InputError` where they name none: Beam's own choice would be one process."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    runner = options.view_as(StandardOptions).runner
+    if not runner:
+        raise InputError('--beam_pipeline_options: name a runner, such as runner=FlinkRunner; see docs/data.md')
+    return runner
+
+
+def leak_of(config: tfds.core.BuilderConfig) -> str:
+    """`ClipConfig.leak` of any config."""
+    return getattr(config, 'leak', '')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+    """The clips of one file. Called, wherever that is, it yields them without their frames, for TFDS to write.
+
+    What it writes itself: the `frames`, and in the folder `records` what there is to say of the clips, or what was wrong. That
+    folder lies beside the data: a worker of Beam writes there anyway, and has no other way back.
+    """
+
+    readers: list[ClipReader]
+    frames: pathlib.Path
+    records: pathlib.Path
+
+    @property
+    def record(self) -> pathlib.Path:
+        return self.records / f'{self.frames.name}.json'
+
+    @property
+    def failure(self) -> pathlib.Path:
+        return self.records / f'{self.frames.name}.error'
+
+    def __call__(self) -> Iterator[tuple[int, Example]]:
+        clips = []
+        frames = schema.FrameWriter(self.frames)
+        try:
+            for key, example in enumerate(_read_ahead(self.readers)):
+                findings = [dataclasses.asdict(finding) for finding in example.pop('findings', [])]
+                digest = hashlib.blake2b(digest_size=16)
+                encoded = example.pop('frames')
+                for frame in encoded:
+                    digest.update(frame)
+                frames.write(encoded)
+                clips.append(
+                    {'name': example['clip'], 'frames': len(encoded), 'digest': digest.hexdigest(), 'findings': findings}
+                )
+                yield key, example
+        except InputError as error:
+            _write_whole(self.failure, str(error))
+            raise
+        frames.close()
+        _write_whole(self.record, json.dumps(clips))
+
+
+def _write_whole(path: pathlib.Path, text: str) -> None:
+    """Two workers may do the same work, one of them in vain."""
+    temporary = path.with_name(f'{path.name}-{os.getpid()}-{os.urandom(4).hex()}')
+    temporary.write_text(text)
+    temporary.rename(path)
+
+
+def _counted(shard: _Shard, progress: tqdm.tqdm) -> Iterator[tuple[int, Example]]:
+    for example in shard():
+        yield example
+        progress.update()
+
+
+def _check_names(written: dict[str, list[dict[str, Any]]]) -> None:
+    """Raises `InputError` where a clip occurs twice, in one split or in two."""
+    where: dict[str, list[str]] = collections.defaultdict(list)
+    for split, clips in written.items():
+        for clip in clips:
+            where[clip['name']].append(repr(split))
+    repeated = [f'{name!r} in {" and ".join(splits)}' for name, splits in where.items() if len(splits) > 1]
+    if repeated:
+        raise InputError(
+            f'clips that occur more than once: {schema.some_of(repeated)}; a result on clips that were trained on says nothing '
+            'of others: mend the list of the splits'
+        )
+
+
+def _find_copies(written: dict[str, list[dict[str, Any]]]) -> list[Finding]:
+    """Clips of two splits that have the same pictures under different names; released data sets may have such."""
+    seen: dict[str, tuple[str, str]] = {}
+    findings = []
+    for split, clips in written.items():
+        for clip in clips:
+            other_split, other = seen.setdefault(clip['digest'], (split, clip['name']))
+            if other_split != split:
+                text = f'clips of split {split!r} have the same pictures as one of split {other_split!r}'
+                findings.append(Finding('warning', f'{clip["name"]} = {other}', text))
+    return findings
 
 
 def _read_ahead(readers: Iterable[ClipReader]) -> Iterator[Example]:

@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numpy as np
 
-from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example
 
@@ -19,6 +18,9 @@ class Clips(Protocol):
     folder: pathlib.Path
     split: str
     skeleton: Skeleton
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
 
     def __len__(self) -> int: ...
 
@@ -75,15 +77,3 @@ def fill_slots(clips: Sequence[list[Window]], slots: int) -> list[list[Window]]:
         filled[slot] += windows
         heapq.heappush(emptiest, (len(filled[slot]), slot))
     return filled
-
-
-def clip_lengths(source: Clips) -> list[int]:
-    """Frames of every clip; read once and kept with the source. Raises `InputError` naming a clip that has none."""
-    kept = vars(source)
-    if '_clip_lengths' not in kept:
-        lengths = [len(source[clip]['joints']) for clip in range(len(source))]
-        if 0 in lengths:
-            where = f'{source.folder}: clip {lengths.index(0)} of split {source.split!r}'
-            raise InputError(f'{where} has no frames; build the data set again')
-        kept['_clip_lengths'] = lengths
-    return kept['_clip_lengths']

@@ -46,13 +46,9 @@ def find_clip(clips: ClipSource, clip: str) -> Example:
         if int(clip) >= len(clips):
             raise InputError(f'--clip {clip}: split {clips.split!r} has clips 0 to {len(clips) - 1}')
         return clips[int(clip)]
-    names = []
-    for index in range(len(clips)):
-        example = clips[index]
-        if example['clip'] == clip:
-            return example
-        names.append(example['clip'])
-    raise InputError(f'--clip {clip}: no such clip in split {clips.split!r}; the first are {", ".join(names[:5])}')
+    if clip not in clips.names:
+        raise InputError(f'--clip {clip}: no such clip in split {clips.split!r}; the first are {", ".join(clips.names[:5])}')
+    return clips[clips.names.index(clip)]
 
 
 def export_clip(example: Example, skeleton: Skeleton, out: pathlib.Path, *, overwrite: bool = False) -> None:

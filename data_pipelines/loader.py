@@ -5,7 +5,9 @@ and wherever a stream begins, batch k is the same. Exact resume is therefore `st
 """
 
 import atexit
+import ctypes
 import dataclasses
+import functools
 import math
 import weakref
 from collections.abc import Generator, Iterable, Sequence
@@ -15,7 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from data_pipelines.clips import Clips, Window, clip_lengths, consecutive_windows, fill_slots, random_window
+from data_pipelines.clips import Clips, Window, consecutive_windows, fill_slots, random_window
 from data_pipelines.transforms import DataConfig, crop_window, draw_augmentation
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import invert_affine
@@ -24,6 +26,7 @@ from kimnet_jax.core.types import Array, Batch
 if TYPE_CHECKING:
     import jax
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _EPOCHS = 2**30  # endless; Grain's own endless repeat overflows in batches of one
 _IDLE = Window(clip=-1, first=0, count=1)  # a slot that has run out of clips
 _STREAMS: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()  # still open
@@ -167,6 +170,7 @@ class _TrainBatch:
     rows: slice
 
     def __call__(self, step: int, clips: Array) -> Batch:
+        _keep_memory()
         positions = step * len(clips) + np.arange(len(clips))[self.rows]
         examples = [self._row(int(p) // len(self.source), int(clip)) for p, clip in zip(positions, clips[self.rows], strict=True)]
         return _stack(examples)
@@ -197,6 +201,7 @@ class _EvalBatch:
     slots: list[list[Window]]
 
     def __call__(self, step: int) -> Batch:
+        _keep_memory()
         return _stack([self._row(slot[step] if step < len(slot) else _IDLE) for slot in self.slots])
 
     def _row(self, window: Window) -> dict[str, Array]:
@@ -217,6 +222,19 @@ class _EvalBatch:
         return row | {'clip': np.int32(window.clip), 'start': np.bool_(window.start)}
 
 
+@functools.cache
+def _keep_memory() -> None:
+    """Tells the C library of this process to keep what is freed.
+
+    Images, windows and batches are up to megabytes each. Such blocks glibc gives back to the system when they are freed, and the
+    system hands them out anew page by page, which can cost as much time as what is done with them.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # another C library has none
+    if mallopt:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the highest that it accepts
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
 def _stack(rows: list[dict[str, Array]]) -> Batch:
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
@@ -231,11 +249,12 @@ def _local_rows(batch_size: int, process_index: int, process_count: int) -> slic
 def _eval_slots(source: Clips, batch_size: int, segment: int, chain_length: int | None) -> list[list[Window]]:
     if segment < 1 or (chain_length is not None and chain_length < 1):
         raise InputError(f'segments of {segment} frames in chains of {chain_length}: both must be at least 1')
-    windows = [consecutive_windows(clip, length, segment, chain_length) for clip, length in enumerate(clip_lengths(source))]
+    windows = [consecutive_windows(clip, length, segment, chain_length) for clip, length in enumerate(source.lengths)]
     return fill_slots(windows, batch_size)
 
 
 def _stream(batches: grain.MapDataset, loader: LoaderConfig) -> Generator[Batch, None, None]:
+    _keep_memory()
     dataset = batches.to_iter_dataset(
         grain.ReadOptions(num_threads=loader.threads, prefetch_buffer_size=max(loader.prefetch, loader.threads))
     )

@@ -35,6 +35,15 @@ def test_warp_places_pixels_where_the_matrix_says():
     assert np.count_nonzero(cropped.any(-1)) == 1
 
 
+def test_warp_writes_where_it_is_told():
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    matrix = crop_matrix([20, 12], 17, 9, rotation=20.0)
+    crops = np.full((2, 9, 9, 3), 7, np.uint8)
+    warp(image, matrix, 9, out=crops[1])
+    np.testing.assert_array_equal(crops[1], warp(image, matrix, 9))
+    assert (crops[0] == 7).all()
+
+
 def test_warp_is_black_outside():
     cropped = warp(np.full((4, 4, 3), 255, np.uint8), crop_matrix([0, 0], 8, 8), 8)
     # the crop's pixel 3.5 is the image's 0: its pixels 4 to 7 lie at 0.5 to 3.5

@@ -25,6 +25,7 @@ def test_four_real_clips_are_learnt_by_heart(shared_dir, tmp_path):
         '--workdir=run',
         '--config.dataset.train_split=train[:4]',
         '--config.dataset.eval_split=train[:4]',
+        '--config.dataset.allow_overlap=True',
         '--config.data.augment_scale=(1.0, 1.0)',
         '--config.data.augment_rotation=0.0',
         '--config.data.augment_flip=0.0',

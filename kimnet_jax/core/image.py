@@ -32,10 +32,10 @@ def opencv() -> Any:
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """Encoded bytes to uint8 [H, W, 3] RGB. Raises `InputError` naming `name` where they are no whole image."""
     cv2 = opencv()
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     if image is None:
         raise InputError(f'{name}: not a readable image ({len(data)} bytes); replace the file')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -56,10 +56,13 @@ def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
     return data.tobytes()
 
 
-def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """Bilinear crop uint8 [size, size, 3] of an image; `matrix` [2, 3] maps image pixels to crop pixels; black outside."""
+def warp(image: np.ndarray, matrix: np.ndarray, size: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Bilinear crop uint8 [size, size, 3] of an image; `matrix` [2, 3] maps image pixels to crop pixels; black outside.
+
+    Where `out`, of that shape, is given, the crop is written there.
+    """
     cv2 = opencv()
-    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return cv2.warpAffine(image, matrix, (size, size), dst=out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
 def normalise(frames: Array, xp: ModuleType = np) -> Array:

@@ -18,6 +18,10 @@ class MemoryClips:
     folder: pathlib.Path = pathlib.Path('memory/clips/1.0.0')
     split: str = 'test'
 
+    @property
+    def lengths(self) -> list[int]:
+        return [len(example['joints']) for example in self.examples]
+
     def __len__(self) -> int:
         return len(self.examples)
 

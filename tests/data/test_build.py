@@ -63,7 +63,14 @@ def test_tfds_flags_choose_the_config(flags, root, data_dir):
 def test_tfds_flags_limit_clips_and_set_shards(root, data_dir):
     run(root, data_dir, '--max_examples_per_split=1', '--num_shards=1')
     assert len(open_clips(data_dir, 'sub_jhmdb', 'fold1', 'train')) == 1
-    assert len(list(data_dir.rglob('*array_record*'))) == 2
+    assert len(list(data_dir.rglob('*array_record*'))) == 4  # clips and frames
+
+
+def test_new_metadata_leave_the_list_of_the_clips(root, data_dir):
+    run(root, data_dir)
+    before = open_clips(data_dir, 'sub_jhmdb', 'fold1', 'train')
+    run(root, data_dir, '--update_metadata_only')
+    assert open_clips(data_dir, 'sub_jhmdb', 'fold1', 'train') == before
 
 
 def test_shards_hold_the_clips_in_order(root, data_dir, monkeypatch):
@@ -133,7 +140,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(kind, root, data_dir, monkeypa
 def test_splits_that_share_a_clip_are_refused(root, data_dir, monkeypatch):
     clip = layout.Clip('golf', 'Golf_swing_0')
     monkeypatch.setattr(layout, 'read_folds', lambda folder: {1: {'train': [clip], 'test': [clip]}})
-    with pytest.raises(InputError, match="clip 'golf/Golf_swing_0' is in split 'test' and already in 'train'"):
+    with pytest.raises(InputError, match="clips that occur more than once: 'golf/Golf_swing_0' in 'train' and 'test'; "):
         run(root, data_dir)
     assert not list(data_dir.iterdir())
 
@@ -141,8 +148,8 @@ def test_splits_that_share_a_clip_are_refused(root, data_dir, monkeypatch):
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        ([], 'known: kinetic_puppets, sub_jhmdb'),
-        (['coco'], "unknown data set 'coco'; known: kinetic_puppets, sub_jhmdb"),
+        ([], 'known: kinetic_puppets, mpii, penn_action, sub_jhmdb'),
+        (['coco'], "unknown data set 'coco'; known: kinetic_puppets, mpii, penn_action, sub_jhmdb"),
         (['sub_jhmdb/fold4'], "sub_jhmdb has no config 'fold4'; known: fold1, fold2, fold3"),
         (['sub_jhmdb', '--config', 'fold4'], "sub_jhmdb has no config 'fold4'"),
         (['sub_jhmdb', '--config_idx', '3'], '--config_idx 3: sub_jhmdb has configs 0 to 2'),
@@ -180,7 +187,7 @@ def test_a_folder_without_write_permission_is_named(root, data_dir, monkeypatch)
 def test_the_commands_end_with_one_line_and_status_2_or_with_a_folder_of_images(root, data_dir):
     failed = command('data_pipelines.build', 'sub_jhmdb/fold4', '--manual_dir', root, '--data_dir', data_dir)
     assert failed.returncode == 2
-    assert failed.stderr == "error: sub_jhmdb has no config 'fold4'; known: fold1, fold2, fold3\n"
+    assert failed.stderr == "error: sub_jhmdb has no config 'fold4'; known: fold1, fold2, fold3, folds_concatenated\n"
     built = command('data_pipelines.build', 'sub_jhmdb/fold1', '--manual_dir', root, '--data_dir', data_dir)
     assert (built.returncode, built.stderr) == (0, '')
     assert built.stdout.startswith('sub_jhmdb/fold1: train 2 clips, test 2 clips')

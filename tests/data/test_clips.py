@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-from memory_clips import make_clips
 
-from data_pipelines.clips import Window, clip_lengths, consecutive_windows, fill_slots, random_window
-from kimnet_jax.core.errors import InputError
+from data_pipelines.clips import Window, consecutive_windows, fill_slots, random_window
 
 
 def test_random_windows_reach_every_start_and_none_beyond_the_clip():
@@ -47,15 +45,3 @@ def test_slots_are_balanced_longest_clip_first():
 
 def test_more_slots_than_clips_leaves_slots_empty():
     assert [len(slot) for slot in fill_slots([consecutive_windows(0, 3, 2, None)], 3)] == [2, 0, 0]
-
-
-def test_clip_lengths_are_read_once():
-    source = make_clips([3, 1])
-    assert clip_lengths(source) == [3, 1]
-    source.examples.clear()
-    assert clip_lengths(source) == [3, 1]
-
-
-def test_a_clip_without_frames_is_named():
-    with pytest.raises(InputError, match=r'memory/clips/1\.0\.0: clip 1 of split .test. has no frames'):
-        clip_lengths(make_clips([3, 0]))

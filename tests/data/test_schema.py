@@ -2,6 +2,7 @@
 
 import pathlib
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -130,12 +131,43 @@ def test_what_cannot_be_opened_is_named(place, split, message, built):
         open_clips(built, *place, split)
 
 
+def test_frames_are_read_one_by_one_and_only_when_asked_for(built, tmp_path):
+    folder = tmp_path / 'sub_jhmdb/fold1/1.0.0'
+    shutil.copytree(built / 'sub_jhmdb/fold1/1.0.0', folder)
+    clips, expected = (open_clips(path, 'sub_jhmdb', 'fold1', 'train')[1] for path in (tmp_path, built))
+    frames = list(expected['frames'])
+    assert clips['frames'] == frames
+    assert clips['frames'][-1] == frames[3]
+    assert clips['frames'][1:3] == frames[1:3]
+    with pytest.raises(IndexError):
+        clips['frames'][4]
+    (file,) = folder.glob('train_frames*')
+    file.unlink()
+    source = open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')
+    np.testing.assert_array_equal(source[1]['joints'], expected['joints'])
+    with pytest.raises(InputError, match=f"{folder}: clip 1 of 'train' cannot be read .*build it again with --overwrite"):
+        source[1]['frames'][0]
+
+
+def test_names_and_lengths_are_known_without_reading_a_clip(built, tmp_path):
+    folder = tmp_path / 'sub_jhmdb/fold1/1.0.0'
+    shutil.copytree(built / 'sub_jhmdb/fold1/1.0.0', folder)
+    for file in folder.glob('*array_record*'):
+        file.unlink()
+    clips = open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'test[1:]+train')
+    assert clips.names == ['golf/Golf_swing_1', 'catch/Ball_catch_0', 'golf/Golf_swing_0']
+    assert clips.lengths == [LENGTHS[name] for name in clips.names]
+    (folder / 'metadata.json').write_text('{"skeleton": "jhmdb"}')
+    with pytest.raises(InputError, match=r'built by an earlier version, .* build it again with --overwrite'):
+        open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')
+
+
 def read_all(data_dir: pathlib.Path) -> list[dict]:
     clips = open_clips(data_dir, 'sub_jhmdb', 'fold1', 'train')
-    return [clips[index] for index in range(len(clips))]
+    return [clips[index] | {'frames': list(clips[index]['frames'])} for index in range(len(clips))]
 
 
-@pytest.mark.parametrize('damage', ['cut short', 'altered', 'missing', 'no info', 'no features'])
+@pytest.mark.parametrize('damage', ['cut short', 'altered', 'missing', 'frames cut short', 'no info', 'no features'])
 def test_a_damaged_data_set_is_named(damage, built, tmp_path):
     folder = tmp_path / 'sub_jhmdb/fold1/1.0.0'
     folder.mkdir(parents=True)
@@ -149,6 +181,9 @@ def test_a_damaged_data_set_is_named(damage, built, tmp_path):
         shard.write_bytes(data[:200] + bytes([data[200] ^ 255]) + data[201:])
     elif damage == 'missing':
         shard.unlink()
+    elif damage == 'frames cut short':
+        (frames,) = folder.glob('train_frames*')
+        frames.write_bytes(frames.read_bytes()[:1000])
     elif damage == 'no info':
         (folder / 'dataset_info.json').write_text('{')
     else:
