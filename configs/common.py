@@ -98,6 +98,8 @@ def base() -> ConfigDict:
                 'learning_rate': 1e-3,
                 'warmup_epochs': 1.0,
                 'drop_epochs': (8, 15, 25, 40, 80),
+                'final_rate': 0.0,  # of `cosine`, share of the peak
+                'weight_decay': 0.0,
                 'clip_norm': 1.0,
                 'accumulate': 1,
             },

@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-COMMANDS = ('evaluate', 'predict', 'train')
+COMMANDS = ('convert', 'evaluate', 'export', 'parity', 'predict', 'refine', 'train')
 
 
 def main() -> None:

@@ -7,20 +7,24 @@ writes it with a JSON beside it to `<workdir>/evaluation/`. `--protocol released
 import functools
 import pathlib
 from collections.abc import Generator, Iterable, Sequence
-from typing import get_args
+from typing import Any, get_args
 
+import numpy as np
 import tqdm
 from absl import app, flags
 
 from data_pipelines import schema
 from data_pipelines.clips import Clips
 from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device
+from data_pipelines.pose_files import write_predictions
+from data_pipelines.poses import Estimates
 from data_pipelines.transforms import DataConfig
+from kimnet_jax import refinement
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError, parse_flags, run_command
 from kimnet_jax.core.types import Batch, Decoding
 from kimnet_jax.metrics import PoseMetrics
-from kimnet_jax.models import abstract_model, network_name
+from kimnet_jax.models import REFINERS, abstract_model, network_name
 from kimnet_jax.models.kimnet import STRIDE
 from kimnet_jax.reporting import reference, released_protocol, tables
 from kimnet_jax.training import evaluation, sharding, workdir
@@ -33,6 +37,9 @@ WHOLE = {'sub_jhmdb': 316}  # clips of the data set that the paper's numbers are
 def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
     """Evaluates the run in `folder` and writes its report."""
     config, _ = workdir.read_config(folder)
+    if config['model'].get('name') in REFINERS:
+        refinement.evaluate(folder, config, options)
+        return
     settings, dataset = dict(config['eval']), dict(config['dataset'])
     settings |= {key: options[key].value for key in ('chain_length', 'decoding', 'batch_size') if options[key].value is not None}
     data_dir, split = options.data_dir or dataset['data_dir'], options.split or dataset['eval_split']
@@ -78,7 +85,10 @@ def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
     else:
         chain = f'chains of {settings["chain_length"]} frames' if settings['chain_length'] else 'each clip one chain'
         notes.append(f'{checkpoint}; protocol `full`, {chain}, decoding `{settings["decoding"]}`.')
-        rows = {ours: evaluator(weights)} | {key: _metrics(clips, poses) for key, poses in references.items()}
+        predictions = list(evaluator.predict(weights))
+        if options.predictions:
+            _write_predictions(pathlib.Path(options.predictions).expanduser(), source, predictions, config, folder, meta['step'])
+        rows = {ours: _metrics(clips, predictions)} | {key: _metrics(clips, poses) for key, poses in references.items()}
         result = tables.report(
             title, {key: tables.Row.of(metrics) for key, metrics in rows.items()}, dataset=dataset['name'], notes=notes
         )
@@ -97,6 +107,23 @@ def _reference_predictions(clips: Clips, training_clips: schema.ClipSource) -> d
         tables.RANDOM: lambda i, boxes: reference.random_pose(boxes, clips.skeleton.num_joints, seed=0, clip=i),
     }
     return {key: ((i, pose(i, clips[i]['boxes']), None) for i in range(len(clips))) for key, pose in poses.items()}
+
+
+def _write_predictions(
+    path: pathlib.Path,
+    source: schema.ClipSource,
+    predictions: Iterable[released_protocol.Prediction],
+    config: dict[str, Any],
+    folder: pathlib.Path,
+    step: int,
+) -> None:
+    estimates = []
+    for clip, joints, scores in sorted(predictions, key=lambda prediction: prediction[0]):
+        example = source[clip]
+        estimates.append(Estimates(example['clip'], joints, np.asarray(scores), example['boxes'], example['image_size']))
+    about = {'model': config['model'].get('name', 'kimnet'), 'workdir': str(folder), 'step': step, 'split': source.split}
+    write_predictions(path, estimates, source.skeleton, about)
+    print('written:', path)
 
 
 def _metrics(clips: Clips, predictions: Iterable[released_protocol.Prediction]) -> PoseMetrics:
@@ -121,6 +148,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer('chain_length', None, chain, lower_bound=0, flag_values=values)
     decoding = "How joints are read off the heatmaps; if not given the config's."
     flags.DEFINE_enum('decoding', None, get_args(Decoding), decoding, flag_values=values)
+    predictions = 'Also write the poses of the split to this .npz file, for kimnet_jax.train --config configs/hanet.py.'
+    flags.DEFINE_string('predictions', None, predictions, flag_values=values)
     flags.DEFINE_integer('batch_size', None, "Clips side by side; if not given the config's.", flag_values=values)
 
 
@@ -133,6 +162,8 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     given = [key for key in ('chain_length', 'decoding') if options[key].value is not None]
     if options.protocol == 'released' and given:
         raise InputError(f'--{given[0]} belongs to --protocol full; released is fixed: chains of 5 frames, decoding argmax')
+    if options.protocol == 'released' and options.predictions:
+        raise InputError('--predictions belongs to --protocol full, in which every frame is predicted')
     evaluate(pathlib.Path(options.workdir).expanduser(), options)
 
 

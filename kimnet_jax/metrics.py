@@ -18,6 +18,7 @@ ALPHAS = np.arange(21) / 100  # PCK's thresholds: 0, 0.01, ..., 0.2; AUC is the 
 REPORTED = ('0.2', '0.1', '0.05')
 NORMALISERS = ('torso', 'person')
 MEAN = 'mPCK'  # the column over all joints
+SPATIAL = ('mpjpe', 'pa_mpjpe', 'acceleration', 'jitter')  # of poses in 3D
 
 
 class Ratio(NamedTuple):
@@ -103,7 +104,7 @@ def difference_state(points: Array, valid: Array, order: int, xp: ModuleType = n
     Order 2 of (prediction - truth) is the acceleration error, order 3 of the prediction the jitter; pixels.
 
     Args:
-        points: [..., T, J, 2] pixels.
+        points: [..., T, J, D] pixels, or another unit in 3D.
         valid: bool [..., T, J].
         order: of the difference; clips of `order` frames or fewer count nothing.
         xp: numpy or jax.numpy.
@@ -115,7 +116,48 @@ def difference_state(points: Array, valid: Array, order: int, xp: ModuleType = n
     step = xp.diff(xp.where(valid[..., None], xp.asarray(points, float), 0.0), order, axis=-3)
     for _ in range(order):
         valid = valid[..., 1:, :] & valid[..., :-1, :]
-    return Ratio(xp.where(valid, xp.hypot(step[..., 0], step[..., 1]), 0.0).sum(-2), valid.sum(-2))
+    return Ratio(xp.where(valid, xp.sqrt((step**2).sum(-1)), 0.0).sum(-2), valid.sum(-2))
+
+
+def position_error_state(prediction: Array, joints: Array, valid: Array, xp: ModuleType = np) -> Ratio:
+    """MPJPE before its division: distances of the joints, summed over frames.
+
+    Args:
+        prediction, joints: [..., T, J, D], same unit.
+        valid: bool [..., T, J], which joints count.
+        xp: numpy or jax.numpy.
+
+    Returns:
+        Ratio of distances [..., J] to joints counted [..., J].
+    """
+    valid = xp.asarray(valid, bool)
+    step = xp.where(valid[..., None], xp.asarray(prediction, float) - xp.asarray(joints, float), 0.0)
+    return Ratio(xp.sqrt((step**2).sum(-1)).sum(-2), valid.sum(-2))
+
+
+def aligned(prediction: Array, joints: Array, valid: Array) -> np.ndarray:
+    """Each frame's prediction after the rotation, scale and shift that bring it closest to the truth (Procrustes), for PA-MPJPE.
+
+    Args:
+        prediction, joints: [T, J, D], same unit.
+        valid: bool [T, J], which joints count; a frame with fewer than D of them stays as it is.
+
+    Returns:
+        float64 [T, J, D]; no mirror images.
+    """
+    prediction, joints = (np.where(valid[..., None], np.asarray(part, np.float64), 0.0) for part in (prediction, joints))
+    weight = np.asarray(valid, np.float64)[..., None]
+    count, dims = np.maximum(weight.sum(1, keepdims=True), 1), joints.shape[-1]
+    centre, true_centre = (part.sum(1, keepdims=True) / count for part in (prediction, joints))
+    a, b = (prediction - centre) * weight, (joints - true_centre) * weight
+    u, values, vt = np.linalg.svd(np.einsum('tji,tjk->tik', a, b))
+    signs = np.ones((len(a), dims))
+    signs[:, -1] = np.where(np.linalg.det(u) * np.linalg.det(vt) < 0, -1.0, 1.0)
+    rotation = np.einsum('tik,tk,tkl->til', u, signs, vt)
+    spread = (a**2).sum((1, 2))
+    scale = np.where(spread > 0, (values * signs).sum(-1) / np.where(spread > 0, spread, 1.0), 1.0)
+    result = scale[:, None, None] * ((prediction - centre) @ rotation) + true_centre
+    return np.where((weight.sum(1) >= dims)[..., None], result, prediction)
 
 
 @dataclasses.dataclass
@@ -257,6 +299,52 @@ class PoseMetrics:
     def _weighted(self, key: str, weights: np.ndarray) -> Ratio:
         sums, counts = (part[self._seen] for part in self.ratios[key])
         return Ratio(np.tensordot(weights, sums, 1), np.tensordot(weights, counts, 1))
+
+
+@dataclasses.dataclass
+class SpatialMetrics:
+    """The metrics of poses in 3D, with the interface of `PoseMetrics`; in the unit of the poses.
+
+    Attributes:
+        ratios: `mpjpe`, `pa_mpjpe`, `acceleration` and `jitter` [N, J].
+        counts: int [N] `frames`; `missing`, predictions that are not finite: left out of everything.
+    """
+
+    skeleton: Skeleton
+    clips: int
+    ratios: dict[str, Ratio] = dataclasses.field(init=False)
+    counts: dict[str, np.ndarray] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        shape = (self.clips, self.skeleton.num_joints)
+        self.ratios = {key: Ratio(np.zeros(shape), np.zeros(shape, np.int64)) for key in SPATIAL}
+        self.counts = {key: np.zeros(self.clips, np.int64) for key in ('frames', 'missing')}
+
+    def update(self, clip: int, prediction: Array, joints: Array, visible: Array, boxes: Array | None = None) -> None:
+        """Adds one clip: [T, J, 3] twice, bool [T, J]; boxes play no part. Raises `ValueError` where it was added before."""
+        prediction, joints = np.asarray(prediction, np.float64), np.asarray(joints, np.float64)
+        if not 0 <= clip < self.clips or self.counts['frames'][clip]:
+            raise ValueError(f'clip {clip} of {self.clips} was added before or is out of range')
+        finite = np.isfinite(prediction).all(-1)
+        valid = finite & np.asarray(visible, bool)
+        states = {
+            'mpjpe': position_error_state(prediction, joints, valid),
+            'pa_mpjpe': position_error_state(aligned(prediction, joints, valid), joints, valid),
+            'acceleration': difference_state(prediction - joints, valid, 2),
+            'jitter': difference_state(prediction, finite, 3),
+        }
+        for key, state in states.items():
+            self.ratios[key].sums[clip], self.ratios[key].counts[clip] = state
+        self.counts['frames'][clip], self.counts['missing'][clip] = len(joints), (~finite).sum()
+
+    def compute(self) -> dict[str, Any]:
+        """`clips`, `frames`, `missing`, and the mean over all joints and frames of each metric (NaN where nothing counted)."""
+        return {
+            'clips': int((self.counts['frames'] > 0).sum()),
+            'frames': int(self.counts['frames'].sum()),
+            'missing': int(self.counts['missing'].sum()),
+            **{key: float(ratio.pool((0, 1)).compute()) for key, ratio in self.ratios.items()},
+        }
 
 
 def _of_joints(state: Ratio, joints: Sequence[int]) -> Ratio:

@@ -12,11 +12,13 @@ from absl import app, flags
 from flax import nnx
 from tqdm import tqdm
 
+from kimnet_jax import refinement
 from kimnet_jax.core.errors import InputError, parse_flags, run_command
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
 from kimnet_jax.core.video import read_frames
 from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
 from kimnet_jax.inference.predictor import PosePredictor, predict_poses
+from kimnet_jax.inference.refiner import PoseRefiner, refine_video
 from kimnet_jax.inference.tracking import TrackerConfig, parse_box, read_boxes
 from kimnet_jax.inference.video import stated_frame_count
 from kimnet_jax.models import abstract_model
@@ -28,11 +30,21 @@ from kimnet_jax.training.workdir import read_config
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A model ready for videos, and what the JSON files say of it."""
+    """A model ready for videos, and what the JSON files say of it.
+
+    Attributes:
+        predictor: the model.
+        skeleton: of its poses.
+        about: goes into the JSON files.
+        refiner: of its poses, None to leave them as they are.
+        look_ahead: frames that a refined pose may wait for; None: the whole video.
+    """
 
     predictor: PosePredictor
     skeleton: Skeleton
     about: Mapping[str, Any]
+    refiner: PoseRefiner | None = None
+    look_ahead: int | None = None
 
 
 def load(workdir: pathlib.Path, checkpoint: str) -> Trained:
@@ -51,7 +63,17 @@ def load(workdir: pathlib.Path, checkpoint: str) -> Trained:
         box_scale=config['data']['box_scale'],
         decoding=config['eval']['decoding'],
     )
-    return Trained(predictor, skeleton, {'model': 'kimnet', 'workdir': str(workdir), 'step': meta['step']})
+    about = {'model': config['model'].get('name', 'kimnet'), 'workdir': str(workdir), 'step': meta['step']}
+    return Trained(predictor, skeleton, about)
+
+
+def with_refiner(trained: Trained, folder: pathlib.Path, look_ahead: int | None) -> Trained:
+    """The model with HANet of the run in `folder` behind it. Raises `InputError` where that is of another skeleton."""
+    behind = refinement.load(folder, 'best')
+    if behind.skeleton != trained.skeleton.name:
+        raise InputError(f'--refine {folder}: refines poses of {behind.skeleton!r}, the model has {trained.skeleton.name!r}')
+    about = {**trained.about, 'refined': {**behind.about, 'look_ahead': look_ahead}}
+    return dataclasses.replace(trained, about=about, refiner=behind.refiner, look_ahead=look_ahead)
 
 
 def predict_videos(
@@ -83,7 +105,10 @@ def predict_videos(
             )
             frames = read_frames(video)
             with outputs, tqdm(desc=stem, total=stated_frame_count(video), unit='frame', disable=None) as progress:
-                for frame, pose in predict_poses(trained.predictor, frames, given, boxes_source=source, config=config):
+                poses = predict_poses(trained.predictor, frames, given, boxes_source=source, config=config)
+                if trained.refiner is not None:
+                    poses = refine_video(trained.refiner, poses, functools.partial(read_frames, video), trained.look_ahead)
+                for frame, pose in poses:
                     outputs.write(frame, pose)
                     progress.update()
             print(f'{video}: {pose.frame + 1} frames -> {out / stem}{{{",".join(SUFFIXES[kind] for kind in kinds)}}}')
@@ -116,6 +141,10 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string('box', None, box, flag_values=values)
     boxes = 'File of boxes, JSON or CSV: one (the first frame) or one a frame. With several videos repeat it, one each, in order.'
     flags.DEFINE_multi_string('boxes', [], boxes, flag_values=values)
+    refine = 'Folder of a run of HANet that refines the poses; the whole video is seen first.'
+    flags.DEFINE_string('refine', None, refine, flag_values=values)
+    ahead = 'With --refine: each refined pose waits for this many frames, and no more of the video is held.'
+    flags.DEFINE_integer('look_ahead', None, ahead, lower_bound=0, flag_values=values)
     flags.DEFINE_list('outputs', list(SUFFIXES), f'What to write: {", ".join(SUFFIXES)}, or some of them.', flag_values=values)
 
 
@@ -132,7 +161,12 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     boxes = requested_boxes(options.box, options.boxes, len(videos))
     workdir = pathlib.Path(options.workdir).expanduser()
     out = pathlib.Path(options.out).expanduser() if options.out else workdir / 'predictions'
-    return predict_videos(load(workdir, options.checkpoint), videos, out, kinds, boxes)
+    if options.look_ahead is not None and options.refine is None:
+        raise InputError('--look_ahead belongs to --refine, which is not given')
+    trained = load(workdir, options.checkpoint)
+    if options.refine is not None:
+        trained = with_refiner(trained, pathlib.Path(options.refine).expanduser(), options.look_ahead)
+    return predict_videos(trained, videos, out, kinds, boxes)
 
 
 def cli() -> None:

@@ -8,7 +8,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Generator, Sequence
 from importlib import util
-from typing import Any, get_args
+from typing import get_args
 
 import jax
 from absl import app, flags
@@ -17,17 +17,20 @@ from ml_collections import ConfigDict, config_flags
 from data_pipelines import schema
 from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
 from data_pipelines.transforms import DataConfig
+from kimnet_jax import refinement
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError, explained, parse_flags, run_command
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Batch, Decoding
-from kimnet_jax.models import build_model, count_parameters
+from kimnet_jax.interop.weight_files import read_weights
+from kimnet_jax.models import REFINERS, build_model, count_parameters
 from kimnet_jax.models.kimnet import STRIDE
-from kimnet_jax.training import evaluation, loop, sharding, workdir
+from kimnet_jax.models.weights import initialise
+from kimnet_jax.training import evaluation, loop, session, sharding
 from kimnet_jax.training.checkpoint import Checkpoints
-from kimnet_jax.training.logging import RunLog
+from kimnet_jax.training.initial import InitConfig, initialise_parts
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from kimnet_jax.training.state import TrainState, Weights, create_state, split_model
+from kimnet_jax.training.state import Weights, split_model
 from kimnet_jax.training.steps import TargetConfig, make_train_step
 
 
@@ -41,6 +44,8 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
     dataset, data, loader = config.dataset, make(DataConfig, config.data, 'data'), make(LoaderConfig, config.loader, 'loader')
     train_clips = schema.open_clips(dataset.data_dir, dataset.name, dataset.config, dataset.train_split)
     eval_clips = schema.open_clips(dataset.data_dir, dataset.name, dataset.config, dataset.eval_split)
+    if not dataset.allow_overlap:
+        schema.check_disjoint(train_clips, eval_clips, 'choose others, or, if you mean it, set config.dataset.allow_overlap=True')
     processes = {'process_index': jax.process_index(), 'process_count': jax.process_count()}
 
     def train_stream(step: int) -> Generator[tuple[Batch, Batch], None, None]:
@@ -63,6 +68,9 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
     skeleton = train_clips.skeleton
     _check_settings(config, skeleton)
     model = build_model(config.model, num_joints=skeleton.num_joints, dtype=config.dtype, seed=config.seed)
+    init = make(InitConfig, config.init, 'init')
+    begun = bool(Checkpoints(folder, read_only=True).steps())
+    origin = None if begun else initialise_parts(model, init, initialise, lambda file: read_weights(file).arrays)
     eval_graph, _ = split_model(model, training=False)
     train_graph, weights = split_model(model, training=True)
 
@@ -76,7 +84,9 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
         save_every=config.train.save_every,
     )
     optimizer_config = make(OptimizerConfig, config.optimizer, 'optimizer')
-    schedule = make_schedule(optimizer_config, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
+    schedule = make_schedule(
+        optimizer_config, steps=plan.steps or optimizer_config.accumulate, steps_per_epoch=plan.steps_per_epoch
+    )
     optimizer = make_optimizer(optimizer_config, schedule)
     train_step = make_train_step(
         train_graph,
@@ -102,45 +112,24 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
     def evaluate(weights: Weights, check: Callable[[], None]) -> dict[str, float]:
         return evaluation.scalars(evaluator(weights, check).compute())
 
-    # state: 1. the newest whole checkpoint of this folder, 2. random weights
-    workdir.write_config(folder, config.to_dict(), skeleton.name)
-    checkpoints = Checkpoints(folder)
-    fresh: tuple[TrainState, dict[str, Any]] = (create_state(weights, optimizer, average=config.train.average_decay > 0), {})
-    state, meta = checkpoints.restore_newest(fresh[0]) or fresh
-    step = int(state.step)
-    log = RunLog(
+    return session.run(
         folder,
-        step=step,
-        evaluated=meta.get('evaluated', False),
-        window=meta.get('window', {}),
-        total=plan.steps,
-        every=config.train.log_every,
+        config.to_dict(),
+        skeleton=skeleton.name,
+        origin=origin,
+        weights=weights,
+        optimizer=optimizer,
+        mesh=mesh,
+        plan=plan,
+        told=[
+            f'{count_parameters(model) / 1e6:.2f} M parameters, {model.dtype}; {len(train_clips)} clips',
+            *schema.overlap_notes(train_clips, eval_clips),
+        ],
+        train_step=train_step,
+        batches=train_stream,
+        evaluate=evaluate,
+        clip_name=lambda clip: train_clips[clip]['clip'],
     )
-    log.say(
-        f'{count_parameters(model) / 1e6:.2f} M parameters, {model.dtype}, {mesh.size} {jax.default_backend()} device(s); '
-        f'{len(train_clips)} clips, {plan.steps} steps' + (f'; going on after step {step}' if step else '')
-    )
-    try:
-        loop.fit(
-            sharding.put(state, mesh),
-            meta,
-            train_step=train_step,
-            batches=train_stream,
-            evaluate=evaluate,
-            score=config.eval.select,
-            clip_name=lambda clip: train_clips[clip]['clip'],
-            checkpoints=checkpoints,
-            log=log,
-            plan=plan,
-        )
-        log.say(f'done: {folder}')
-    except loop.StoppedError as stopped:
-        log.say(str(stopped))
-        return 128 + stopped.signal
-    finally:
-        log.close()
-        checkpoints.close()
-    return 0
 
 
 def _check_settings(config: ConfigDict, skeleton: Skeleton) -> None:
@@ -189,7 +178,10 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
         raise InputError('--config and --workdir are needed; see --help')
     if options.distributed:
         sharding.join_processes()
-    return train(options.config, pathlib.Path(options.workdir).expanduser())
+    folder = pathlib.Path(options.workdir).expanduser()
+    if options.config.model.name in REFINERS:
+        return refinement.train(options.config.to_dict(), folder)
+    return train(options.config, folder)
 
 
 def cli() -> None:

@@ -89,7 +89,10 @@ SKELETONS = {skeleton.name: skeleton for skeleton in (PENN_ACTION, JHMDB, MPII)}
 
 
 def get_skeleton(name: str) -> Skeleton:
-    """The skeleton of that name. Raises `InputError` with the known names."""
+    """The skeleton of that name; `points<J>` is J joints of which nothing is known. Raises `InputError` with the known names."""
+    if name.startswith('points') and name.removeprefix('points').isdecimal():
+        joints = tuple(f'point{i}' for i in range(int(name.removeprefix('points'))))
+        return Skeleton(name, joints, flip_pairs=(), limbs=(), groups=(), torso=(0, 0))
     if name not in SKELETONS:
         raise InputError(f'unknown skeleton {name!r}; known: {", ".join(sorted(SKELETONS))}')
     return SKELETONS[name]

@@ -19,7 +19,7 @@ _HEADINGS = {
 }
 _SHORT = {'Shoulder': 'Sho', 'Elbow': 'Elb', 'Wrist': 'Wri', 'Ankle': 'Ank'}
 _THRESHOLDS = ('0.2', '0.05', 'AUC', '0.1')
-_SMOOTHNESS = {'acceleration': 'Acceleration error (px)', 'jitter': 'Jitter (px)'}
+SMOOTHNESS = {'acceleration': 'Acceleration error (px)', 'jitter': 'Jitter (px)'}
 
 
 class Row(NamedTuple):
@@ -86,10 +86,11 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def write_report(
-    folder: str | os.PathLike[str], name: str, report: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str] = render
+    folder: str | os.PathLike[str], name: str, report: Mapping[str, Any], as_text: Callable[[Mapping[str, Any]], str] = render
 ) -> tuple[pathlib.Path, pathlib.Path]:
-    """Writes `<name>.md` (`text` of the report) and `<name>.json` into the folder, which is made; both are complete before either
-    gets its name.
+    """Writes `<name>.md` (`as_text` of the report) and `<name>.json` into the folder, which is made.
+
+    Both are complete before either gets its name.
 
     Returns:
         The two paths.
@@ -102,7 +103,7 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f'{folder}: a file is in the way of the report folder; choose another folder') from error
-    texts = {'.md': text(report), '.json': json.dumps(report, indent=2, allow_nan=False) + '\n'}
+    texts = {'.md': as_text(report), '.json': json.dumps(report, indent=2, allow_nan=False) + '\n'}
     finals = {suffix: folder / f'{name}{suffix}' for suffix in texts}
     drafts = {suffix: folder / f'.{name}{suffix}.{os.getpid()}.tmp' for suffix in texts}
     try:
@@ -123,7 +124,7 @@ def _threshold_table(rows: Mapping[str, Any], key: str) -> str:
                 return None
             return part[key]['auc'][MEAN] if name == 'AUC' else part[key]['pck'][name][MEAN]
 
-        return [_percent(pick(row['values'], name), pick(row['intervals'], name)) for name in _THRESHOLDS]
+        return [percent(pick(row['values'], name), pick(row['intervals'], name)) for name in _THRESHOLDS]
 
     header = [name if name == 'AUC' else f'{MEAN}@{name}' for name in _THRESHOLDS]
     return table(['', *header], [[name, *cells(row)] for name, row in rows.items()])
@@ -132,7 +133,7 @@ def _threshold_table(rows: Mapping[str, Any], key: str) -> str:
 def _joint_table(rows: Mapping[str, Any], key: str, published: Mapping[str, Any] | None) -> str:
     shares = {name: row['values'][key]['pck']['0.2'] for name, row in rows.items()}
     columns = list(next(iter(shares.values())))
-    lines = [[name, *(_percent(share[column]) for column in columns)] for name, share in shares.items()]
+    lines = [[name, *(percent(share[column]) for column in columns)] for name, share in shares.items()]
     if published:
         lines.append(['KIMNet (paper)', *(f'{published["KIMNet"][column]:.1f}' for column in columns)])
     return table(['PCK@0.2', *(_SHORT.get(column, column) for column in columns)], lines)
@@ -141,9 +142,9 @@ def _joint_table(rows: Mapping[str, Any], key: str, published: Mapping[str, Any]
 def _smoothness_table(rows: Mapping[str, Any]) -> str:
     def cell(row: Mapping[str, Any], key: str) -> str:
         interval = row['intervals'] and row['intervals'][key]['mean']
-        return _number(row['values'][key]['mean'], interval, '.2f')
+        return number(row['values'][key]['mean'], interval, '.2f')
 
-    return table(['', *_SMOOTHNESS.values()], [[name, *(cell(row, key) for key in _SMOOTHNESS)] for name, row in rows.items()])
+    return table(['', *SMOOTHNESS.values()], [[name, *(cell(row, key) for key in SMOOTHNESS)] for name, row in rows.items()])
 
 
 def _clips(rows: Mapping[str, Any]) -> str:
@@ -173,15 +174,17 @@ def _warning(columns: Sequence[str]) -> str:
     return f'**Random predictions score {SATURATED:.0%} or more in {", ".join(columns)}: {what} tell models apart.**'
 
 
-def _percent(share: float | None, interval: Sequence[float] | None = None) -> str:
-    return _number(
+def percent(share: float | None, interval: Sequence[float] | None = None) -> str:
+    """A share of 1 and its interval as a cell."""
+    return number(
         None if share is None else 100 * share,
         None if interval is None or None in interval else [100 * end for end in interval],
         '.1f',
     )
 
 
-def _number(value: float | None, interval: Sequence[float] | None, form: str) -> str:
+def number(value: float | None, interval: Sequence[float] | None, form: str) -> str:
+    """A number and its interval as a cell; `-` for none."""
     if value is None:
         return '-'
     if interval is None or None in interval:

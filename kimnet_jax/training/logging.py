@@ -11,6 +11,8 @@ import jax
 import tensorboardX
 import tqdm
 
+SHOWN = {'loss': '.2e', 'pck': '.3f', 'final_error': '.2e'}  # of a step's metrics, beside the progress bar
+
 
 class RunLog:
     """The records of a run; a resumed run goes on as if it had never stopped.
@@ -45,9 +47,8 @@ class RunLog:
         rate = self._frames / max(time.perf_counter() - self._began, 1e-9)
         if self._main:
             self._bar.update(1)
-            self._bar.set_postfix(
-                loss=f'{values["loss"]:.2e}', pck=f'{values["pck"]:.3f}', frames_per_s=f'{rate:.0f}', refresh=False
-            )
+            shown = {key: f'{values[key]:{form}}' for key, form in SHOWN.items() if key in values}
+            self._bar.set_postfix({'frames_per_s': f'{rate:.0f}', **shown}, refresh=False)
         if step % self._every == 0:
             count = self.window.pop('steps')
             means = {key: value / count for key, value in self.window.items()}

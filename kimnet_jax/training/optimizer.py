@@ -1,4 +1,4 @@
-"""Adam and the learning rate schedules of the papers, of the predecessor's release, and ours."""
+"""Adam, AdamW and the learning rate schedules of the papers, of the predecessor's release, and ours."""
 
 import dataclasses
 
@@ -16,12 +16,14 @@ class OptimizerConfig:
     """How the weights are updated. Raises `InputError` naming the field that is out of range.
 
     Attributes:
-        schedule: `constant` (the paper names no decay), `cosine` (linear warm-up, then cosine to 0), `step` (SimpleBaseline: a
-            tenth of the rate from each of `drop_epochs` on) or `released` (RPSTN: the rate drops by 10 to the power of i + 1
-            during the single epoch `drop_epochs[i]` and is back afterwards).
+        schedule: `constant` (the paper names no decay), `cosine` (linear warm-up, then cosine to `final_rate`), `step`
+            (SimpleBaseline: a tenth of the rate from each of `drop_epochs` on) or `released` (RPSTN: the rate drops by 10 to the
+            power of i + 1 during the single epoch `drop_epochs[i]` and is back afterwards).
         learning_rate: of Adam, its peak.
         warmup_epochs: of `cosine`.
         drop_epochs: of `step` and `released`, counted from 0.
+        final_rate: the rate at the end of `cosine`, share of the peak.
+        weight_decay: share of each weight that an update takes off at a rate of 1 (AdamW); 0: Adam.
         clip_norm: largest global norm of the gradient; 0: no clipping.
         accumulate: batches whose mean gradient makes one update.
     """
@@ -30,6 +32,8 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     warmup_epochs: float = 1.0
     drop_epochs: tuple[int, ...] = (8, 15, 25, 40, 80)
+    final_rate: float = 0.0
+    weight_decay: float = 0.0
     clip_norm: float = 1.0
     accumulate: int = 1
 
@@ -38,9 +42,11 @@ class OptimizerConfig:
             raise InputError(f'config.optimizer.schedule={self.schedule!r}: choose one of {", ".join(SCHEDULES)}')
         if not self.learning_rate > 0:
             raise InputError(f'config.optimizer.learning_rate={self.learning_rate}: must be positive')
-        for name, least in (('warmup_epochs', 0), ('clip_norm', 0), ('accumulate', 1)):
+        for name, least in (('warmup_epochs', 0), ('weight_decay', 0), ('clip_norm', 0), ('accumulate', 1)):
             if not getattr(self, name) >= least:
                 raise InputError(f'config.optimizer.{name}={getattr(self, name)}: must be {least} or more')
+        if not 0 <= self.final_rate <= 1:
+            raise InputError(f'config.optimizer.final_rate={self.final_rate}: must be a share of the peak, 0 to 1')
 
 
 def make_schedule(config: OptimizerConfig, *, steps: int, steps_per_epoch: float) -> optax.Schedule:
@@ -56,7 +62,7 @@ def make_schedule(config: OptimizerConfig, *, steps: int, steps_per_epoch: float
         return optax.constant_schedule(peak)
     if config.schedule == 'cosine':
         warmup = min(round(config.warmup_epochs * per_epoch), updates // 2)
-        return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, updates)
+        return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, updates, peak * config.final_rate)
 
     def dropping(count: jax.typing.ArrayLike) -> jax.Array:
         epoch = jnp.floor(count / per_epoch)
@@ -72,9 +78,10 @@ def make_schedule(config: OptimizerConfig, *, steps: int, steps_per_epoch: float
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping, Adam and accumulation."""
+    """Clipping, Adam or AdamW, and accumulation."""
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()
-    chain = optax.chain(clip, optax.adam(schedule))
+    adam = optax.adamw(schedule, weight_decay=config.weight_decay) if config.weight_decay > 0 else optax.adam(schedule)
+    chain = optax.chain(clip, adam)
     if config.accumulate == 1:
         return chain
     steps = optax.MultiSteps(chain, config.accumulate)

@@ -87,12 +87,7 @@ def make_train_step(
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.weights.params)
         weights = Weights(optax.apply_updates(state.weights.params, updates), batch_stats)
         now = state.step + 1
-        average = state.average
-        if average is not None:
-            count = now // accumulate
-            decay = jnp.minimum(average_decay, (1 + count) / (10 + count))
-            decay = jnp.where(now % accumulate == 0, decay, 1.0)
-            average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, weights)
+        average = moving_average(state.average, weights, now, accumulate, average_decay)
         positions, _ = heatmap.decode(jax.lax.stop_gradient(heatmaps), 'argmax', jnp)
         values = {
             'loss': loss,
@@ -105,6 +100,16 @@ def make_train_step(
 
     everywhere, rows = sharding.replicated(mesh), sharding.split(mesh)
     return jax.jit(step, in_shardings=(everywhere, rows), out_shardings=(everywhere, everywhere), donate_argnums=0)
+
+
+def moving_average(average: Weights | None, weights: Weights, step: Array, accumulate: int, decay: float) -> Weights | None:
+    """The moving average of the weights after `step` batches; it follows them faster in the beginning. None stays None."""
+    if average is None:
+        return None
+    count = step // accumulate
+    share = jnp.minimum(decay, (1 + count) / (10 + count))
+    share = jnp.where(step % accumulate == 0, share, 1.0)
+    return jax.tree.map(lambda old, new: share * old + (1 - share) * new, average, weights)
 
 
 def _batch_pck(positions: Array, batch: Batch, skeleton: Skeleton) -> Array:

@@ -7,9 +7,11 @@ import pytest
 from absl import flags
 from dots import draw, person
 
-from kimnet_jax import predict
+from kimnet_jax import predict, refinement
 from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.pose_windows import WindowConfig
 from kimnet_jax.inference.outputs import PoseOutputs
+from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.predict import Trained, predict_videos, requested_boxes
 
 WALK = [(40 + 3 * t, 60) for t in range(12)]
@@ -135,3 +137,37 @@ def test_boxes_of_each_video(tmp_path):
     assert requested_boxes(None, [], 2) == WHOLE * 2
     with pytest.raises(InputError, match='1 files for 2 videos'):
         requested_boxes(None, ['a'], 2)
+
+
+@pytest.fixture
+def refined_by_shift(monkeypatch, skeleton):
+    """What `--refine` loads: a network that moves everything by a tenth of the box, to the right."""
+    refiner = PoseRefiner(np.float32(0.1), lambda shift, poses, mask: poses.at[..., ::2].add(shift), WindowConfig(3))
+    trained = refinement.TrainedRefiner(refiner, skeleton.name, {'model': 'hanet', 'step': 5})
+    monkeypatch.setattr(refinement, 'load', lambda folder, checkpoint: trained)
+
+
+@pytest.mark.parametrize('look_ahead', [None, 0, 2])
+def test_poses_are_refined(command, refined_by_shift, write_video, tmp_path, look_ahead):
+    video = write_video('walk.mp4', map(draw, WALK))
+    flag = () if look_ahead is None else ('--look_ahead', str(look_ahead))
+    assert command(str(video), '--box', '20,30,60,90', '--outputs', 'json,overlay') == 0
+    plain = json.loads((tmp_path / 'run/predictions/walk.json').read_text())
+    assert command(str(video), '--box', '20,30,60,90', '--outputs', 'json,overlay', '--refine', 'W2', *flag) == 0
+    found = json.loads((tmp_path / 'run/predictions/walk.json').read_text())
+    assert found['about']['refined'] == {'model': 'hanet', 'step': 5, 'look_ahead': look_ahead}
+    shift = np.array([record['joints'] for record in found['frames']]) - [record['joints'] for record in plain['frames']]
+    assert (shift[..., 0] > 3).all()
+    np.testing.assert_allclose(shift[..., 1], 0, atol=0.02)
+    assert [record['frame'] for record in found['frames']] == [*range(12)]
+
+
+def test_bad_refinement(command, trained, monkeypatch, tmp_path, capfd):
+    assert command('v.mp4', '--look_ahead', '3') == 2
+    assert '--look_ahead belongs to --refine' in capfd.readouterr().err
+    assert command('v.mp4', '--refine', str(tmp_path / 'none')) == 2
+    assert 'no run there' in capfd.readouterr().err
+    other = refinement.TrainedRefiner(None, 'jhmdb', {})
+    monkeypatch.setattr(refinement, 'load', lambda folder, checkpoint: other)
+    assert command('v.mp4', '--refine', 'W2') == 2
+    assert "--refine W2: refines poses of 'jhmdb'" in capfd.readouterr().err

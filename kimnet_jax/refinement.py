@@ -1,0 +1,282 @@
+"""What the commands do for a run of HANet: opened data, the trained network, training and evaluation (docs/refine.md)."""
+
+import pathlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from flax import nnx
+
+from data_pipelines import pose_files, poses, schema
+from data_pipelines.loader import prefetch_to_device
+from kimnet_jax.core.config import make
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.pose_windows import WindowConfig
+from kimnet_jax.core.skeleton import get_skeleton
+from kimnet_jax.core.types import Batch
+from kimnet_jax.inference.refiner import PoseRefiner
+from kimnet_jax.interop.weight_files import read_weights
+from kimnet_jax.metrics import PoseMetrics
+from kimnet_jax.models import HANetConfig, abstract_refiner, build_refiner, count_parameters
+from kimnet_jax.models.weights import initialise
+from kimnet_jax.reporting import reference, released_refinement, smoothing, tables
+from kimnet_jax.training import evaluation, loop, refinement, session, sharding, workdir
+from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.initial import InitConfig, initialise_parts
+from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from kimnet_jax.training.state import Weights, split_model
+
+OURS = 'HANet (ours)'
+
+
+class Split(NamedTuple):
+    """Attributes:
+    pairs: of a split.
+    dims: coordinates of a joint, 2 or 3.
+    clips: where the truth is from; None where it came with the estimates.
+    """
+
+    pairs: poses.Pairs
+    dims: int
+    clips: schema.ClipSource | None
+
+
+def open_split(config: Mapping[str, Any], part: str, *, data_dir: str | None = None, split: str | None = None) -> Split:
+    """The pairs of `train` or `eval` that a config names. Raises `InputError` naming the field or file that is wrong."""
+    settings, dataset = make(poses.PoseConfig, config['poses'], 'poses'), config['dataset']
+    files, truth = getattr(settings, part), getattr(settings, f'{part}_truth')
+    if settings.source == 'sequences':
+        if split or data_dir:
+            raise InputError('--split and --data_dir: the poses of this run come from files of their own (config.poses)')
+        pairs: poses.Pairs = pose_files.read_sequences(files, truth, f'config.poses.{part}={files}')
+        return Split(pairs, pairs(0).joints.shape[-1], None)
+    clips = schema.open_clips(
+        data_dir or dataset['data_dir'], dataset['name'], dataset['config'], split or dataset[f'{part}_split']
+    )
+    if settings.source == 'predictions':
+        found = pose_files.read_predictions(files, clips.skeleton.name)
+        return Split(poses.pair_with_truth(found, clips, f'config.poses.{part}={files}'), 2, clips)
+    noise = make(poses.NoiseConfig, config['noise'], 'noise')
+    return Split(poses.NoisyPairs(clips, noise, config['seed']), 2, clips)
+
+
+def windows_of(config: Mapping[str, Any]) -> WindowConfig:
+    """How the poses of a run are cut and normalised."""
+    model = {key: value for key, value in config['model'].items() if key in ('interval', 'window')}
+    return WindowConfig(HANetConfig(**model).length, config['eval']['step'], config['poses']['normalise'])
+
+
+def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
+    """Runs the training that a config describes; returns the exit status."""
+    mesh = sharding.make_mesh()
+    sharding.check_batch_size(config['train']['batch_size'], 'train.batch_size', mesh)
+
+    # data
+    settings, windows = make(poses.PoseConfig, config['poses'], 'poses'), windows_of(config)
+    ours, theirs = open_split(config, 'train'), open_split(config, 'eval')
+    notes = _overlap_notes(ours, theirs)
+    if poses.overlapping(ours.pairs, theirs.pairs) and not config['dataset']['allow_overlap']:
+        raise InputError(f'{notes[-1]} Choose others, or, if you mean it, set config.dataset.allow_overlap=True')
+
+    def train_stream(step: int) -> Generator[tuple[Batch, Batch], None, None]:
+        batches = poses.train_batches(
+            ours.pairs,
+            settings,
+            windows,
+            batch_size=config['train']['batch_size'],
+            seed=config['seed'],
+            start_step=step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        return prefetch_to_device(batches, sharding.split(mesh), refinement.DEVICE_KEYS)
+
+    # model
+    skeleton = ours.pairs.skeleton
+    _check_settings(config, theirs)
+    model = build_refiner(config['model'], channels=skeleton.num_joints * ours.dims, dtype=config['dtype'], seed=config['seed'])
+    begun = bool(Checkpoints(folder, read_only=True).steps())
+    init = InitConfig(model=config['init']['model'], partial=config['init']['partial'])
+    origin = None if begun else initialise_parts(model, init, initialise, lambda file: read_weights(file).arrays)
+    eval_graph, _ = split_model(model, training=False)
+    train_graph, weights = split_model(model, training=True)
+
+    # steps
+    plan = loop.make_plan(
+        len(ours.pairs),
+        config['train']['batch_size'],
+        **{key: config['train'][key] for key in ('epochs', 'steps', 'eval_every', 'save_every')},
+    )
+    optimizer_config = make(OptimizerConfig, config['optimizer'], 'optimizer')
+    schedule = make_schedule(
+        optimizer_config, steps=plan.steps or optimizer_config.accumulate, steps_per_epoch=plan.steps_per_epoch
+    )
+    optimizer = make_optimizer(optimizer_config, schedule)
+    train_step = refinement.make_train_step(
+        train_graph,
+        optimizer,
+        schedule,
+        make(refinement.LossConfig, config['loss'], 'loss'),
+        interval=model.config.interval,
+        seed=config['seed'],
+        accumulate=optimizer_config.accumulate,
+        average_decay=config['train']['average_decay'],
+        mesh=mesh,
+    )
+    evaluator = refinement.RefinementEvaluator(eval_graph, theirs.pairs, windows, batch_size=config['eval']['batch_size'])
+
+    def evaluate(weights: Weights, check: Callable[[], None]) -> dict[str, float]:
+        return _scores(evaluator(weights, check).compute())
+
+    return session.run(
+        folder,
+        config,
+        skeleton=skeleton.name,
+        origin=origin,
+        weights=weights,
+        optimizer=optimizer,
+        mesh=mesh,
+        plan=plan,
+        told=[f'{count_parameters(model) / 1e6:.2f} M parameters, {config["dtype"]}; {len(ours.pairs)} clips', *notes],
+        train_step=train_step,
+        batches=train_stream,
+        evaluate=evaluate,
+        clip_name=lambda clip: ours.pairs.names[clip],
+    )
+
+
+def evaluate(folder: pathlib.Path, config: Mapping[str, Any], options: flags.FlagValues) -> None:
+    """Evaluates a run of HANet with every baseline beside it, and writes its report."""
+    given = [key for key in ('chain_length', 'decoding') if options[key].value is not None]
+    if given:
+        raise InputError(f'--{given[0]}: {folder} is a run of HANet, which reads poses and no video')
+    split, windows = open_split(config, 'eval', data_dir=options.data_dir, split=options.split), windows_of(config)
+    training = open_split(config, 'train', data_dir=options.data_dir)
+    pairs, dims, interval = split.pairs, split.dims, config['model']['interval']
+    model = abstract_refiner(config['model'], channels=pairs.skeleton.num_joints * dims, dtype=config['dtype'])
+    graph, template = split_model(model, training=False)
+    weights, meta = Checkpoints(folder, read_only=True).restore_weights(options.checkpoint, template)
+    weights = sharding.put(weights, sharding.make_mesh())
+    batch_size = config['eval']['batch_size'] if options.batch_size is None else options.batch_size
+    evaluator = refinement.RefinementEvaluator(graph, pairs, windows, batch_size=batch_size)
+
+    source, part = config['poses'], options.split or config['dataset']['eval_split']
+    data = source['eval'] if source['source'] == 'sequences' else f'{config["dataset"]["name"]}/{config["dataset"]["config"]}'
+    title = f'HANet on {data}' + ('' if split.clips is None else f', split {part}') + f', poses of {_origin(config)}'
+    name = f'{"eval" if split.clips is None else part}_step{meta["step"]}'
+    notes = [*_overlap_notes(training, split), f'Checkpoint of step {meta["step"]} of {folder}.']
+    if options.protocol == 'released':
+        if dims != 2:
+            raise InputError('--protocol released: this run refines poses in 3D, and the protocol is of 2D')
+        functions = evaluator.function(weights), evaluator.function(weights, 'refined')
+        result = released_refinement.released_report(title, pairs, functions, windows, interval=interval, notes=notes)
+        name, text = f'{name}_released', released_refinement.render
+    else:
+        refined = list(evaluator.predict(weights))
+        rows: dict[str, Iterable[tuple[int, np.ndarray]]] = {OURS: refined}
+        rows |= {key: _filtered(pairs, one) for key, one in smoothing.baselines(interval).items()}
+        if dims == 2:
+            rows |= _reference_poses(pairs, training.pairs)
+        measured = {key: refinement.measure(pairs, predictions) for key, predictions in rows.items()}
+        notes.append(f'Windows of {windows.length} frames, one every {windows.step}; every frame the mean of its windows.')
+        if dims == 2:
+            rows_2d = {key: tables.Row.of(metrics) for key, metrics in measured.items() if isinstance(metrics, PoseMetrics)}
+            result = tables.report(title, rows_2d, notes=notes)
+            text = smoothing.render_refinement
+        else:
+            result = smoothing.spatial_report(title, {key: metrics.compute() for key, metrics in measured.items()}, notes)
+            text = smoothing.render_spatial
+        if options.predictions:
+            _write(pathlib.Path(options.predictions).expanduser(), pairs, refined, {'workdir': str(folder), 'step': meta['step']})
+    print(text(result))
+    name = name.replace('[', '_').replace(']', '').replace(':', '')
+    print('written:', *tables.write_report(folder / 'evaluation', name, result, text))
+
+
+class TrainedRefiner(NamedTuple):
+    """A network ready for poses in 2D, the name of their skeleton, and what files say of it."""
+
+    refiner: PoseRefiner
+    skeleton: str
+    about: Mapping[str, Any]
+
+
+def load(folder: pathlib.Path, checkpoint: str) -> TrainedRefiner:
+    """HANet of a run at a checkpoint: `best`, `last` or a step. Raises `InputError` where there is none."""
+    config, skeleton = workdir.read_config(folder)
+    if config['model'].get('name') != 'hanet':
+        raise InputError(
+            f'{folder}: a run of {config["model"].get("name", "kimnet")!r}, which refines no poses; give one of HANet'
+        )
+    joints = get_skeleton(skeleton).num_joints
+    model = abstract_refiner(config['model'], channels=joints * 2, dtype=config['dtype'])
+    graph, template = split_model(model, training=False)
+    weights, meta = Checkpoints(folder, read_only=True).restore_weights(checkpoint, template)
+    refiner = PoseRefiner(weights, lambda weights, poses, mask: nnx.merge(graph, *weights)(poses, mask).final, windows_of(config))
+    return TrainedRefiner(refiner, skeleton, {'model': 'hanet', 'workdir': str(folder), 'step': meta['step']})
+
+
+def _check_settings(config: Mapping[str, Any], split: Split) -> None:
+    """What would otherwise come to light late."""
+    if not 0 <= config['seed'] < 2**32:
+        raise InputError(f'config.seed={config["seed"]}: must be 0 to 2**32 - 1')
+    for section, field, least in (('train', 'log_every', 1), ('eval', 'batch_size', 1)):
+        if config[section][field] < least:
+            raise InputError(f'config.{section}.{field}={config[section][field]}: must be {least} or more')
+    if not 0 <= config['train']['average_decay'] < 1:
+        raise InputError(f'config.train.average_decay={config["train"]["average_decay"]}: must be 0 (none) or more, and below 1')
+    known = list(_scores(refinement.metrics_of(split.pairs.skeleton, 0, split.dims).compute()))
+    if config['eval']['select'] not in known:
+        raise InputError(f'config.eval.select={config["eval"]["select"]!r}: no such metric; known: {", ".join(known)}')
+
+
+def _scores(result: dict[str, Any]) -> dict[str, float]:
+    """The metrics as flat numbers; the best checkpoint has the highest value, so MPJPE is there as a negative number, too."""
+    flat = evaluation.scalars(result)
+    return flat | ({'negative_mpjpe': -flat['mpjpe']} if 'mpjpe' in flat else {})
+
+
+def _overlap_notes(training: Split, split: Split) -> list[str]:
+    leak = split.clips.leak if split.clips is not None else ''
+    notes = [f'No result on unseen clips: {leak}.'] if leak else []
+    shared = poses.overlapping(training.pairs, split.pairs)
+    if shared:
+        notes.append(
+            f'No result on unseen clips: {len(shared)} of {len(set(split.pairs.names))} clips are trained on: '
+            f'{schema.some_of(shared)}.'
+        )
+    return notes
+
+
+def _origin(config: Mapping[str, Any]) -> str:
+    source = config['poses']
+    if source['source'] != 'noise':
+        return source['eval']
+    return 'the truth with noise (' + ', '.join(f'{key} {value}' for key, value in config['noise'].items()) + ')'
+
+
+def _filtered(pairs: poses.Pairs, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    for i in range(len(pairs)):
+        estimates = pairs(i).estimates
+        yield i, function(estimates.joints, estimates.boxes)
+
+
+def _reference_poses(pairs: poses.Pairs, training: poses.Pairs) -> dict[str, Iterator[tuple[int, np.ndarray]]]:
+    truth = (training(i) for i in range(len(training)))
+    mean = reference.mean_pose((pair.joints, pair.visible, pair.boxes) for pair in truth)
+    joints = pairs.skeleton.num_joints
+    return {
+        tables.MEAN_POSE: ((i, reference.place_pose(mean, pairs(i).boxes)) for i in range(len(pairs))),
+        tables.RANDOM: ((i, reference.random_pose(pairs(i).boxes, joints, seed=0, clip=i)) for i in range(len(pairs))),
+    }
+
+
+def _write(path: pathlib.Path, pairs: poses.Pairs, refined: list[tuple[int, np.ndarray]], about: Mapping[str, Any]) -> None:
+    estimates = [
+        poses.Estimates(one.clip, joints, one.scores, one.boxes, one.image_size)
+        for joints, one in ((joints, pairs(clip).estimates) for clip, joints in refined)
+    ]
+    pose_files.write_predictions(path, estimates, pairs.skeleton, {'model': 'hanet', **about})
+    print('written:', path)

@@ -1,0 +1,155 @@
+"""HANet's two programs, each compiled once, and its evaluation: refined poses in original pixels, metrics as sums."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from kimnet_jax import losses
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.pose_windows import RefineFunction, WindowConfig, in_batches, refine
+from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.core.types import Batch
+from kimnet_jax.metrics import PoseMetrics, SpatialMetrics
+from kimnet_jax.training import sharding
+from kimnet_jax.training.state import TrainState, Weights
+from kimnet_jax.training.steps import moving_average
+
+Array = jax.Array
+DEVICE_KEYS = ('estimated', 'poses', 'known', 'mask')  # what the train step reads
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """HANet's loss, see `losses.hanet_loss`. Raises `InputError` naming the field that is out of range.
+
+    Attributes:
+        final_weight: of the error of the final poses; the release has 5 in 2D, 1 in 3D.
+        refined_weight: of the error of the refined poses, and of what the two learn from each other.
+        mutual: `detached` or `released`.
+    """
+
+    final_weight: float = 5.0
+    refined_weight: float = 1.0
+    mutual: losses.Mutual = 'detached'
+
+    def __post_init__(self) -> None:
+        if self.mutual not in get_args(losses.Mutual):
+            raise InputError(f'config.loss.mutual={self.mutual!r}: choose one of {", ".join(get_args(losses.Mutual))}')
+        for name in ('final_weight', 'refined_weight'):
+            if getattr(self, name) < 0:
+                raise InputError(f'config.loss.{name}={getattr(self, name)}: must be 0 or more')
+
+
+class Pairs(Protocol):
+    """The clips of a split; pair i has `estimates` (`joints` [T, J, D], `boxes` [T, 2 * D], `image_size` [2]) and the truth:
+    `joints` [T, J, D], `visible` bool [T, J], `boxes` [T, 2 * D]."""
+
+    skeleton: Skeleton
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, index: int) -> Any: ...
+
+
+def make_train_step(
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    loss: LossConfig,
+    *,
+    interval: int,
+    seed: int,
+    accumulate: int,
+    average_decay: float,
+    mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """One optimisation step of a network that refines windows of poses.
+
+    Args:
+        graph: HANet's structure in train mode.
+        optimizer, schedule: as of `steps.make_train_step`.
+        loss: its settings.
+        interval: N of the network.
+        seed: of dropout, with the number of the step.
+        accumulate: batches an update takes (the optimizer's own setting).
+        average_decay: of the moving average of the weights, reached after a warm-up.
+
+    Returns:
+        A jitted function; its metrics are float32 scalars: `loss`, `final_error` and `refined_error` (mean distances of
+        coordinates, normalised units, summed over channels), `gradient_norm`, `parameter_norm`, `learning_rate`. The state it is
+        given is consumed.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        dropout = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def objective(params: nnx.State) -> tuple[Array, dict[str, Array]]:
+            model = nnx.merge(graph, params, state.weights.batch_stats, copy=True)
+            final, refined = model(batch['estimated'], batch['mask'], rngs=nnx.Rngs(dropout=dropout))
+            return losses.hanet_loss(final, refined, batch, interval=interval, **dataclasses.asdict(loss))
+
+        (value, parts), gradient = jax.value_and_grad(objective, has_aux=True)(state.weights.params)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.weights.params)
+        weights = Weights(optax.apply_updates(state.weights.params, updates), state.weights.batch_stats)
+        now = state.step + 1
+        average = moving_average(state.average, weights, now, accumulate, average_decay)
+        values = {
+            'loss': value,
+            'final_error': parts['final_error'],
+            'refined_error': parts['refined_error'],
+            'gradient_norm': optax.tree.norm(gradient),
+            'parameter_norm': optax.tree.norm(weights.params),
+            'learning_rate': jnp.asarray(schedule(state.step // accumulate), jnp.float32),
+        }
+        return TrainState(now, weights, optimizer_state, average), values
+
+    everywhere, rows = sharding.replicated(mesh), sharding.split(mesh)
+    return jax.jit(step, in_shardings=(everywhere, rows), out_shardings=(everywhere, everywhere), donate_argnums=0)
+
+
+class RefinementEvaluator:
+    """A network, pairs of poses, how to cut them; compiled once. Every process evaluates all of it, on one device of its own."""
+
+    def __init__(self, graph: nnx.GraphDef, pairs: Pairs, windows: WindowConfig, *, batch_size: int):
+        """`graph`: HANet's structure in eval mode; `batch_size`: windows side by side."""
+        self._pairs, self._windows, self._batch_size = pairs, windows, batch_size
+        self._apply = jax.jit(lambda weights, poses, mask: nnx.merge(graph, *weights, copy=True)(poses, mask))
+
+    def function(self, weights: Weights, output: str = 'final') -> RefineFunction:
+        """The network on any number of windows: its `final` poses or its `refined` ones (meant at the sampled frames only)."""
+        weights = jax.tree.map(lambda leaf: leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf, weights)
+        return in_batches(lambda poses, mask: getattr(self._apply(weights, poses, mask), output), self._batch_size)
+
+    def predict(self, weights: Weights, check: Callable[[], None] = lambda: None) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (clip, refined joints float32 [T, J, D]) for each clip; calls `check` before each."""
+        function = self.function(weights)
+        for clip in range(len(self._pairs)):
+            check()
+            estimates = self._pairs(clip).estimates
+            yield clip, refine(function, estimates.joints, estimates.boxes, estimates.image_size, self._windows)
+
+    def __call__(self, weights: Weights, check: Callable[[], None] = lambda: None) -> PoseMetrics | SpatialMetrics:
+        """The metrics of the refined poses."""
+        return measure(self._pairs, self.predict(weights, check))
+
+
+def measure(pairs: Pairs, predictions: Iterable[tuple[int, np.ndarray]]) -> PoseMetrics | SpatialMetrics:
+    """The metrics of poses [T, J, D] of each clip against the truth: `PoseMetrics` in 2D, `SpatialMetrics` in 3D."""
+    metrics: Any = None
+    for clip, joints in predictions:
+        pair = pairs(clip)
+        metrics = metrics or metrics_of(pairs.skeleton, len(pairs), joints.shape[-1])
+        metrics.update(clip, joints, pair.joints, pair.visible, pair.boxes)
+    return metrics
+
+
+def metrics_of(skeleton: Skeleton, clips: int, dims: int) -> PoseMetrics | SpatialMetrics:
+    """Empty metrics for poses of so many coordinates."""
+    return PoseMetrics(skeleton, clips) if dims == 2 else SpatialMetrics(skeleton, clips)

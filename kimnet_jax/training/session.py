@@ -1,0 +1,91 @@
+"""A training in its folder: taken up where it stopped, told of, and ended so that it can go on."""
+
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from kimnet_jax.core.types import Batch
+from kimnet_jax.training import loop, sharding, workdir
+from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.logging import RunLog
+from kimnet_jax.training.state import TrainState, Weights, create_state
+
+
+def run(
+    folder: pathlib.Path,
+    config: Mapping[str, Any],
+    *,
+    skeleton: str,
+    origin: Sequence[str] | None,
+    weights: Weights,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    plan: loop.Plan,
+    told: Sequence[str],
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
+    batches: Callable[[int], Iterator[tuple[Batch, Batch]]],
+    evaluate: Callable[[Weights, Callable[[], None]], dict[str, float]],
+    clip_name: Callable[[int], str],
+) -> int:
+    """Trains in `folder`, from its newest checkpoint where there is one.
+
+    Args:
+        folder: of the run.
+        config: its fields; `train.average_decay`, `train.log_every` and `eval.select` are read here.
+        skeleton: name, for `config.json`.
+        origin: what `weights` are, line by line; None where the run has begun.
+        weights: to begin with.
+        optimizer: whose state a checkpoint holds.
+        mesh: of the devices.
+        plan: when to do what.
+        told: lines for the user, before the first step; the first one describes the model and the data.
+        train_step, batches, evaluate, clip_name: as of `loop.fit`.
+
+    Returns:
+        The exit status: 0, or 128 + the signal that stopped the run.
+    """
+    # state: 1. the newest whole checkpoint of this folder, 2. the weights that config.init names, 3. random weights
+    workdir.write_config(folder, dict(config), skeleton, origin)
+    checkpoints = Checkpoints(folder)
+    average = config['train']['average_decay'] > 0
+    fresh: tuple[TrainState, dict[str, Any]] = (create_state(weights, optimizer, average=average), {})
+    state, meta = checkpoints.restore_newest(fresh[0]) or fresh
+    step = int(state.step)
+    log = RunLog(
+        folder,
+        step=step,
+        evaluated=meta.get('evaluated', False),
+        window=meta.get('window', {}),
+        total=plan.steps,
+        every=config['train']['log_every'],
+    )
+    first, *others = told
+    devices = f'{mesh.size} {jax.default_backend()} device(s)'
+    log.say(f'{first}, {devices}, {plan.steps} steps' + (f'; going on after step {step}' if step else ''))
+    for line in (*others, *(origin or ())):
+        log.say(line)
+    try:
+        loop.fit(
+            sharding.put(state, mesh),
+            meta,
+            train_step=train_step,
+            batches=batches,
+            evaluate=evaluate,
+            score=config['eval']['select'],
+            clip_name=clip_name,
+            checkpoints=checkpoints,
+            log=log,
+            plan=plan,
+        )
+        log.say(f'done: {folder}')
+    except loop.StoppedError as stopped:
+        log.say(str(stopped))
+        return 128 + stopped.signal
+    finally:
+        log.close()
+        checkpoints.close()
+    return 0

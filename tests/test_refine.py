@@ -1,0 +1,137 @@
+"""Refining files of poses, and the poses of a video, whole and as a stream."""
+
+import json
+
+import numpy as np
+import pytest
+from absl import flags
+
+from kimnet_jax import refine, refinement
+from kimnet_jax.core.errors import run_command
+from kimnet_jax.core.pose_windows import WindowConfig, refine_causally
+from kimnet_jax.core.skeleton import PENN_ACTION
+from kimnet_jax.inference.predictor import FramePose
+from kimnet_jax.inference.refiner import PoseRefiner, RefinementStream, refine_video
+
+SIZE = (120, 160)
+J = PENN_ACTION.num_joints
+
+
+def network(weights, poses, mask):
+    """Each frame half of itself and half of the window's mean: depends on every real frame and on padding being told."""
+    mean = (poses * mask[..., None]).sum(1, keepdims=True) / mask.sum(1)[:, None, None]
+    return weights * poses + (1 - weights) * mean
+
+
+@pytest.fixture
+def refiner():
+    return PoseRefiner(np.float32(0.5), network, WindowConfig(5))
+
+
+def walk(frames: int) -> list[FramePose]:
+    rng = np.random.default_rng(frames)
+    poses = []
+    for t in range(frames):
+        joints = rng.uniform(20, 90, (J, 2)).astype(np.float32)
+        box = np.array([10 + t, 10, 90 + t, 100], np.float32)
+        poses.append(FramePose(t, joints, np.full(J, 0.5, np.float32), box, t == 3))
+    return poses
+
+
+def arrays(poses: list[FramePose]) -> tuple[np.ndarray, np.ndarray]:
+    return np.stack([pose.joints for pose in poses]), np.stack([pose.box for pose in poses])
+
+
+@pytest.mark.parametrize('frames', [1, 3, 5, 13])
+@pytest.mark.parametrize('look_ahead', [0, 2, 6])
+def test_a_stream_equals_causal_windows(refiner, frames, look_ahead):
+    poses, found = walk(frames), []
+    stream = RefinementStream(refiner, SIZE, look_ahead)
+    for t, pose in enumerate(poses):
+        found += stream.push(pose)
+        assert len(found) == max(0, t + 1 - look_ahead)  # a fixed latency
+    found += stream.flush()
+    expected = refine_causally(refiner.one, *arrays(poses), SIZE, refiner.windows, look_ahead)
+    np.testing.assert_allclose(arrays(found)[0], expected, rtol=1e-5)
+    assert [(pose.frame, pose.lost) for pose in found] == [(pose.frame, pose.lost) for pose in poses]
+
+
+def test_a_video_is_refined_whole(refiner):
+    poses, frames = walk(9), [np.full((*SIZE, 3), t, np.uint8) for t in range(9)]
+    refined = list(refine_video(refiner, zip(frames, poses, strict=True), lambda: iter(frames), None))
+    np.testing.assert_allclose(arrays([pose for _, pose in refined])[0], refiner(*arrays(poses), SIZE))
+    assert [int(frame[0, 0, 0]) for frame, _ in refined] == [*range(9)]
+    streamed = list(refine_video(refiner, zip(frames, poses, strict=True), lambda: iter(()), 3))
+    assert [int(frame[0, 0, 0]) for frame, _ in streamed] == [*range(9)]
+    assert list(refine_video(refiner, iter(()), lambda: iter(()), None)) == []
+    assert list(refine_video(refiner, iter(()), lambda: iter(()), 3)) == []
+
+
+def pose_file(path, frames: int = 7, skeleton: str = 'penn_action'):
+    about = {'video': 'walk.mp4', 'width': SIZE[1], 'height': SIZE[0], 'rate': 25.0, 'model': 'kimnet', 'skeleton': skeleton}
+    rows = [
+        {'frame': p.frame, 'score': p.score, 'lost': p.lost, 'box': p.box.tolist(), 'joints': p.joints.tolist()}
+        | {'scores': p.scores.tolist()}
+        for p in walk(frames)
+    ]
+    path.write_text(json.dumps({'about': about, 'frames': rows}))
+    return path
+
+
+@pytest.fixture
+def command(refiner, monkeypatch):
+    """Runs the command with flags of its own; gives the exit status."""
+
+    def run(*argv) -> int:
+        values = flags.FlagValues()
+        trained = refinement.TrainedRefiner(refiner, 'penn_action', {'model': 'hanet', 'workdir': 'W', 'step': 7})
+        monkeypatch.setattr(refinement, 'load', lambda workdir, checkpoint: trained)
+        refine.define_flags(values)
+        with pytest.raises(SystemExit) as caught:
+            run_command(refine.run, values(['refine', '--workdir', 'W', *map(str, argv)]), values)
+        return caught.value.code
+
+    return run
+
+
+def test_command(command, refiner, tmp_path, capfd):
+    source, target = pose_file(tmp_path / 'walk.json'), tmp_path / 'out/refined.json'
+    assert command(source, target) == 0
+    before, after = json.loads(source.read_text()), json.loads(target.read_text())
+    assert after['about'] == before['about'] | {'refined': {'model': 'hanet', 'workdir': 'W', 'step': 7}}
+    joints = [frame.pop('joints') for frame in after['frames']]
+    np.testing.assert_allclose(joints, refiner(*arrays(walk(7)), SIZE), atol=0.006)
+    for frame in before['frames']:
+        frame.pop('joints')
+    assert after['frames'] == before['frames']
+    assert f'7 frames -> {target}' in capfd.readouterr().out
+    assert [path.name for path in target.parent.iterdir()] == ['refined.json']
+    assert command(target, tmp_path / 'twice.json') == 0  # its output is an input
+
+
+def test_a_failed_file_does_not_stop_the_others(command, tmp_path, capfd):
+    good, other = pose_file(tmp_path / 'good.json'), pose_file(tmp_path / 'other.json', skeleton='jhmdb')
+    assert command(other, tmp_path / 'a.json', good, tmp_path / 'b.json', tmp_path / 'none.json', tmp_path / 'c.json') == 2
+    errors = capfd.readouterr().err
+    assert 'other.json' in errors
+    assert 'none.json: no such file of poses; nothing was written for it' in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['b.json', 'good.json', 'other.json']
+
+
+@pytest.mark.parametrize('names', [[], ['a.json'], ['a.json', 'b.json', 'c.json']])
+def test_files_come_in_pairs(command, capfd, names):
+    assert command(*names) == 2
+    assert 'give the files in pairs' in capfd.readouterr().err
+
+
+def test_one_target_for_two(command, tmp_path, capfd):
+    assert command('a.json', tmp_path / 'x.json', 'b.json', tmp_path / 'x.json') == 2
+    assert 'would be written twice' in capfd.readouterr().err
+
+
+def test_a_target_that_is_a_folder(command, tmp_path, capfd):
+    source, target = pose_file(tmp_path / 'walk.json'), tmp_path / 'folder'
+    target.mkdir()
+    assert command(source, target) == 2
+    assert 'in the way' in capfd.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['folder', 'walk.json']
