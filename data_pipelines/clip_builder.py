@@ -51,7 +51,9 @@ class ClipBuilder(dataset_builder.FileReaderBuilder):
     """
 
     SKELETON: ClassVar[Skeleton]
-    on_beam: bool  # set by the time that readers are asked for
+    # set by the time that readers are asked for:
+    on_beam: bool
+    scratch: pathlib.Path  # a folder for what they unpack, removed when all is written
 
     @abc.abstractmethod
     def _clip_readers(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[ClipReader]]:
@@ -69,6 +71,11 @@ class ClipBuilder(dataset_builder.FileReaderBuilder):
         if config.beam_options:
             config.beam_runner = config.beam_runner or _runner_of(config.beam_options)
         self.on_beam = bool(config.beam_runner)
+        with tempfile.TemporaryDirectory(dir=self.data_path, prefix='unpacked') as scratch:
+            self.scratch = pathlib.Path(scratch)
+            self._write_splits(dl_manager, config)
+
+    def _write_splits(self, dl_manager: Any, config: Any) -> None:
         limit, number = config.max_examples_per_split, config.num_shards
         splits = {split: readers[:limit] for split, readers in self._clip_readers(dl_manager).items()}
         infos, written = [], {}

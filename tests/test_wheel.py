@@ -95,7 +95,7 @@ def test_the_console_script(installed, tmp_path):
     for argv, status, text in [
         (['train', '--help'], 1, '--workdir: Folder of the run'),  # absl's status for help
         (['predict'], 2, 'error: --workdir is needed'),
-        (['trains'], 2, 'usage: kimnet {evaluate,'),
+        (['trains'], 2, 'usage: kimnet {convert,'),
     ]:
         done = subprocess.run([*command, *argv], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
         assert (done.returncode, text in done.stdout + done.stderr) == (status, True)

@@ -6,6 +6,7 @@ one). Orbax writes under a temporary name and renames, so what stands under its 
 """
 
 import contextlib
+import copy
 import json
 import pathlib
 import shutil
@@ -69,10 +70,10 @@ class Checkpoints:
         items: dict[str, Any] = {'weights': state.weights, 'optimizer': {'step': state.step, 'state': state.optimizer}}
         if state.average is not None:
             items['average'] = state.average
-        # copies: the next step writes into the buffers of this state while Orbax is still reading
+        # copies, of `meta` too: the next step writes into all this while Orbax is still reading
         trees = {name: jax.tree.map(lambda leaf: np.array(leaf), to_tree(item)) for name, item in items.items()}
         checksums = {name: _checksums(tree) for name, tree in trees.items()}
-        record = {'step': step, 'code_version': __version__, 'checksums': checksums, **meta}
+        record = {'step': step, 'code_version': __version__, 'checksums': checksums, **copy.deepcopy(meta)}
         args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         args['meta'] = ocp.args.JsonSave(record | {'checksum': _json_checksum(record)})
         with _writing(self.folder):

@@ -68,6 +68,24 @@ def test_newest_two_and_best_are_kept_and_come_back_whole(workdir):
     assert equal(state, state_of(6))  # the best one has its optimizer too
 
 
+def test_what_changes_while_it_is_being_written_is_not_in_it(tmp_path, monkeypatch):
+    checkpoints, state, meta = Checkpoints(tmp_path), state_of(3), {'evaluated': False, 'window': {'loss': 0.1}}
+    save = checkpoints._manager.save
+
+    def late(*args, **kwargs):
+        meta['window'].clear()
+        for leaf in jax.tree.leaves(state):
+            leaf.fill(4)
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoints._manager, 'save', late)
+    checkpoints.save(3, state, meta)
+    checkpoints.close()
+    restored, record = Checkpoints(tmp_path).restore_newest(state_of(0))
+    assert equal(restored, state_of(3))
+    assert record['window'] == {'loss': 0.1}
+
+
 @pytest.mark.parametrize(('which', 'step'), [('best', 6), ('last', 15), ('12', 12)])
 def test_choice(workdir, which, step):
     weights, meta = Checkpoints(workdir, read_only=True).restore_weights(which, state_of(0).weights)

@@ -3,7 +3,6 @@
 import functools
 import pathlib
 import sys
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -38,13 +37,8 @@ class Builder(clip_builder.ClipBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = layout.INSTRUCTIONS
     SKELETON = MPII
 
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        with tempfile.TemporaryDirectory(dir=self.data_path, prefix='unpacked') as scratch:
-            self._source = Layout(pathlib.Path(dl_manager.manual_dir), pathlib.Path(scratch))
-            super()._download_and_prepare(dl_manager, download_config)
-
     def _clip_readers(self, dl_manager: Any) -> dict[str, list[clip_builder.ClipReader]]:
-        source = self._source
+        source = Layout(pathlib.Path(dl_manager.manual_dir), self.scratch)
         with source.explained():
             if self.builder_config.name == SIMPLE_BASELINE:
                 splits, findings = annotations.read_json(source.json_files())

@@ -4,7 +4,6 @@ import functools
 import pathlib
 import shutil
 import sys
-import tempfile
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -29,13 +28,8 @@ class Builder(clip_builder.ClipBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = layout.INSTRUCTIONS
     SKELETON = PENN_ACTION
 
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        with tempfile.TemporaryDirectory(dir=self.data_path, prefix='unpacked') as scratch:
-            self._source = Layout(pathlib.Path(dl_manager.manual_dir), pathlib.Path(scratch))
-            super()._download_and_prepare(dl_manager, download_config)
-
     def _clip_readers(self, dl_manager: Any) -> dict[str, list[clip_builder.ClipReader]]:
-        source = self._source
+        source = Layout(pathlib.Path(dl_manager.manual_dir), self.scratch)
         readers: dict[str, list[clip_builder.ClipReader]] = {'train': [], 'test': []}
         with source.explained():
             files = source.labels()

@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -35,13 +34,8 @@ class Builder(clip_builder.ClipBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = layout.INSTRUCTIONS
     SKELETON = JHMDB
 
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-        with tempfile.TemporaryDirectory(dir=self.data_path, prefix='unpacked') as scratch:
-            self._scratch = pathlib.Path(scratch)
-            super()._download_and_prepare(dl_manager, download_config)
-
     def _clip_readers(self, dl_manager: Any) -> dict[str, list[clip_builder.ClipReader]]:
-        source = Layout(pathlib.Path(dl_manager.manual_dir), self._scratch)
+        source = Layout(pathlib.Path(dl_manager.manual_dir), self.scratch)
         frames_part = source.frames_part()
         folds = layout.read_folds(source.folder(layout.SPLITS))
         name = self.builder_config.name
