@@ -3,9 +3,11 @@ import jax
 import numpy as np
 import optax
 import pytest
+import torch
 from flax import nnx
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.interop import torch_models
 from kimnet_jax.interop.keymaps import POSE_RESNET
 from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models import PoseResNet, PoseResNetConfig, count_parameters
@@ -28,7 +30,7 @@ def nhwc(array):
 IMAGES = nhwc(golden.tensor('input', (2, 3, 128, 128), 'input', 0))
 
 
-@pytest.mark.parametrize('depth', [18, 34, 50, 101])
+@pytest.mark.parametrize('depth', JOINTS)
 def test_eval_output_is_the_reference(depth):
     model = reference_model(depth)
     model.eval()
@@ -81,6 +83,42 @@ def test_train_step_is_the_reference(depth):
     moved = [np.linalg.norm(new - was) for new, was in zip(after, old, strict=True)]
     assert golden.relative_error([np.linalg.norm(new) for new in after], reference['train_adam_param_l2']) < 1e-5
     assert golden.relative_error(moved, reference['train_adam_delta_l2']) < 1e-3
+
+
+def reference_twin(depth):
+    weights, _ = golden.weights(f'simplebaseline_resnet{depth}')
+    twin = torch_models.PoseResNet(PoseResNetConfig(depth, JOINTS[depth]))
+    twin.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+    return twin
+
+
+@pytest.mark.parametrize('depth', JOINTS)
+def test_eval_output_of_the_twin_is_the_reference(depth):
+    with torch.no_grad():
+        heatmaps = reference_twin(depth).eval()(torch.from_numpy(np.moveaxis(IMAGES, -1, 1).copy()))
+    assert golden.relative_error(heatmaps, golden.arrays(f'simplebaseline_resnet{depth}')['eval_out']) < 1e-5
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+def test_train_step_of_the_twin_is_the_reference(depth):
+    name = f'simplebaseline_resnet{depth}'
+    reference, (before, parameters) = golden.arrays(name), golden.weights(name)
+    twin = reference_twin(depth)
+    target = torch.from_numpy(golden.tensor('target', reference['train_out'].shape, 'input', 0))
+    heatmaps = twin(torch.from_numpy(np.moveaxis(IMAGES, -1, 1).copy()))
+    loss = ((heatmaps - target) ** 2).mean()
+    loss.backward()
+    torch.optim.Adam(twin.parameters(), 1e-3).step()
+    assert golden.relative_error(loss.item(), reference['train_loss']) < 1e-5
+    assert golden.relative_error(heatmaps.detach(), reference['train_out']) < 1e-4
+    trained = dict(twin.named_parameters())
+    gradients = [trained[key].grad.double().numpy() for key in parameters]
+    assert golden.relative_error([np.linalg.norm(g) for g in gradients], reference['train_grad_l2']) < 1e-3
+    assert golden.relative_error([np.abs(g).sum() for g in gradients], reference['train_grad_l1']) < 1e-3
+    moved = [np.linalg.norm(trained[key].detach().double().numpy() - before[key]) for key in parameters]
+    assert golden.relative_error(moved, reference['train_adam_delta_l2']) < 1e-3
+    for leaf in ('running_mean', 'running_var'):
+        assert golden.relative_error(twin.state_dict()[f'bn1.{leaf}'], reference[f'train_bn1_{leaf}']) < 1e-5
 
 
 @pytest.mark.parametrize('depth', JOINTS)

@@ -1,8 +1,10 @@
 import golden
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
+from kimnet_jax.interop import torch_models
 from kimnet_jax.interop.keymaps import RELATION_DECODER, RPSTN_JRE
 from kimnet_jax.interop.translation import assign, translate
 from kimnet_jax.models.relation_decoder import RelationDecoder
@@ -33,6 +35,23 @@ def test_released_variants_are_rpstn(variant, size):
     output = model.relate(rpstn_input(size))
     reference = golden.arrays('rpstn_jre')[f'{size}_eval{NAMES[variant]}']
     assert golden.relative_error(output, np.moveaxis(reference, 1, -1)) < 1e-5
+
+
+@pytest.mark.parametrize('variant', NAMES)
+@pytest.mark.parametrize('size', ['full', 'small'])
+def test_the_twin_is_rpstn(variant, size):
+    weights, _ = golden.weights('rpstn_jre')
+    twin = torch_models.JRE(13, variant)
+    twin.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+    heatmaps = torch.from_numpy(np.moveaxis(rpstn_input(size), -1, 1).copy())
+    reference = golden.arrays('rpstn_jre')
+    with torch.no_grad():
+        assert golden.relative_error(twin.eval()(heatmaps), reference[f'{size}_eval{NAMES[variant]}']) < 1e-5
+        if variant == 'released':
+            assert golden.relative_error(twin.train()(heatmaps), reference[f'{size}_train']) < 1e-5
+            for leaf in ('mean', 'var'):
+                running = twin.state_dict()[f'W.1.running_{leaf}']
+                assert golden.relative_error(running, reference[f'{size}_W1_running_{leaf}_after_train']) < 1e-5
 
 
 @pytest.mark.parametrize('size', ['full', 'small'])
