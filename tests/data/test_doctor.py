@@ -265,3 +265,11 @@ def test_real_labels_of_penn_action_give_the_warnings_of_their_faults(shared_dir
         ('1032', labels.OUTSIDE, 210),
     }
     assert report.counts['frames'] == report.counts['images'] == 46 + 72 + 68 + 40
+
+
+def test_labels_are_checked_without_frames(shared_dir):
+    report = doctor.examine('penn_action', shared_dir / 'data/penn_action', False)
+    (error,) = (finding for finding in report.findings if finding.level == 'error')
+    assert 'no frames there' in error.text
+    assert (report.counts['clips'], report.counts['frames'], report.counts['images']) == (2326, 163_841, 0)
+    assert sum(finding.count for finding in report.findings if 'empty box' in finding.text) == 185

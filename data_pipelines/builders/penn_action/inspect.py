@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
 from data_pipelines.builders.penn_action import layout
 from data_pipelines.builders.penn_action.labels import read_label
@@ -12,20 +13,19 @@ from data_pipelines.images import read_image
 
 def inspect(root: pathlib.Path, scratch: pathlib.Path, pixels: bool) -> tuple[Report, list[Check]]:
     """See `data_pipelines.findings`. A check is one label with its frames."""
-    source = Layout(root, scratch)
+    source, findings = Layout(root, scratch), list[Finding]()
     files = source.labels()
-    frames = source.folder(layout.FRAMES) if pixels else source.locate(layout.FRAMES)
+    frames = attempt(findings, str(root), source.folder if pixels else source.locate, layout.FRAMES)
+    if frames is None:  # the labels can be checked without
+        return Report(findings, {'images': 0}, layout.OFFICIAL), [functools.partial(_check, file) for file in files.values()]
     images = layout.image_names(frames)
     folder = frames if frames.is_dir() else frames / layout.FRAMES
-    report = Report(
-        [Finding('error', clip, text) for clip, text in layout.unmatched(files, images).items()],
-        {'images': sum(map(len, images.values()))},
-        layout.OFFICIAL,
-    )
+    findings += [Finding('error', clip, text) for clip, text in layout.unmatched(files, images).items()]
+    report = Report(findings, {'images': sum(map(len, images.values()))}, layout.OFFICIAL)
     return report, [functools.partial(_check, file, folder / clip, images.get(clip, []), pixels) for clip, file in files.items()]
 
 
-def _check(file: pathlib.Path, folder: pathlib.Path, names: list[str], pixels: bool) -> Report:
+def _check(file: pathlib.Path, folder: pathlib.Path = pathlib.Path(), names: Sequence[str] = (), pixels: bool = False) -> Report:
     findings: list[Finding] = []
     label = attempt(findings, file.stem, read_label, file)
     if label is None:
