@@ -6,7 +6,7 @@ writes it with a JSON beside it to `<workdir>/evaluation/`. `--protocol released
 
 import functools
 import pathlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -22,7 +22,7 @@ from data_pipelines.transforms import DataConfig
 from kimnet_jax import refinement
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError, parse_flags, run_command
-from kimnet_jax.core.types import Batch, Decoding
+from kimnet_jax.core.types import Array, Batch, Decoding
 from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.models import REFINERS, abstract_model, network_name
 from kimnet_jax.models.kimnet import STRIDE
@@ -102,11 +102,16 @@ def _reference_predictions(clips: Clips, training_clips: schema.ClipSource) -> d
     fields = ('joints', 'visible', 'boxes')
     examples = (training_clips[i] for i in tqdm.trange(len(training_clips), desc='mean pose', leave=False, disable=None))
     mean = reference.mean_pose(tuple(example[key] for key in fields) for example in examples)
-    poses = {
-        tables.MEAN_POSE: lambda i, boxes: reference.place_pose(mean, boxes),
-        tables.RANDOM: lambda i, boxes: reference.random_pose(boxes, clips.skeleton.num_joints, seed=0, clip=i),
+    joints = clips.skeleton.num_joints
+    return {
+        tables.MEAN_POSE: _of_boxes(clips, lambda i, boxes: reference.place_pose(mean, boxes)),
+        tables.RANDOM: _of_boxes(clips, lambda i, boxes: reference.random_pose(boxes, joints, seed=0, clip=i)),
     }
-    return {key: ((i, pose(i, clips[i]['boxes']), None) for i in range(len(clips))) for key, pose in poses.items()}
+
+
+def _of_boxes(clips: Clips, pose: Callable[[int, Array], Array]) -> Iterator[released_protocol.Prediction]:
+    for i in range(len(clips)):
+        yield i, pose(i, clips[i]['boxes']), None
 
 
 def _write_predictions(

@@ -101,7 +101,9 @@ def test_train_again_has_nothing_to_do(trained, folder):
 def test_evaluate_writes_the_table(trained, folder):
     printed = run(folder, 'kimnet_jax.evaluate', '--workdir=run')
     (report,) = (trained / 'evaluation').glob('*.json')
-    json.loads(report.read_text())
+    rows = json.loads(report.read_text())['rows']
+    person = [rows[name]['values']['person']['pck']['0.2']['mPCK'] for name in ('random', 'mean pose')]
+    assert 0 < 2 * person[0] < person[1]  # each row is its own
     for row in ('KIMNet (ours)', 'mean pose', 'random'):
         assert row in printed.lower() or row in printed
         assert row.lower() in report.read_text().lower()
