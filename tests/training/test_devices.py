@@ -63,12 +63,15 @@ def test_two_processes_equal_one(command, environment, run, tmp_path):
     outputs = [process.communicate(timeout=400) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert '4 cpu device(s)' in outputs[0][0]
-    assert [line for line in outputs[1][0].splitlines() if not line.startswith('[Gloo]')] == []  # the first speaks for both
+    gloo = ('[Gloo]', 'Expected number of connected peer ranks')  # its threads may break a line in two
+    assert [line for line in outputs[1][0].splitlines() if line and not line.startswith(gloo)] == []  # the first speaks for both
     one, two = results(tmp_path / 'one'), results(tmp_path / 'two')
     assert [(record['kind'], record['step']) for record in two] == [('train', 1), ('train', 2), ('train', 3), ('eval', 3)]
+    # the first step to the last digits; those after it start from weights with the noise of Adam's first update, see above
     for a, b in zip(one[:3], two[:3], strict=True):
-        for key in ('loss', 'parameter_norm', 'pck', 'gradient_norm'):
-            np.testing.assert_allclose(b[key], a[key], rtol=1e-4, err_msg=key)
+        for key, later in {'loss': 1e-4, 'parameter_norm': 1e-4, 'pck': 1e-4, 'gradient_norm': 1e-2}.items():
+            tolerance = 1e-6 if a['step'] == 1 else later
+            np.testing.assert_allclose(b[key], a[key], rtol=tolerance, err_msg=f'{key}, step {a["step"]}')
     assert two[3]['frames'] == one[3]['frames']
     assert two[3]['clips'] == 3
     np.testing.assert_allclose(two[3]['person/auc/mPCK'], one[3]['person/auc/mPCK'], atol=0.02)
