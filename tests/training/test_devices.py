@@ -67,8 +67,8 @@ def test_two_processes_equal_one(command, environment, run, tmp_path):
     assert [line for line in outputs[1][0].splitlines() if line and not line.startswith(gloo)] == []  # the first speaks for both
     one, two = results(tmp_path / 'one'), results(tmp_path / 'two')
     assert [(record['kind'], record['step']) for record in two] == [('train', 1), ('train', 2), ('train', 3), ('eval', 3)]
-    # the first step to the last digits; in the next a rounding may carry a value across a ReLU's zero, which moves a gradient of so
-    # small a network by 1e-4 and more while the loss stays, and Adam goes on from there
+    # the first step to the last digits; in the next a rounding may carry a value across a ReLU's zero, which moves a gradient of
+    # so small a network by 1e-4 and more while the loss stays, and Adam goes on from there
     for a, b in zip(one[:3], two[:3], strict=True):
         for key, later in {'loss': 1e-4, 'parameter_norm': 1e-4, 'pck': 1e-4, 'gradient_norm': 1e-2}.items():
             tolerance = 1e-6 if a['step'] == 1 else later
