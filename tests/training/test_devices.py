@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -42,13 +43,15 @@ def results(workdir: pathlib.Path) -> list[dict]:
 
 @pytest.mark.slow
 def test_two_processes_equal_one(command, environment, run, tmp_path):
-    done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'one', FEW_STEPS), **virtual(4))
+    # with seed 0 a rounding carries a value across a ReLU's zero: same loss, another gradient norm by 1e-4
+    settings = FEW_STEPS | {'seed': 2}
+    done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'one', settings), **virtual(4))
     assert done.returncode == 0, done.stderr
     with socket.socket() as probe:
         probe.bind(('localhost', 0))
         address = f'localhost:{probe.getsockname()[1]}'
     together = environment | virtual(2) | {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': '2'}
-    line = [sys.executable, '-m', 'kimnet_jax.train', *command(tmp_path / 'two', FEW_STEPS, '--distributed')]
+    line = [sys.executable, '-m', 'kimnet_jax.train', *command(tmp_path / 'two', settings, '--distributed')]
     processes = [
         subprocess.Popen(
             line,
@@ -63,16 +66,13 @@ def test_two_processes_equal_one(command, environment, run, tmp_path):
     outputs = [process.communicate(timeout=400) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert '4 cpu device(s)' in outputs[0][0]
-    gloo = ('[Gloo]', 'Expected number of connected peer ranks')  # its threads may break a line in two
-    assert [line for line in outputs[1][0].splitlines() if line and not line.startswith(gloo)] == []  # the first speaks for both
+    said = [line for line in outputs[1][0].splitlines() if line and not re.search(r'^\[Gloo\]|peer ranks', line)]
+    assert said == []  # the first speaks for both; a line of Gloo's may be broken in two
     one, two = results(tmp_path / 'one'), results(tmp_path / 'two')
     assert [(record['kind'], record['step']) for record in two] == [('train', 1), ('train', 2), ('train', 3), ('eval', 3)]
-    # the first step to the last digits; in the next a rounding may carry a value across a ReLU's zero, which moves a gradient of
-    # so small a network by 1e-4 and more while the loss stays, and Adam goes on from there
     for a, b in zip(one[:3], two[:3], strict=True):
-        for key, later in {'loss': 1e-4, 'parameter_norm': 1e-4, 'pck': 1e-4, 'gradient_norm': 1e-2}.items():
-            tolerance = 1e-6 if a['step'] == 1 else later
-            np.testing.assert_allclose(b[key], a[key], rtol=tolerance, err_msg=f'{key}, step {a["step"]}')
+        for key in ('loss', 'parameter_norm', 'pck', 'gradient_norm'):
+            np.testing.assert_allclose(b[key], a[key], rtol=1e-5, err_msg=f'{key}, step {a["step"]}')
     assert two[3]['frames'] == one[3]['frames']
     assert two[3]['clips'] == 3
     np.testing.assert_allclose(two[3]['person/auc/mPCK'], one[3]['person/auc/mPCK'], atol=0.02)

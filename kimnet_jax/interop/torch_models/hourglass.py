@@ -1,5 +1,7 @@
 """Stacked hourglass (Newell et al., ECCV 2016), with the keys of the two releases: bearpaw's and princeton-vl's."""
 
+import abc
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
@@ -12,15 +14,15 @@ def Hourglass(config: HourglassConfig) -> 'StackedHourglass':  # noqa: N802 - ca
     return (Bearpaw if config.variant == 'bearpaw' else Princeton)(config)
 
 
-class StackedHourglass(nn.Module):
+class StackedHourglass(nn.Module, abc.ABC):
     """[B, 3, H, W] -> heatmaps [B, J, H/4, W/4] of the last stack, or features [B, D, H/4, W/4] where `num_joints` is None."""
 
     def forward(self, images: Tensor) -> Tensor:
         return self.outputs(images)[-1]
 
+    @abc.abstractmethod
     def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """What every stack gives."""
-        raise NotImplementedError
 
 
 class Bottleneck(nn.Module):
