@@ -5,10 +5,9 @@ A config names everything that a run depends on; values are plain data. What a f
 `target` TargetConfig, `loader` LoaderConfig, `optimizer` OptimizerConfig.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 from ml_collections import ConfigDict
+
+from configs.models import MODELS, ROWS, SMALLER, TINY_BACKBONES, kimnet_model
 
 
 def parse_arg(arg: str | None, **defaults: int | str) -> ConfigDict:
@@ -23,41 +22,6 @@ def parse_arg(arg: str | None, **defaults: int | str) -> ConfigDict:
         except ValueError as error:
             raise ValueError(f'config argument {key}={value!r}: not of type {type(defaults[key]).__name__}') from error
     return ConfigDict(values)
-
-
-def kimnet_model() -> dict[str, Any]:
-    """KIMNet at its full size."""
-    return {
-        'name': 'kimnet',
-        'initializer_depth': 101,
-        'encoder_depth': 50,
-        'width': 64,
-        'features': 256,
-        'kmm_variant': 'full',
-        'fusion_norm': True,
-        'decoder_variant': 'intended',
-        'output_scale': 0.05,
-        'remat': False,
-    }
-
-
-def pose_resnet_model() -> dict[str, Any]:
-    """SimpleBaseline's network, every frame by itself."""
-    return {'name': 'pose_resnet', 'depth': 50, 'width': 64, 'features': 256, 'remat': False}
-
-
-# `model.name` -> its fields, and what a smaller preset changes
-MODELS: dict[str, Callable[[], dict[str, Any]]] = {'kimnet': kimnet_model, 'pose_resnet': pose_resnet_model}
-SMALLER: dict[str, dict[str, dict[str, Any]]] = {
-    'kimnet': {
-        'small': {'initializer_depth': 18, 'encoder_depth': 18, 'width': 16, 'features': 64},
-        'tiny': {'initializer_depth': 18, 'encoder_depth': 18, 'width': 4, 'features': 8},
-    },
-    'pose_resnet': {
-        'small': {'depth': 18, 'width': 16, 'features': 64},
-        'tiny': {'depth': 18, 'width': 4, 'features': 8},
-    },
-}
 
 
 def base() -> ConfigDict:
@@ -123,11 +87,29 @@ def base() -> ConfigDict:
     )
 
 
-def set_model(config: ConfigDict, name: str) -> None:
-    """Makes `config.model` the fields of another network, at its full size."""
+def set_model(config: ConfigDict, model: str, row: str, preset: str) -> None:
+    """Makes `config.model` that of an argument, `model` (default KIMNet) or `row` of a table of the paper, in a preset's size.
+
+    Presets: `full` (the paper's), `small` (trains on a CPU in minutes) or `tiny` (for tests; learns little).
+    """
+    if model and row:
+        raise ValueError(f'model={model} and row={row}: choose one of them')
+    if row and row not in ROWS:
+        raise ValueError(f'row {row!r}: choose one of {", ".join(ROWS)}')
+    changes = dict(ROWS[row]) if row else {}
+    name = changes.pop('name', model or 'kimnet')
     if name not in MODELS:
-        raise ValueError(f'model {name!r}: choose {" or ".join(map(repr, MODELS))}')
-    config.model = ConfigDict(MODELS[name]())
+        raise ValueError(f'model {name!r}: choose one of {", ".join(MODELS)}')
+    if preset not in ('full', 'small', 'tiny'):
+        raise ValueError(f"preset {preset!r}: choose 'full', 'small' or 'tiny'")
+    if preset == 'tiny':
+        changes = {key: TINY_BACKBONES.get(value, value) for key, value in changes.items()}
+    config.model = ConfigDict(MODELS[name]() | SMALLER[name].get(preset, {}) | changes)
+    if preset == 'small':
+        config.data.input_size = 128
+    elif preset == 'tiny':
+        config.data.update(input_size=64, frames=min(config.data.frames, 3))
+        config.eval.update(segment=min(config.eval.segment, 4), batch_size=8)
 
 
 def apply_recipe(config: ConfigDict, recipe: str, *, paper_rate: float, paper_batch: int) -> None:
@@ -146,16 +128,3 @@ def apply_recipe(config: ConfigDict, recipe: str, *, paper_rate: float, paper_ba
     if 'output_scale' in config.model:
         config.model.output_scale = 1.0
     config.data.augment_shift = 0.0
-
-
-def apply_preset(config: ConfigDict, preset: str) -> None:
-    """Sets the size: `full` (the paper's), `small` (trains on a CPU in minutes) or `tiny` (for tests; learns little)."""
-    if preset not in ('full', 'small', 'tiny'):
-        raise ValueError(f"preset {preset!r}: choose 'full', 'small' or 'tiny'")
-    if preset != 'full':
-        config.model.update(SMALLER[config.model.name][preset])
-    if preset == 'small':
-        config.data.input_size = 128
-    elif preset == 'tiny':
-        config.data.update(input_size=64, frames=min(config.data.frames, 3))
-        config.eval.update(segment=min(config.eval.segment, 4), batch_size=8)

@@ -13,14 +13,13 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`joints`: 13 (Penn Action) or 15 (JHMDB); `preset`: full, small or tiny; `model`: kimnet or pose_resnet (per frame)."""
-    args = common.parse_arg(arg, joints=15, preset='small', model='kimnet')
+    """`joints`: 13 (Penn Action) or 15 (JHMDB); `preset`: full, small or tiny; `model` or `row`: see `configs.models`."""
+    args = common.parse_arg(arg, joints=15, preset='small', model='', row='')
     if args.joints not in (13, 15):
         raise ValueError(f'joints {args.joints}: choose 13 or 15')
     config = common.base()
-    common.set_model(config, args.model)
+    common.set_model(config, args.model, args.row, args.preset)
     config.dataset.update(name='kinetic_puppets', config=f'joints{args.joints}')
-    common.apply_preset(config, args.preset)
     config.data.update(augment_scale=(0.85, 1.2), augment_rotation=20.0)
     config.optimizer.learning_rate = 2e-3
     config.train.update(batch_size=4, epochs=70.0, average_decay=0.995, eval_every=70.0, save_every=10.0)

@@ -10,11 +10,10 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`preset`: full, small or tiny; `recipe`: ours, paper or released; `model`: kimnet or pose_resnet (per frame)."""
-    args = common.parse_arg(arg, preset='full', recipe='ours', model='kimnet')
+    """`preset`: full, small or tiny; `recipe`: ours, paper or released; `model` or `row`: see `configs.models`."""
+    args = common.parse_arg(arg, preset='full', recipe='ours', model='', row='')
     config = common.base()
-    common.set_model(config, args.model)
+    common.set_model(config, args.model, args.row, args.preset)
     config.dataset.update(name='penn_action', config='official')
     common.apply_recipe(config, args.recipe, paper_rate=5e-3, paper_batch=16)
-    common.apply_preset(config, args.preset)
     return config

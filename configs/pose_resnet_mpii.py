@@ -24,7 +24,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if args.split not in ('simple_baseline', 'held_out'):
         raise ValueError(f"split {args.split!r}: choose 'simple_baseline' or 'held_out'")
     config = common.base()
-    common.set_model(config, 'pose_resnet')
     config.dataset.update(name='mpii', config=args.split, eval_split='valid')
     config.data.update(
         frames=1,
@@ -37,7 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optimizer.update(schedule='step', drop_epochs=(90, 120), clip_norm=0.0)
     config.train.update(epochs=140.0, batch_size=32, average_decay=0.0)
     config.eval.update(batch_size=32, segment=1, decoding='quarter')
-    common.apply_preset(config, args.preset)
+    common.set_model(config, 'pose_resnet', '', args.preset)
     if args.depth:
         config.model.depth = args.depth
     return config

@@ -10,13 +10,12 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`fold`: 1, 2, 3; `preset`: full, small, tiny; `recipe`: ours, paper, released; `model`: kimnet, pose_resnet (per frame)."""
-    args = common.parse_arg(arg, fold=1, preset='full', recipe='ours', model='kimnet')
+    """`fold`: 1, 2, 3; `preset`: full, small, tiny; `recipe`: ours, paper, released; `model` or `row`: see `configs.models`."""
+    args = common.parse_arg(arg, fold=1, preset='full', recipe='ours', model='', row='')
     if args.fold not in (1, 2, 3):
         raise ValueError(f'fold {args.fold}: choose 1, 2 or 3')
     config = common.base()
-    common.set_model(config, args.model)
+    common.set_model(config, args.model, args.row, args.preset)
     config.dataset.update(name='sub_jhmdb', config=f'fold{args.fold}')
     common.apply_recipe(config, args.recipe, paper_rate=1e-3, paper_batch=8)
-    common.apply_preset(config, args.preset)
     return config

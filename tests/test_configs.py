@@ -14,6 +14,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from configs import common
+from configs.models import MODELS as MODEL_FIELDS
+from configs.models import ROWS, SMALLER
 from data_pipelines.loader import LoaderConfig
 from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
@@ -29,8 +31,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PRESETS = ('full', 'small', 'tiny')
 VARIANTS = {
     'kinetic_puppets': [None, 'joints=13', 'joints=15', *(f'preset={preset}' for preset in PRESETS)]
-    + [f'preset={preset},model=pose_resnet' for preset in PRESETS],
-    'penn_action': [None, 'preset=tiny', 'recipe=paper', 'recipe=released,model=pose_resnet'],
+    + [f'preset={preset},model={model}' for model in MODELS for preset in PRESETS if model != 'kimnet']
+    + [f'preset=tiny,row={row}' for row in ROWS],
+    'penn_action': [None, 'preset=tiny', 'recipe=paper', 'recipe=released,model=pose_resnet'] + [f'row={row}' for row in ROWS],
     'pose_resnet_mpii': [None, *(f'preset={preset}' for preset in PRESETS), 'split=held_out']
     + [f'depth={depth},preset=small' for depth in (18, 34, 50, 101, 152)],
     'sub_jhmdb': [None, 'fold=1', 'fold=2', 'fold=3', 'recipe=ours', 'recipe=paper', 'recipe=released']
@@ -44,7 +47,7 @@ def get_config(name: str, arg: str | None = None) -> ConfigDict:
 
 
 def test_every_config_is_among_the_variants():
-    files = {file.stem for file in (ROOT / 'configs').rglob('*.py')} - {'__init__', 'common', 'hanet'}  # no video model
+    files = {file.stem for file in (ROOT / 'configs').rglob('*.py')} - {'__init__', 'common', 'models', 'hanet'}  # no video model
     assert files == set(VARIANTS)
 
 
@@ -57,7 +60,8 @@ def test_variant(name, arg):
     joints = _skeleton(config.dataset).num_joints
     size, frames = config.data.input_size, config.data.frames
     shape = _heatmap_shape(json.dumps(plain['model']), config.dtype, joints, frames, size)
-    assert shape == (2, frames, size // 4, size // 4, joints)
+    cells = size // 8 - 1 if plain['model']['name'] == 'lstm_pm' else size // 4
+    assert shape == (2, frames, cells, cells, joints)
 
     settings = {section: make(kind, config[section], section) for section, kind in SECTIONS.items()}
     schedule = make_schedule(settings['optimizer'], steps=100, steps_per_epoch=10)
@@ -94,8 +98,8 @@ def _with_lists(tree: dict) -> dict:
 def test_fold_joints_and_preset_reach_their_fields():
     assert get_config('sub_jhmdb', 'fold=3').dataset.config == 'fold3'
     assert get_config('kinetic_puppets', 'joints=13').dataset.config == 'joints13'
-    assert get_config('sub_jhmdb').model.initializer_depth == 101
-    assert get_config('sub_jhmdb', 'preset=small').model.initializer_depth == 18
+    assert get_config('sub_jhmdb').model.pose_initializer == 'resnet101'
+    assert get_config('sub_jhmdb', 'preset=small').model.pose_initializer == 'resnet18'
     assert get_config('sub_jhmdb', 'recipe=released').optimizer.schedule == 'released'
 
 
@@ -116,7 +120,9 @@ def test_the_papers_recipe():
         ('sub_jhmdb', 'recipe=mine', "choose 'ours', 'paper' or 'released'"),
         ('kinetic_puppets', 'fold=1', 'known: joints, preset'),
         ('kinetic_puppets', 'joints=14', 'choose 13 or 15'),
-        ('penn_action', 'model=resnet', "model 'resnet': choose 'kimnet' or 'pose_resnet'"),
+        ('penn_action', 'model=resnet', "model 'resnet': choose one of kimnet, rpstn, dkd"),
+        ('penn_action', 'row=table3', "row 'table3': choose one of without_p"),
+        ('penn_action', 'row=dkd,model=dkd', 'choose one of them'),
         ('pose_resnet_mpii', 'depth=20', 'choose 18, 34, 50, 101 or 152'),
         ('pose_resnet_mpii', 'split=test', "choose 'simple_baseline' or 'held_out'"),
     ],
@@ -134,7 +140,7 @@ def test_a_wrong_field_is_explained():
         make(TargetConfig, {'sigmas': 2.0}, 'target')
     with pytest.raises(InputError, match=r"config\.target: field 'centre' is missing"):
         make(TargetConfig, {'sigma': 2.0, 'visibility_weighting': False}, 'target')
-    with pytest.raises(InputError, match=r'config\.model\.depth: no such field in .kimnet.; known: .*encoder_depth'):
+    with pytest.raises(InputError, match=r'config\.model\.depth: no such field in .kimnet.; known: .*feature_encoder'):
         build_model({'depth': 50}, num_joints=15)
 
 
@@ -161,7 +167,7 @@ def _names_read() -> set[str]:
 
 
 def _all_fields() -> set[str]:
-    of_models = {f'model.{field}' for make_fields in common.MODELS.values() for field in make_fields()}
+    of_models = {f'model.{field}' for make_fields in MODEL_FIELDS.values() for field in make_fields()}
     return {*_fields(common.base().to_dict()), *of_models}
 
 
@@ -170,14 +176,14 @@ def test_every_field_is_read(field):
     assert field.rpartition('.')[2] in _names_read()
 
 
-@pytest.mark.parametrize('name', common.MODELS)
+@pytest.mark.parametrize('name', MODEL_FIELDS)
 def test_a_models_fields_are_all_those_of_its_network_and_no_others(name):
     fields = {field.name for field in dataclasses.fields(MODELS[name].config)}
-    assert set(common.MODELS[name]()) == fields - {'num_joints'} | {'name'}
+    assert set(MODEL_FIELDS[name]()) == fields - {'num_joints'} | {'name'}
 
 
 def test_every_network_has_a_config():
-    assert list(common.MODELS) == list(common.SMALLER) == list(MODELS)
+    assert list(MODEL_FIELDS) == list(SMALLER) == list(MODELS)
 
 
 def test_simple_baselines_recipe():

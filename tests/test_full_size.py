@@ -8,7 +8,6 @@ from configs import sub_jhmdb
 from kimnet_jax.core.config import make
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.models import abstract_model, build_model, count_parameters
-from kimnet_jax.models.kimnet import STRIDE
 from kimnet_jax.training import sharding
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from kimnet_jax.training.state import create_state, split_model
@@ -37,14 +36,15 @@ def test_training_step():
     schedule = make_schedule(optimizer_config, steps=1, steps_per_epoch=1)
     optimizer = make_optimizer(optimizer_config, schedule)
     mesh = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
-    graph, weights = split_model(build_model(config.model, num_joints=JHMDB.num_joints), training=True)
+    model = build_model(config.model, num_joints=JHMDB.num_joints)
+    graph, weights = split_model(model, training=True)
     step = make_train_step(
         graph,
         optimizer,
         schedule,
         make(TargetConfig, config.target, 'target'),
         skeleton=JHMDB,
-        stride=STRIDE,
+        stride=model.stride,
         accumulate=1,
         average_decay=0.0,
         mesh=mesh,
@@ -57,9 +57,9 @@ def test_training_step():
         'visible': np.ones((1, frames, JHMDB.num_joints), bool),
         'mask': np.ones((1, frames), bool),
     }
-    before = np.asarray(weights.params['transition']['kmm']['conv_q']['kernel'])
+    before = np.asarray(weights.params['transition']['temporal']['conv_q']['kernel'])
     state = sharding.put(create_state(weights, optimizer, average=False), mesh)
     state, values = step(state, jax.device_put(batch, sharding.split(mesh)))
     assert 0 < float(values['loss']) < np.inf
     assert 0 < float(values['gradient_norm']) < np.inf
-    assert np.abs(np.asarray(state.weights.params['transition']['kmm']['conv_q']['kernel']) - before).max() > 0
+    assert np.abs(np.asarray(state.weights.params['transition']['temporal']['conv_q']['kernel']) - before).max() > 0

@@ -13,6 +13,10 @@ from kimnet_jax.interop.translation import (
     Table,
     prefixed,
 )
+from kimnet_jax.models.backbones import HOURGLASSES, HRNETS, RESNETS
+from kimnet_jax.models.dkd_net import DKDNetConfig
+from kimnet_jax.models.kimnet import KIMNetConfig
+from kimnet_jax.models.rpstn import RPSTNConfig
 
 _RESNET_STAGE: Table = (
     Rule(r'(\d+)\.(conv\d)', r'\1.\2', CONV),
@@ -113,7 +117,13 @@ JRPSP: Table = (
     Rule(r'bn_u', 'relation_decoder.bn_u', BATCH_NORM),
     *prefixed('non_local_conv2d', 'relation_decoder', RPSTN_JRE),
 )
-RPSTN: Table = (
+KMM: Table = (Rule(r'(conv_q|conv_k|conv_p)', r'\1', CONV),)
+KMM_TRANSFER: Table = (
+    *prefixed('kmm', 'kmm', KMM),
+    Rule(r'(conv_reduce|conv_u)', r'\1', CONV),
+    Rule(r'bn', 'bn', BATCH_NORM),
+)
+RELEASED_RPSTN: Table = (
     *prefixed('pose_net', 'pose_initializer', POSE_RESNET),
     Rule(r'fea_ext\.0', 'feature_encoder.conv1', CONV),  # a PoseResNet whose children are numbered
     Rule(r'fea_ext\.1', 'feature_encoder.bn1', BATCH_NORM),
@@ -122,22 +132,58 @@ RPSTN: Table = (
     *(rule._replace(path=f'transition.jrpsp.{rule.path}') for rule in JRPSP),
 )
 LSTM_PM: Table = (
-    Rule(r'conv(\d)_convnet1', r'initializer.conv\1', CONV),
-    Rule(r'conv(\d)_convnet2', r'encoder.conv\1', CONV),
+    Rule(r'conv(\d)_convnet1', r'pose_initializer.conv\1', CONV),
+    Rule(r'conv(\d)_convnet2', r'feature_encoder.conv\1', CONV),
     Rule(r'Mconv(\d)_convnet3', r'transition.generator.conv\1', CONV),
     Rule(r'conv_([gifo])([xh])_lstm', r'transition.lstm.conv_\2.\1', CONV),
     Rule(r'conv_([gio])x_lstm0', r'transition.first_gates.\1', CONV),
-)
-KMM: Table = (Rule(r'(conv_q|conv_k|conv_p)', r'\1', CONV),)
-KIMNET: Table = (
-    *prefixed('pose_initializer', 'pose_initializer', POSE_RESNET),
-    Rule(r'pose_initializer', 'pose_initializer', CONV),  # `initializer_depth` 0
-    *prefixed('feature_encoder', 'feature_encoder', POSE_RESNET),
     *prefixed('kmm', 'transition.kmm', KMM),
-    Rule(r'fusion\.(conv_g|conv_d)', r'transition.fusion.\1', CONV),
-    Rule(r'fusion\.bn_g', 'transition.fusion.bn_g', BATCH_NORM),
+)
+_BACKBONES: dict[str | None, Table] = {
+    **dict.fromkeys(RESNETS, POSE_RESNET),
+    **dict.fromkeys(HOURGLASSES, HOURGLASS),
+    **dict.fromkeys(HRNETS, HRNET),
+    'none': (),
+}
+_TEMPORAL: Table = (
+    *prefixed('kmm', 'transition.temporal', KMM),
+    *prefixed('dkd', 'transition.temporal', DKD),
+    *prefixed('jrpsp', 'transition.temporal', JRPSP),
+    *prefixed('kmm_transfer', 'transition.temporal', KMM_TRANSFER),
     *prefixed('relation_decoder', 'transition.relation_decoder', RELATION_DECODER),
 )
+
+
+def _backbones(config: KIMNetConfig | RPSTNConfig | DKDNetConfig) -> Table:
+    initializer, encoder = _BACKBONES[config.pose_initializer], _BACKBONES[config.feature_encoder]
+    return (
+        *prefixed('pose_initializer', 'pose_initializer', initializer),
+        Rule(r'pose_initializer', 'pose_initializer', CONV),  # 'none': of the features
+        *prefixed('feature_encoder', 'feature_encoder', encoder),
+        *prefixed('feature_encoder.network', 'feature_encoder.network', encoder),  # with an adapter
+        Rule(r'feature_encoder\.conv', 'feature_encoder.conv', CONV),
+        Rule(r'feature_encoder\.bn', 'feature_encoder.bn', BATCH_NORM),
+    )
+
+
+def kimnet(config: KIMNetConfig) -> Table:
+    """KIMNet's table."""
+    return (
+        *_backbones(config),
+        *_TEMPORAL,
+        Rule(r'fusion\.(conv_g|conv_d)', r'transition.fusion.\1', CONV),
+        Rule(r'fusion\.bn_g', 'transition.fusion.bn_g', BATCH_NORM),
+    )
+
+
+def dkd_net(config: DKDNetConfig) -> Table:
+    """The table of DKD's network."""
+    return (*_backbones(config), *_TEMPORAL)
+
+
+def rpstn(config: RPSTNConfig) -> Table:
+    """RPSTN's table; with KMM in it the keys are not those of the release."""
+    return RELEASED_RPSTN if config.temporal == 'jrpsp' else (*_backbones(config), *_TEMPORAL)
 
 
 def hanet(levels: int) -> Table:

@@ -10,12 +10,14 @@ from flax import nnx
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.interop import import_torch, keymaps
 from kimnet_jax.interop.translation import Table
+from kimnet_jax.models.backbones import BACKBONES, BackboneConfig, backbone_config
 from kimnet_jax.models.dkd import DKDVariant
+from kimnet_jax.models.dkd_net import DKDNet, DKDNetConfig
 from kimnet_jax.models.hanet import PRESETS as HANET_PRESETS
 from kimnet_jax.models.hanet import HANet, HANetConfig
 from kimnet_jax.models.hourglass import HOURGLASS_PRESETS, Hourglass, HourglassConfig
 from kimnet_jax.models.hrnet import HRNET_PRESETS, HRNet, HRNetConfig
-from kimnet_jax.models.kimnet import KIMNet, KIMNetConfig
+from kimnet_jax.models.kimnet import KIMNet, KIMNetConfig, Temporal
 from kimnet_jax.models.kmm import KMM, KMMVariant
 from kimnet_jax.models.lstm_pm import LSTMPM, LSTMPMConfig
 from kimnet_jax.models.pose_resnet import BLOCKS, PoseResNet, PoseResNetConfig
@@ -111,21 +113,6 @@ def kmm_sizes(shapes: Shapes) -> KMMSizes:
     return KMMSizes(num_joints, features, variant)
 
 
-def _kimnet_config(shapes: Shapes) -> KIMNetConfig:
-    encoder = pose_resnet_config(part(shapes, 'feature_encoder.'))
-    from_features = 'pose_initializer.weight' in shapes
-    kmm = kmm_sizes(part(shapes, 'kmm.'))
-    return KIMNetConfig(
-        num_joints=kmm.num_joints,
-        initializer_depth=0 if from_features else pose_resnet_config(part(shapes, 'pose_initializer.')).depth,
-        encoder_depth=encoder.depth,
-        width=encoder.width,
-        features=encoder.features,
-        kmm_variant=kmm.variant,
-        fusion_norm='fusion.bn_g.weight' in shapes,
-    )
-
-
 def hourglass_config(shapes: Shapes) -> HourglassConfig:
     """Stacks, blocks, joints and features of a stacked hourglass of either release."""
     princeton = 'pre.0.conv.weight' in shapes
@@ -157,8 +144,65 @@ def _count(shapes: Shapes, prefix: str) -> int:
     return len({key.split('.')[0] for key in part(shapes, prefix)})
 
 
+def _backbone(shapes: Shapes) -> tuple[str, int, int]:
+    """(name, channels of the stem at the width of ResNets, channels of the features) of a pose initializer or feature encoder."""
+    config: BackboneConfig
+    if 'fc.0.0.weight' in shapes:
+        config = hourglass_config(shapes)
+        width = config.features // 4
+    elif 'stage2.0.branches.0.0.conv1.weight' in shapes:
+        config = hrnet_config(shapes)
+        width = config.stem
+    else:
+        config = pose_resnet_config(shapes)
+        width = config.width
+    sizes: dict[str, Any] = {'num_joints': config.num_joints, 'width': width, 'features': config.features}
+    name = next((name for name in BACKBONES if backbone_config(name, **sizes) == config), None)
+    if name is None:
+        raise InputError(f'{config} is none of the backbones {", ".join(BACKBONES)}')
+    return name, width, config.features
+
+
+def _backbones(shapes: Shapes) -> dict[str, Any]:
+    """The fields of a network of videos that are about its networks of single images."""
+    adapted = 'feature_encoder.conv.weight' in shapes
+    encoder, width, features = _backbone(part(shapes, 'feature_encoder.network.' if adapted else 'feature_encoder.'))
+    from_features = 'pose_initializer.weight' in shapes
+    return {
+        'pose_initializer': 'none' if from_features else _backbone(part(shapes, 'pose_initializer.'))[0],
+        'feature_encoder': encoder,
+        'width': width,
+        'features': shapes['feature_encoder.conv.weight'][0] if adapted else features,
+    }
+
+
+def _kimnet_config(shapes: Shapes) -> KIMNetConfig:
+    temporal: Temporal = 'none'
+    if kmm := part(shapes, 'kmm.'):
+        temporal = 'kmm'
+    elif part(shapes, 'dkd.'):
+        temporal = 'dkd'
+    elif part(shapes, 'jrpsp.'):
+        temporal = 'jrpsp'
+    return KIMNetConfig(
+        num_joints=shapes['fusion.conv_d.weight'][0],
+        temporal=temporal,
+        kmm_variant=kmm_sizes(kmm).variant if kmm else KIMNetConfig.kmm_variant,
+        fusion_norm='fusion.bn_g.weight' in shapes,
+        **_backbones(shapes),
+    )
+
+
+def _dkd_net_config(shapes: Shapes) -> DKDNetConfig:
+    if 'kmm_transfer.conv_u.weight' in shapes:
+        return DKDNetConfig(shapes['kmm_transfer.conv_u.weight'][0], temporal='kmm', **_backbones(shapes))
+    return DKDNetConfig(shapes['dkd.pose_conv1x1_U.weight'][0], **_backbones(shapes))
+
+
 def _rpstn_config(shapes: Shapes) -> RPSTNConfig:
     """The releases for Penn Action, 13 joints, and Sub-JHMDB, 15, have the same entries; so have their two revisions."""
+    if 'kmm_transfer.conv_u.weight' in shapes:
+        return RPSTNConfig(shapes['kmm_transfer.conv_u.weight'][0], temporal='kmm', **_backbones(shapes))
     initializer = pose_resnet_config(part(shapes, 'pose_net.'))
     children = {0: 'conv1', **{3 + i: f'layer{i}' for i in range(1, 5)}, 8: 'deconv_layers'}
     numbered = ((name, part(shapes, f'fea_ext.{i}.')) for i, name in children.items())
@@ -167,8 +211,8 @@ def _rpstn_config(shapes: Shapes) -> RPSTNConfig:
     released: DKDVariant = 'released_jhmdb' if joints == 15 else 'released_penn'
     return RPSTNConfig(
         num_joints=joints,
-        initializer_depth=initializer.depth,
-        encoder_depth=encoder.depth,
+        pose_initializer=f'resnet{initializer.depth}',
+        feature_encoder=f'resnet{encoder.depth}',
         width=encoder.width,
         features=features,
         variant='intended' if 'bn.0.weight' in shapes else released,
@@ -178,10 +222,13 @@ def _rpstn_config(shapes: Shapes) -> RPSTNConfig:
 
 def _lstm_pm_config(shapes: Shapes) -> LSTMPMConfig:
     joints, width = shapes['Mconv5_convnet3.weight'][:2]
+    features = shapes['conv4_convnet2.weight'][0]
+    if 'kmm.conv_q.weight' in shapes:
+        return LSTMPMConfig(joints, width, features, temporal='kmm')
     return LSTMPMConfig(
         num_joints=joints,
         width=width,
-        features=shapes['conv4_convnet2.weight'][0],
+        features=features,
         memory=shapes['conv_gx_lstm.weight'][0],
         variant='released' if 'conv_gx_lstm0.weight' in shapes else 'intended',
     )
@@ -191,6 +238,11 @@ def _hanet_config(shapes: Shapes) -> HANetConfig:
     width, channels, _ = shapes['transformer.decoder_embed.weight']
     levels = len({key.split('.')[2] for key in shapes if key.startswith('transformer.encoder.')})
     return HANetConfig(channels, width=width, levels=levels, pre_norm='transformer.encoder_norm.0.weight' in shapes)
+
+
+def _clip(config: KIMNetConfig | DKDNetConfig | RPSTNConfig) -> tuple[tuple[int, ...], ...]:
+    hourglass = 'hourglass' in f'{config.pose_initializer} {config.feature_encoder}'
+    return ((2, 3, 64, 128 if hourglass else 96, 3),)
 
 
 NETWORKS: dict[str, Network] = {
@@ -206,10 +258,10 @@ NETWORKS: dict[str, Network] = {
     'kimnet': Network(
         module=KIMNet,
         twin='KIMNet',
-        table=keymaps.KIMNET,
+        table=keymaps.kimnet,
         read_config=_kimnet_config,
-        presets={'tiny': KIMNetConfig(5, 18, 18, width=4, features=7), 'full': KIMNetConfig(13)},
-        inputs=lambda config: ((2, 3, 64, 96, 3),),
+        presets={'tiny': KIMNetConfig(5, 'resnet18', 'resnet18', width=4, features=7), 'full': KIMNetConfig(13)},
+        inputs=_clip,
     ),
     'hourglass': Network(
         module=Hourglass,
@@ -265,14 +317,22 @@ NETWORKS: dict[str, Network] = {
     'rpstn': Network(
         module=RPSTN,
         twin='RPSTN',
-        table=keymaps.RPSTN,
+        table=keymaps.rpstn,
         read_config=_rpstn_config,
         presets={
-            'tiny': RPSTNConfig(5, 18, 18, width=4, features=7),
+            'tiny': RPSTNConfig(5, 'resnet18', 'resnet18', width=4, features=7),
             'full': RPSTNConfig(13, variant='released_penn', decoder_variant='released'),
         },
-        inputs=lambda config: ((2, 3, 64, 96, 3),),
+        inputs=_clip,
         origin='YHDang/RPSTN (--pixels=rpstn)',
+    ),
+    'dkd': Network(
+        module=DKDNet,
+        twin='DKDNet',
+        table=keymaps.dkd_net,
+        read_config=_dkd_net_config,
+        presets={'tiny': DKDNetConfig(5, 'resnet18', 'resnet18', width=4, features=7), 'full': DKDNetConfig(13)},
+        inputs=_clip,
     ),
     'lstm_pm': Network(
         module=LSTMPM,

@@ -11,18 +11,30 @@ from flax import nnx
 
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.models.backbones import BACKBONES, RESNETS
+from kimnet_jax.models.chain import ChainNetwork
+from kimnet_jax.models.dkd_net import DKDNet, DKDNetConfig
 from kimnet_jax.models.hanet import HANet, HANetConfig
+from kimnet_jax.models.hourglass import Hourglass, HourglassConfig
+from kimnet_jax.models.hrnet import HRNet, HRNetConfig
 from kimnet_jax.models.kimnet import KIMNet, KIMNetConfig
 from kimnet_jax.models.kmm import KMM
+from kimnet_jax.models.lstm_pm import LSTMPM, LSTMPMConfig
 from kimnet_jax.models.per_frame import PerFrame
 from kimnet_jax.models.pose_resnet import DEPTHS, PoseResNet, PoseResNetConfig
+from kimnet_jax.models.rpstn import RPSTN, RPSTNConfig
 
 __all__ = [
     'KMM',
+    'LSTMPM',
     'MODELS',
     'REFINERS',
+    'RPSTN',
+    'DKDNet',
     'HANet',
     'HANetConfig',
+    'HRNet',
+    'Hourglass',
     'KIMNet',
     'KIMNetConfig',
     'PerFrame',
@@ -36,24 +48,59 @@ __all__ = [
     'network_name',
 ]
 
-VideoModel: TypeAlias = KIMNet | PerFrame
+VideoModel: TypeAlias = ChainNetwork | PerFrame
 
 
 class Model(NamedTuple):
     """Attributes:
     config: frozen dataclass; its fields but `num_joints` are those of `config.model`.
-    build: `build(config, dtype=..., rngs=...)` is the module, with the interface of `KIMNet`.
+    build: `build(config, dtype=..., rngs=...)` is the module, with the interface of `ChainNetwork`.
+    source: the paper, in a line.
     choices: field -> its allowed values, where its type does not tell them.
     """
 
     config: type
     build: Callable[..., VideoModel]
+    source: str
     choices: Mapping[str, tuple[Any, ...]] = {}
 
 
 MODELS: dict[str, Model] = {  # by `config.model.name`
-    'kimnet': Model(KIMNetConfig, KIMNet, {'encoder_depth': DEPTHS, 'initializer_depth': (0, *DEPTHS)}),
-    'pose_resnet': Model(PoseResNetConfig, functools.partial(PerFrame, PoseResNet), {'depth': DEPTHS}),
+    'kimnet': Model(
+        KIMNetConfig,
+        KIMNet,
+        'Dang et al., Kinematics Modeling Network for Video-based Human Pose Estimation, arXiv 2207.10971',
+        {'pose_initializer': (*BACKBONES, 'none', None), 'feature_encoder': BACKBONES},
+    ),
+    'rpstn': Model(
+        RPSTNConfig,
+        RPSTN,
+        'Dang et al., Relation-Based Associative Joint Location for Human Pose Estimation in Videos, TIP 2022',
+        {'pose_initializer': RESNETS, 'feature_encoder': RESNETS},
+    ),
+    'dkd': Model(
+        DKDNetConfig,
+        DKDNet,
+        'Nie et al., Dynamic Kernel Distillation for Efficient Pose Estimation in Videos, ICCV 2019',
+        {'pose_initializer': BACKBONES, 'feature_encoder': BACKBONES},
+    ),
+    'lstm_pm': Model(LSTMPMConfig, LSTMPM, 'Luo et al., LSTM Pose Machines, CVPR 2018'),
+    'pose_resnet': Model(
+        PoseResNetConfig,
+        functools.partial(PerFrame, PoseResNet),
+        'Xiao et al., Simple Baselines for Human Pose Estimation and Tracking, ECCV 2018',
+        {'depth': DEPTHS},
+    ),
+    'hourglass': Model(
+        HourglassConfig,
+        functools.partial(PerFrame, Hourglass),
+        'Newell et al., Stacked Hourglass Networks for Human Pose Estimation, ECCV 2016',
+    ),
+    'hrnet': Model(
+        HRNetConfig,
+        functools.partial(PerFrame, HRNet),
+        'Sun et al., Deep High-Resolution Representation Learning for Human Pose Estimation, CVPR 2019',
+    ),
 }
 REFINERS = ('hanet',)  # names of networks that refine poses (`build_refiner`); they read no video
 _DTYPES = ('auto', 'float32', 'bfloat16')
@@ -71,7 +118,7 @@ def build_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'flo
     Raises:
         InputError: naming the field, on an unknown field or value.
     """
-    fields = dict(fields)
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     name = fields.pop('name', 'kimnet')
     if name in REFINERS:
         raise InputError(f'config.model.name={name!r} refines poses, it reads no video: use kimnet_jax.refine, predict --refine')
@@ -79,7 +126,10 @@ def build_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'flo
         raise InputError(f'config.model.name={name!r}: choose one of {", ".join(MODELS)}')
     model = MODELS[name]
     _check_fields(name, fields)
-    return model.build(model.config(num_joints=num_joints, **fields), dtype=_compute_dtype(dtype), rngs=nnx.Rngs(seed))
+    try:
+        return model.build(model.config(num_joints=num_joints, **fields), dtype=_compute_dtype(dtype), rngs=nnx.Rngs(seed))
+    except ValueError as error:
+        raise InputError(f'config.model: {error}') from error
 
 
 def abstract_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'float32') -> VideoModel:

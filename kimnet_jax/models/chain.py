@@ -1,14 +1,70 @@
 """The chain over the frames of a clip: one scan, whatever network steps through it."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.typing import Dtype
 
 Array = jax.Array
 State = TypeVar('State', bound=tuple)  # a NamedTuple of arrays [B, h, w, ...] with the field `heatmaps`
+
+
+class ChainNetwork(nnx.Module):
+    """A network of videos whose heatmaps of a frame depend on the state that the frame before left.
+
+    A subclass makes `feature_encoder`, [B, H, W, 3] -> [B, h, w, D], and `transition`, (state of frame t, features of frame t+1)
+    -> (state of frame t+1, dict of intermediates), and says in `begin` how a chain begins.
+
+    `model.train()` and `model.eval()` choose between batch and running statistics, as everywhere in NNX.
+    """
+
+    stride: ClassVar[int] = 4  # crop pixels per heatmap cell
+    feature_encoder: nnx.Module
+    transition: nnx.Module
+
+    def __init__(self, *, dtype: Dtype):
+        self.dtype = dtype
+        self.deterministic = False  # set by `train` and `eval`
+
+    def begin(self, frames: Array, features: Array, **inputs: Array) -> tuple[Any, dict[str, Any]]:
+        """(State of first frames [B, H, W, 3] with features [B, h, w, D], intermediates); `inputs` beside the frames, if any."""
+        raise NotImplementedError
+
+    def encode(self, frames: Array) -> Array:
+        """Features [B, T, h, w, D] of frames [B, T, H, W, 3]."""
+        return encode_clip(self.feature_encoder, frames)
+
+    def __call__(
+        self, frames: Array, state: Any = None, start: Array | None = None, **inputs: Array
+    ) -> tuple[Array, dict[str, Any]]:
+        """Heatmaps of T frames.
+
+        Args:
+            frames: [B, T, H, W, 3] normalised float images, H and W multiples of 32 (with an hourglass, of 64).
+            state: where an earlier call on the frames before ended; None: the chain begins with these frames.
+            start: bool [B], with `state`: True where the chain begins anew.
+            inputs: of `begin`.
+
+        Returns:
+            (heatmaps [B, T, h, w, J] float32; intermediates: `state` after the last frame and what the class names).
+        """
+        features = self.encode(frames)
+        first, of_first = self.begin(frames[:, 0], features[:, 0], **inputs)
+        heatmaps, intermediates = run_chain(self.transition, first, features, state, start, training=not self.deterministic)
+        return heatmaps, intermediates | of_first
+
+    def init_state(self, frames: Array, **inputs: Array) -> tuple[Array, Any]:
+        """Begins a stream: first frames [B, H, W, 3] -> (heatmaps [B, h, w, J], state)."""
+        state, _ = self.begin(frames, self.feature_encoder(frames), **inputs)
+        return state.heatmaps, state
+
+    def step(self, state: Any, frames: Array) -> tuple[Array, Any]:
+        """Goes on with a stream: the next frames [B, H, W, 3] -> (heatmaps [B, h, w, J], state)."""
+        state, _ = self.transition(state, self.feature_encoder(frames))
+        return state.heatmaps, state
 
 
 def encode_clip(encoder: nnx.Module, frames: Array, *, frame_by_frame: bool = False) -> Array:

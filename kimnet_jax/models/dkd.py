@@ -3,7 +3,7 @@
 In the form of RPSTN's release, whose propagator it is (Dang et al., "Relation-Based Associative Joint Location", TIP 2022).
 """
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,14 @@ DKDVariant = Literal['intended', 'released_penn', 'released_jhmdb']
 class DKD(nnx.Module):
     """Filters the features of frame t+1 with kernels made of the features and heatmaps of frame t.
 
-    Called as `KMM` is, (features, next_features, heatmaps) -> (predicted heatmaps, ...), and in its place; but the prediction
+    Called as `KMM` is, (features, next_features, heatmaps) -> (predicted heatmaps, kernels), and in its place; but the prediction
     sees frame t+1 itself, where KMM's is a mixture of the heatmaps of frame t. Height and width are at least 10.
 
     `intended`: a BatchNorm for each of the next frame's features, the joined pose and features, and the filtered features.
     `released_penn` and `released_jhmdb`, for RPSTN's weights: one for all, and for Penn Action none on the filtered features.
     """
+
+    gives: ClassVar[str] = 'kernels'  # name of the second result among a network's intermediates
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class DKD(nnx.Module):
         self.bn = nnx.List([BatchNorm(features, dtype=dtype, rngs=rngs) for _ in range(3 if variant == 'intended' else 1)])
         self.kernel_generator = KernelGenerator(features, dtype=dtype, rngs=rngs)
 
-    def __call__(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array]:
         """Predicts the heatmaps of frame t+1.
 
         Args:
@@ -54,12 +56,12 @@ class DKD(nnx.Module):
             heatmaps: [B, h, w, J], of frame t.
 
         Returns:
-            (heatmaps [B, h, w, J] float32 of frame t+1, {'kernels': [B, k, l, D], a filter for every channel}).
+            (heatmaps [B, h, w, J] float32 of frame t+1; kernels [B, k, l, D], a filter for every channel).
         """
-        predicted, intermediates, _ = self.propagate(features, next_features, heatmaps)
-        return predicted, intermediates
+        predicted, kernels, _ = self.propagate(features, next_features, heatmaps)
+        return predicted, kernels
 
-    def propagate(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, dict[str, Array], Array]:
+    def propagate(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array, Array]:
         """As a call, with the projection [B, h, w, D] of the next frame's features that the kernels are applied to."""
         first, *others = self.bn
         bn_joined, bn_filtered = others or (first, first)
@@ -69,7 +71,7 @@ class DKD(nnx.Module):
         filtered = dynamic_conv(projected, kernels)
         if self.variant != 'released_penn':
             filtered = bn_filtered(filtered)
-        return self.conv_u(filtered).astype(jnp.float32), {'kernels': kernels}, projected
+        return self.conv_u(filtered).astype(jnp.float32), kernels, projected
 
 
 class KernelGenerator(nnx.Module):

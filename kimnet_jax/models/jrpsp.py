@@ -1,5 +1,7 @@
 """JRPSP, RPSTN's propagator of pose semantics: dynamic kernels, then the relation of the joints (Dang et al., TIP 2022)."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -17,6 +19,8 @@ class JRPSP(nnx.Module):
     The released variants normalise the heatmaps before the relation decoder too, by that decoder's own last BatchNorm.
     """
 
+    gives: ClassVar[str] = 'kernels'  # name of the second result among a network's intermediates
+
     def __init__(
         self,
         num_joints: int,
@@ -33,14 +37,14 @@ class JRPSP(nnx.Module):
         self.dkd = DKD(num_joints, features, variant=variant, dtype=dtype, rngs=rngs)
         self.relation_decoder = RelationDecoder(num_joints, variant=decoder_variant, output_scale=output_scale, rngs=rngs)
 
-    def __call__(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array]:
         """Predicts the heatmaps of frame t+1: arguments and results as those of `DKD`."""
-        predicted, intermediates, _ = self.propagate(features, next_features, heatmaps)
-        return predicted, intermediates
+        predicted, kernels, _ = self.propagate(features, next_features, heatmaps)
+        return predicted, kernels
 
-    def propagate(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, dict[str, Array], Array]:
+    def propagate(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array, Array]:
         """As a call, with the projection of the next frame's features (see `DKD.propagate`)."""
-        predicted, intermediates, projected = self.dkd.propagate(features, next_features, heatmaps)
+        predicted, kernels, projected = self.dkd.propagate(features, next_features, heatmaps)
         if self.variant != 'intended':
             predicted = self.relation_decoder.bn_u(predicted)
-        return self.relation_decoder(predicted), intermediates, projected
+        return self.relation_decoder(predicted), kernels, projected

@@ -1,6 +1,6 @@
 """KMM, the kinematics modeling module (KIMNet Sec. III-C, Eq. 6-10)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ class KMM(nnx.Module):
     `residual`: the heatmaps of frame t are added to the prediction. `heatmap`: q and k come from the heatmaps of frame t and
     from those that a 1x1 convolution, `conv_p`, predicts from the features of frame t+1.
     """
+
+    gives: ClassVar[str] = 'correlation'  # name of the second result among a network's intermediates
 
     def __init__(
         self, num_joints: int, features: int, *, variant: KMMVariant = 'full', dtype: Dtype = jnp.float32, rngs: nnx.Rngs

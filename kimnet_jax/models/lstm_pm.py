@@ -1,20 +1,21 @@
 """LSTM-PM, LSTM Pose Machines (Luo et al., CVPR 2018)."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.chain import encode_clip, run_chain
+from kimnet_jax.models.chain import ChainNetwork
 from kimnet_jax.models.conv_lstm import ConvLSTM, Memory, together
+from kimnet_jax.models.kmm import KMM
 from kimnet_jax.models.layers import conv, max_pool, torch_conv
 
 Array = jax.Array
 LSTMPMVariant = Literal['intended', 'released']
-STRIDE = 8  # crop pixels per heatmap cell
+LSTMPMTemporal = Literal['lstm', 'kmm']
 _CENTRE_SIGMA = 21 / 368  # of the centre map, in heights of the image
 
 
@@ -25,15 +26,18 @@ class LSTMPMConfig:
     width: channels of the large convolutions; the first frame's last ones have four times as many.
     features: channels of a frame's features.
     memory: channels of the LSTM.
-    variant: `intended`, the first frame takes the step of all others from an empty memory, with a forget bias of 1, as in the
-        authors' Caffe model; `released`, it has gates of its own and a cell squashed twice, for the weights of the PyTorch port
-        (github.com/HowieMa/lstm_pm_pytorch).
+    temporal: `lstm`, the paper's; `kmm`, in its place KMM, whose predicted heatmaps go into the generator with the features and
+        the centre map, as they do into the LSTM (KIMNet Table IV, which does not say how).
+    variant: of `lstm`: `intended`, the first frame takes the step of all others from an empty memory, with a forget bias of 1, as
+        in the authors' Caffe model; `released`, it has gates of its own and a cell squashed twice, for the weights of the PyTorch
+        port (github.com/HowieMa/lstm_pm_pytorch).
     """
 
     num_joints: int
     width: int = 128
     features: int = 32
     memory: int = 48
+    temporal: LSTMPMTemporal = 'lstm'
     variant: LSTMPMVariant = 'intended'
 
 
@@ -46,6 +50,17 @@ class LSTMState(NamedTuple):
     cell: Array
     hidden: Array
     centre: Array
+
+
+class KMMState(NamedTuple):
+    """What goes from frame to frame with KMM: heatmaps and features of the last one, and the centre map."""
+
+    heatmaps: Array
+    features: Array
+    centre: Array
+
+
+State: TypeAlias = LSTMState | KMMState
 
 
 class Encoder(nnx.Module):
@@ -84,15 +99,15 @@ class Initializer(Encoder):
 class Generator(nnx.Module):
     """Heatmaps from the hidden state (convnet3)."""
 
-    def __init__(self, config: LSTMPMConfig, *, dtype: Dtype, rngs: nnx.Rngs):
-        self.conv1 = conv(config.memory, config.width, 11, use_bias=True, dtype=dtype, rngs=rngs)
+    def __init__(self, features_in: int, config: LSTMPMConfig, *, dtype: Dtype, rngs: nnx.Rngs):
+        self.conv1 = conv(features_in, config.width, 11, use_bias=True, dtype=dtype, rngs=rngs)
         self.conv2 = conv(config.width, config.width, 11, use_bias=True, dtype=dtype, rngs=rngs)
         self.conv3 = conv(config.width, config.width, 11, use_bias=True, dtype=dtype, rngs=rngs)
         self.conv4 = conv(config.width, config.width, 1, use_bias=True, dtype=dtype, rngs=rngs)
         self.conv5 = torch_conv(config.width, config.num_joints, 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, hidden: Array) -> Array:
-        """[B, h, w, M] -> float32 [B, h, w, J]."""
+        """[B, h, w, C] -> float32 [B, h, w, J]."""
         x = hidden
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
             x = nnx.relu(layer(x))
@@ -111,7 +126,7 @@ class Transition(nnx.Module):
             if released
             else None
         )
-        self.generator = Generator(config, dtype=dtype, rngs=rngs)
+        self.generator = Generator(config.memory, config, dtype=dtype, rngs=rngs)
         self.channels = config.memory
 
     def __call__(self, state: LSTMState, features: Array) -> tuple[LSTMState, dict[str, Array]]:
@@ -130,61 +145,61 @@ class Transition(nnx.Module):
         return LSTMState(self.generator(hidden), cell, hidden, centre)
 
 
+class KMMTransition(nnx.Module):
+    """The same with KMM in place of the LSTM."""
+
+    def __init__(self, config: LSTMPMConfig, *, dtype: Dtype, rngs: nnx.Rngs):
+        self.kmm = KMM(config.num_joints, config.features, dtype=dtype, rngs=rngs)
+        self.generator = Generator(config.num_joints + config.features + 1, config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, state: KMMState, features: Array) -> tuple[KMMState, dict[str, Array]]:
+        predicted, correlation = self.kmm(state.features, features, state.heatmaps)
+        return self.begin(predicted, features, state.centre), {'predicted': predicted, 'correlation': correlation}
+
+    def begin(self, initial: Array, features: Array, centre: Array) -> KMMState:
+        """The state of the first frame from its initial heatmaps, its features and the centre map."""
+        return KMMState(self.generator(_inputs(initial, features, centre)), features, centre)
+
+
 def _inputs(heatmaps: Array, features: Array, centre: Array) -> Array:
     return jnp.concatenate([heatmaps, features.astype(jnp.float32), centre], -1)
 
 
-class LSTMPM(nnx.Module):
-    """Initializer, encoder and a convolutional LSTM over the frames, with the interface of `KIMNet`; 8 pixels per heatmap cell.
+class LSTMPM(ChainNetwork):
+    """Initializer, encoder and a convolutional LSTM over the frames; 8 pixels per heatmap cell, h = H / 8 - 1 and w alike.
 
     A centre map tells which person is meant, at its middle. In crops around the person it is always the same, and the default.
-    The port takes images of 368 x 368 in [0, 1] with neither mean nor deviation, and a fixed number of frames T; here T is free.
+    The port takes images of 368 x 368 in [0, 1] with neither mean nor deviation, and a fixed number of frames T; here T is free,
+    and H and W are multiples of 8.
+
+    Its intermediates are `auxiliary`, heatmaps [B, 1, h, w, J] of the first frame from that frame alone, which the releases train
+    too, and with KMM its `predicted` heatmaps and `correlation`, as in `KIMNet`.
     """
 
+    stride: ClassVar[int] = 8
+    transition: Transition | KMMTransition
+
     def __init__(self, config: LSTMPMConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
-        """`dtype`: of the convolutions; parameters, memory and heatmaps stay float32. Raises ValueError on an unknown variant."""
+        """`dtype`: of the convolutions; parameters, memory and heatmaps stay float32. Raises ValueError on an unknown variant or
+        temporal module."""
+        super().__init__(dtype=dtype)
         if config.variant not in get_args(LSTMPMVariant):
             raise ValueError(f'LSTM-PM variant {config.variant!r}: choose one of {", ".join(get_args(LSTMPMVariant))}')
-        self.dtype = dtype
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
-        self.initializer = Initializer(config, dtype=dtype, rngs=rngs)
-        self.transition = Transition(config, dtype=dtype, rngs=rngs)
-        self.deterministic = False  # of `train` and `eval`, the only difference being how the chain is compiled
+        if config.temporal not in get_args(LSTMPMTemporal):
+            raise ValueError(f'LSTM-PM of temporal {config.temporal!r}: choose one of {", ".join(get_args(LSTMPMTemporal))}')
+        self.feature_encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.pose_initializer = Initializer(config, dtype=dtype, rngs=rngs)
+        self.transition = (Transition if config.temporal == 'lstm' else KMMTransition)(config, dtype=dtype, rngs=rngs)
 
-    def __call__(
-        self,
-        frames: Array,
-        state: LSTMState | None = None,
-        start: Array | None = None,
-        centre: Array | None = None,
-    ) -> tuple[Array, dict[str, Any]]:
-        """Heatmaps of T frames.
+    def begin(  # type: ignore[override]
+        self, frames: Array, features: Array, centre: Array | None = None
+    ) -> tuple[State, dict[str, Any]]:
+        """The state of first frames [B, H, W, 3] with features [B, h, w, C].
 
-        Args:
-            frames: [B, T, H, W, 3] float images, H and W multiples of 8.
-            state: where an earlier call on the frames before ended; None: the chain begins with these frames.
-            start: bool [B], with `state`: True where the chain begins anew.
-            centre: [B, H, W, 1], the centre map of chains that begin; None: `centre_map`, the person in the middle.
-
-        Returns:
-            (heatmaps [B, T, h, w, J] float32, h = H / 8 - 1 and w alike; intermediates: `initial` [B, h, w, J], heatmaps of the
-            first frame from that frame alone, which the releases train too, and `state` after the last frame).
+        `centre`: [B, H, W, 1], the centre map; None: `centre_map`, the person in the middle.
         """
-        features = encode_clip(self.encoder, frames)
-        initial = self.initializer(frames[:, 0])
-        first = self.transition.begin(initial, features[:, 0], _centre(frames[:, 0], centre))
-        heatmaps, intermediates = run_chain(self.transition, first, features, state, start, training=not self.deterministic)
-        return heatmaps, intermediates | {'initial': initial}
-
-    def init_state(self, frames: Array, centre: Array | None = None) -> tuple[Array, LSTMState]:
-        """Begins a stream: first frames [B, H, W, 3], centre map [B, H, W, 1] -> (heatmaps [B, h, w, J], state)."""
-        state = self.transition.begin(self.initializer(frames), self.encoder(frames), _centre(frames, centre))
-        return state.heatmaps, state
-
-    def step(self, state: LSTMState, frames: Array) -> tuple[Array, LSTMState]:
-        """Goes on with a stream: the next frames [B, H, W, 3] -> (heatmaps [B, h, w, J], state)."""
-        state, _ = self.transition(state, self.encoder(frames))
-        return state.heatmaps, state
+        initial = self.pose_initializer(frames)
+        return self.transition.begin(initial, features, _centre(frames, centre)), {'auxiliary': (initial[:, None],)}
 
 
 def centre_map(height: int, width: int) -> Array:

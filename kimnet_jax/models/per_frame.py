@@ -1,7 +1,7 @@
 """A network of single images with the interface of a video model: what the recursion is compared with, and pretrained as."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ Array = jax.Array
 class PerFrame(nnx.Module):
     """Every frame by itself through `network`; the interface is that of `KIMNet`, its state is empty."""
 
+    stride: ClassVar[int] = 4  # crop pixels per heatmap cell
+
     def __init__(
         self, network: Callable[..., Callable[[Array], Array]], config: Any, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs
     ):
@@ -22,13 +24,16 @@ class PerFrame(nnx.Module):
         self.network = network(config, dtype=dtype, rngs=rngs)
 
     def __call__(self, frames: Array, state: tuple[()] | None = None, start: Array | None = None) -> tuple[Array, dict[str, Any]]:
-        """Heatmaps of T frames: [B, T, H, W, 3] normalised images -> ([B, T, h, w, J] float32, {'state': ()}).
+        """Heatmaps of T frames: [B, T, H, W, 3] normalised images -> ([B, T, h, w, J] float32, intermediates).
 
-        `state` and `start` (see `KIMNet`) change nothing: no frame knows of another.
+        `state` and `start` (see `ChainNetwork`) change nothing: no frame knows of another. The intermediates are the empty
+        `state` and, of a network of several stacks (`Hourglass.outputs`), `auxiliary`: the heatmaps of all stacks but the last.
         """
         b, t = frames.shape[:2]
-        heatmaps, state = self.init_state(frames.reshape(b * t, *frames.shape[2:]))
-        return heatmaps.reshape(b, t, *heatmaps.shape[1:]), {'state': state}
+        images = frames.reshape(b * t, *frames.shape[2:])
+        outputs = self.network.outputs(images) if hasattr(self.network, 'outputs') else (self.network(images),)
+        *auxiliary, heatmaps = (maps.astype(jnp.float32).reshape(b, t, *maps.shape[1:]) for maps in outputs)
+        return heatmaps, {'state': (), 'auxiliary': tuple(auxiliary)}
 
     def init_state(self, frames: Array) -> tuple[Array, tuple[()]]:
         """Begins a stream: first frames [B, H, W, 3] -> (heatmaps [B, h, w, J] float32, the empty state)."""

@@ -1,32 +1,36 @@
 """RPSTN, relation-based pose semantics transfer network (Dang et al., TIP 2022; github.com/YHDang/RPSTN)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.chain import encode_clip, run_chain
+from kimnet_jax.models.backbones import RESNETS, backbone_config
+from kimnet_jax.models.chain import ChainNetwork, encode_clip
 from kimnet_jax.models.dkd import DKDVariant
 from kimnet_jax.models.jrpsp import JRPSP
 from kimnet_jax.models.kimnet import ChainState
-from kimnet_jax.models.pose_resnet import PoseResNet, PoseResNetConfig
-from kimnet_jax.models.relation_decoder import DecoderVariant
+from kimnet_jax.models.kmm_transfer import KMMTransfer
+from kimnet_jax.models.pose_resnet import PoseResNet
+from kimnet_jax.models.relation_decoder import DecoderVariant, RelationDecoder
 
 Array = jax.Array
+RPSTNTemporal = Literal['jrpsp', 'kmm']
 
 
 @dataclasses.dataclass(frozen=True)
 class RPSTNConfig:
     """Attributes:
     num_joints: J.
-    initializer_depth: depth of the PoseResNet that gives the heatmaps of the first frame.
-    encoder_depth: depth of the PoseResNet that gives the features of every frame.
+    pose_initializer: PoseResNet (`backbones.RESNETS`) that gives the heatmaps of the first frame.
+    feature_encoder: PoseResNet that gives the features of every frame.
     width: channels of both networks' stems; 64 in the paper.
     features: D, channels of the features.
-    variant: of the propagator, see `DKD`. The released ones carry the projected features to the next frame, but the first frame's
+    temporal: `jrpsp`, the paper's; `kmm`, in place of its dynamic kernels KMM (`KMMTransfer`; KIMNet Table IV).
+    variant: of `jrpsp`, see `DKD`. The released ones carry the projected features to the next frame, but the first frame's
         as they are, and in train mode encode frame by frame, BatchNorm seeing one at a time; `intended` carries every frame's
         features as they are and encodes all frames at once.
     decoder_variant: see `RelationDecoder`; `released` or, of the first revision, `released_2021` for the release's weights.
@@ -35,10 +39,11 @@ class RPSTNConfig:
     """
 
     num_joints: int
-    initializer_depth: int = 101
-    encoder_depth: int = 50
+    pose_initializer: str = 'resnet101'
+    feature_encoder: str = 'resnet50'
     width: int = 64
     features: int = 256
+    temporal: RPSTNTemporal = 'jrpsp'
     variant: DKDVariant = 'intended'
     decoder_variant: DecoderVariant = 'intended'
     output_scale: float = 1.0
@@ -46,7 +51,7 @@ class RPSTNConfig:
 
 
 class Transition(nnx.Module):
-    """One step of the chain: (state of frame t, features of frame t+1) -> (state of frame t+1, {'kernels'})."""
+    """One step of the chain: (state of frame t, features of frame t+1) -> state of frame t+1."""
 
     def __init__(self, config: RPSTNConfig, *, dtype: Dtype, rngs: nnx.Rngs):
         self.jrpsp = JRPSP(
@@ -60,55 +65,66 @@ class Transition(nnx.Module):
         )
 
     def __call__(self, state: ChainState, features: Array) -> tuple[ChainState, dict[str, Array]]:
-        heatmaps, intermediates, projected = self.jrpsp.propagate(state.features, features, state.heatmaps)
-        return ChainState(heatmaps, features if self.jrpsp.variant == 'intended' else projected), intermediates
+        heatmaps, kernels, projected = self.jrpsp.propagate(state.features, features, state.heatmaps)
+        return ChainState(heatmaps, features if self.jrpsp.variant == 'intended' else projected), {'kernels': kernels}
 
-    def begin(self, heatmaps: Array, features: Array) -> ChainState:
-        """The state of the first frame from its initial heatmaps [B, h, w, J] and its features [B, h, w, D]."""
-        return ChainState(self.jrpsp.relation_decoder(heatmaps), features)
+    def relate(self, heatmaps: Array) -> Array:
+        """The relation decoder, [B, h, w, J] -> [B, h, w, J]."""
+        return self.jrpsp.relation_decoder(heatmaps)
 
 
-class RPSTN(nnx.Module):
-    """Pose initializer, feature encoder and the chain of transitions, as in `KIMNet`, whose interface it has.
+class KMMTransition(nnx.Module):
+    """The same with KMM in place of the dynamic kernels."""
+
+    def __init__(self, config: RPSTNConfig, *, dtype: Dtype, rngs: nnx.Rngs):
+        self.temporal = KMMTransfer(config.num_joints, config.features, dtype=dtype, rngs=rngs)
+        self.relation_decoder = RelationDecoder(
+            config.num_joints, variant=config.decoder_variant, output_scale=config.output_scale, rngs=rngs
+        )
+
+    def __call__(self, state: ChainState, features: Array) -> tuple[ChainState, dict[str, Array]]:
+        heatmaps, correlation = self.temporal(state.features, features, state.heatmaps)
+        return ChainState(self.relate(heatmaps), features), {'correlation': correlation}
+
+    def relate(self, heatmaps: Array) -> Array:
+        """As that of `Transition`."""
+        return self.relation_decoder(heatmaps)
+
+
+class RPSTN(ChainNetwork):
+    """Pose initializer, feature encoder and the chain of transitions, as in `KIMNet`.
+
+    Its intermediates are, for every frame after the first, the `kernels` [B, T-1, k, l, D], 7x7 for images of 256 x 256, or KMM's
+    `correlation` [B, T-1, J, J].
 
     The release is built for T frames, 5 in its configs, of 256 x 256; here T is free, and H and W are multiples of 32 from 64 on.
     """
 
+    transition: Transition | KMMTransition
+
     def __init__(self, config: RPSTNConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
-        """`dtype`: of the convolutions; parameters, statistics, softmax and heatmaps stay float32."""
-        self.dtype = dtype
-        encoder = PoseResNetConfig(config.encoder_depth, None, config.width, config.features, config.remat)
-        initializer = dataclasses.replace(encoder, depth=config.initializer_depth, num_joints=config.num_joints)
-        self.feature_encoder = PoseResNet(encoder, dtype=dtype, rngs=rngs)
-        self.pose_initializer = PoseResNet(initializer, dtype=dtype, rngs=rngs)
-        self.transition = Transition(config, dtype=dtype, rngs=rngs)
+        """`dtype`: of the convolutions; parameters, statistics, softmax and heatmaps stay float32.
 
-    def __call__(
-        self, frames: Array, state: ChainState | None = None, start: Array | None = None
-    ) -> tuple[Array, dict[str, Any]]:
-        """Heatmaps of T frames.
-
-        Args:
-            frames: [B, T, H, W, 3] normalised float images.
-            state: where an earlier call on the frames before ended; None: the chain begins with these frames.
-            start: bool [B], with `state`: True where the chain begins anew.
-
-        Returns:
-            (heatmaps [B, T, h, w, J] float32, intermediates: `state` after the last frame and, for every frame after the first,
-            `kernels` [B, T-1, k, l, D], 7x7 for images of 256 x 256).
+        Raises ValueError on a backbone that is no PoseResNet, or an unknown temporal module.
         """
-        training = not self.transition.jrpsp.relation_decoder.bn_u.use_running_average
-        released = self.transition.jrpsp.variant != 'intended'
-        features = encode_clip(self.feature_encoder, frames, frame_by_frame=released and training)
-        first = self.transition.begin(self.pose_initializer(frames[:, 0]), features[:, 0])
-        return run_chain(self.transition, first, features, state, start, training=training)
+        super().__init__(dtype=dtype)
+        for name in (config.pose_initializer, config.feature_encoder):
+            if name not in RESNETS:
+                raise ValueError(f'RPSTN with {name!r}: choose one of {", ".join(RESNETS)}')
+        if config.temporal not in get_args(RPSTNTemporal):
+            raise ValueError(f'RPSTN of temporal {config.temporal!r}: choose one of {", ".join(get_args(RPSTNTemporal))}')
+        sizes: dict[str, Any] = {'width': config.width, 'features': config.features, 'remat': config.remat}
+        encoder = backbone_config(config.feature_encoder, num_joints=None, **sizes)
+        initializer = backbone_config(config.pose_initializer, num_joints=config.num_joints, **sizes)
+        self.feature_encoder = PoseResNet(encoder, dtype=dtype, rngs=rngs)  # type: ignore[arg-type]
+        self.pose_initializer = PoseResNet(initializer, dtype=dtype, rngs=rngs)  # type: ignore[arg-type]
+        self.transition = (Transition if config.temporal == 'jrpsp' else KMMTransition)(config, dtype=dtype, rngs=rngs)
+        self.frame_by_frame = config.temporal == 'jrpsp' and config.variant != 'intended'
 
-    def init_state(self, frames: Array) -> tuple[Array, ChainState]:
-        """Begins a stream: first frames [B, H, W, 3] -> (heatmaps [B, h, w, J], state)."""
-        state = self.transition.begin(self.pose_initializer(frames), self.feature_encoder(frames))
-        return state.heatmaps, state
+    def encode(self, frames: Array) -> Array:
+        """Features [B, T, h, w, D] of frames [B, T, H, W, 3]; the released variants in train mode encode frame by frame."""
+        return encode_clip(self.feature_encoder, frames, frame_by_frame=self.frame_by_frame and not self.deterministic)
 
-    def step(self, state: ChainState, frames: Array) -> tuple[Array, ChainState]:
-        """Goes on with a stream: the next frames [B, H, W, 3] -> (heatmaps [B, h, w, J], state)."""
-        state, _ = self.transition(state, self.feature_encoder(frames))
-        return state.heatmaps, state
+    def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:  # type: ignore[override]
+        """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""
+        return ChainState(self.transition.relate(self.pose_initializer(frames)), features), {}

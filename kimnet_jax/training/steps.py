@@ -59,7 +59,8 @@ def make_train_step(
     """One optimisation step.
 
     Args:
-        graph: the model's structure in train mode.
+        graph: the model's structure in train mode. The losses of heatmaps that it gives as `auxiliary` among its intermediates,
+            [B, t, h, w, J] of the first t frames, are added to that of its output.
         accumulate: batches an update takes (the optimizer's own setting).
         average_decay: of the moving average of the weights, reached after a warm-up.
 
@@ -72,15 +73,10 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         def objective(params: nnx.State) -> tuple[Array, tuple[nnx.State, Array]]:
             model = nnx.merge(graph, params, state.weights.batch_stats, copy=True)
-            heatmaps, _ = model(normalise(batch['frames'], jnp))
-            loss = losses.heatmap_loss(
-                heatmaps,
-                batch,
-                stride=stride,
-                sigma=target.sigma,
-                target=target.centre,
-                visibility_weighting=target.visibility_weighting,
-            )
+            heatmaps, intermediates = model(normalise(batch['frames'], jnp))
+            loss = _loss(heatmaps, batch, stride, target)
+            for maps in intermediates.get('auxiliary', ()):
+                loss += _loss(maps, batch, stride, target)
             return loss, (nnx.state(model, nnx.BatchStat), heatmaps)
 
         (loss, (batch_stats, heatmaps)), gradient = jax.value_and_grad(objective, has_aux=True)(state.weights.params)
@@ -100,6 +96,18 @@ def make_train_step(
 
     everywhere, rows = sharding.replicated(mesh), sharding.split(mesh)
     return jax.jit(step, in_shardings=(everywhere, rows), out_shardings=(everywhere, everywhere), donate_argnums=0)
+
+
+def _loss(heatmaps: Array, batch: Batch, stride: int, target: TargetConfig) -> Array:
+    """Of heatmaps [B, t, h, w, J] of the first t frames of the batch."""
+    return losses.heatmap_loss(
+        heatmaps,
+        {key: batch[key][:, : heatmaps.shape[1]] for key in ('joints', 'visible', 'mask')},
+        stride=stride,
+        sigma=target.sigma,
+        target=target.centre,
+        visibility_weighting=target.visibility_weighting,
+    )
 
 
 def moving_average(average: Weights | None, weights: Weights, step: Array, accumulate: int, decay: float) -> Weights | None:

@@ -31,7 +31,7 @@ sys.meta_path.insert(0, Refused())
 
 @pytest.fixture(scope='module')
 def model() -> artifact.Model:
-    config = KIMNetConfig(JHMDB.num_joints, initializer_depth=0, encoder_depth=18, width=3, features=5)
+    config = KIMNetConfig(JHMDB.num_joints, pose_initializer='none', feature_encoder='resnet18', width=3, features=5)
     network = golden.randomised(lambda: KIMNet(config, rngs=nnx.Rngs(0)))
     graph, weights = split_model(network, training=False)
     return artifact.Model(

@@ -19,6 +19,10 @@ from kimnet_jax.interop.pixels import RELEASED as RELEASED_PIXELS
 from kimnet_jax.interop.pixels import fold_pixels
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.models import KIMNet, KIMNetConfig, PoseResNetConfig, abstract_model
+from kimnet_jax.models.dkd_net import DKDNetConfig
+from kimnet_jax.models.hourglass import HourglassConfig
+from kimnet_jax.models.lstm_pm import LSTMPMConfig
+from kimnet_jax.models.rpstn import RPSTNConfig
 from kimnet_jax.models.weights import assign, initialise
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import InitConfig, initialise_parts
@@ -88,9 +92,41 @@ def test_sizes_are_read_off_a_release(release):
         assert config == PoseResNetConfig(101, 13)
 
 
+@pytest.mark.parametrize(
+    ('name', 'config'),
+    [
+        ('kimnet', KIMNetConfig(5, 'hrnet_tiny', 'hourglass1', width=4, features=7)),
+        ('kimnet', KIMNetConfig(5, 'none', 'hourglass2', width=4, features=16, temporal='dkd')),
+        ('kimnet', KIMNetConfig(5, 'resnet34', 'hrnet_tiny', width=4, features=2, temporal='jrpsp')),
+        ('kimnet', KIMNetConfig(5, 'none', 'resnet50', width=4, features=7, temporal='none')),
+        ('rpstn', RPSTNConfig(5, 'resnet34', 'resnet18', width=4, features=7, temporal='kmm')),
+        ('dkd', DKDNetConfig(5, 'resnet18', 'hrnet_tiny', width=4, features=7)),
+        ('dkd', DKDNetConfig(5, 'hourglass1', 'resnet18', width=4, features=7, temporal='kmm')),
+        ('lstm_pm', LSTMPMConfig(5, width=4, features=3, temporal='kmm')),
+    ],
+)
+def test_backbones_and_temporal_module_are_read_off(name, config):
+    source = state_dict(name, config)
+    weights, _, unfilled = from_torch(name, source)
+    assert weights.config == config
+    assert unfilled == []
+    back, _ = to_torch(weights)
+    assert_equal(back, {key: np.array(0) if key.endswith('tracked') else array for key, array in source.items()})
+
+
+@pytest.mark.parametrize('stacks', [2, 3])
+def test_what_is_none_of_the_backbones(stacks):
+    """Two residual blocks in a row, or three stacks."""
+    entries = state_dict('hourglass', HourglassConfig(stacks, num_blocks=4 - stacks, features=16))
+    source = {f'feature_encoder.{key}': array for key, array in entries.items()}
+    source['fusion.conv_d.weight'] = np.zeros((5, 16, 1, 1), np.float32)
+    with pytest.raises(InputError, match='is none of the backbones resnet18'):
+        from_torch('kimnet', source)
+
+
 @pytest.mark.parametrize('variant', ['full', 'share_qk', 'heatmap'])
 def test_variants_that_the_entries_tell(variant):
-    config = KIMNetConfig(5, 0, 18, width=4, features=7, kmm_variant=variant, fusion_norm=False)
+    config = KIMNetConfig(5, 'none', 'resnet18', width=4, features=7, kmm_variant=variant, fusion_norm=False)
     shapes = {key: array.shape for key, array in state_dict('kimnet', config).items()}
     assert NETWORKS['kimnet'].read_config(shapes) == config
 
@@ -218,7 +254,7 @@ def test_part_of_a_larger_network(command, tmp_path):
 
 def test_a_part_begins_a_training(command, released, tmp_path):
     assert command(model='pose_resnet', source='released.pth.tar', target='ours.npz', verify=False) == 0
-    model = nnx.eval_shape(lambda: KIMNet(KIMNetConfig(5, 18, 18, width=4, features=7), rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: KIMNet(KIMNetConfig(5, 'resnet18', 'resnet18', width=4, features=7), rngs=nnx.Rngs(0)))
     init = InitConfig(pose_initializer=str(tmp_path / 'ours.npz'))
     initialise_parts(model, init, initialise, lambda file: read_weights(file).arrays)
     kernel = np.asarray(model.pose_initializer.conv1.kernel[...])
@@ -227,7 +263,7 @@ def test_a_part_begins_a_training(command, released, tmp_path):
 
 @pytest.mark.parametrize('name', ['kimnet', 'pose_resnet'])
 def test_run_of_ours(name, command, tmp_path):
-    fields = {'initializer_depth': 0, 'encoder_depth': 18} if name == 'kimnet' else {'depth': 18}
+    fields = {'pose_initializer': 'none', 'feature_encoder': 'resnet18'} if name == 'kimnet' else {'depth': 18}
     fields |= {'width': 4, 'features': 7}
     config = make_config(name, {'num_joints': 15, **fields})
     entries = state_dict(name, config)

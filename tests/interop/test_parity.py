@@ -113,7 +113,7 @@ def test_the_right_network_passes():
 
 def test_every_call_of_the_recursion_is_compared():
     network = NETWORKS['kimnet']
-    config = dataclasses.replace(network.presets['tiny'], initializer_depth=0, width=2, features=3)
+    config = dataclasses.replace(network.presets['tiny'], pose_initializer='none', width=2, features=3)
     pair = make_pair(network._replace(inputs=lambda config: ((1, 3, 32, 32, 3),)), config, None, None, 'float32')
     rows, found = forward_errors(pair)
     assert found is None
@@ -128,7 +128,7 @@ def test_every_call_of_the_recursion_is_compared():
         ('fusion.conv_g', 1),
         ('relation_decoder.bn_u', 2),
     ]
-    assert {row.module: row.path for row in rows}['kmm.conv_q'] == 'transition.kmm.conv_q'
+    assert {row.module: row.path for row in rows}['kmm.conv_q'] == 'transition.temporal.conv_q'
 
 
 def test_a_wrong_gradient_is_found():

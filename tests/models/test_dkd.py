@@ -7,7 +7,7 @@ import torch
 from flax import nnx
 
 from kimnet_jax.interop import keymaps, torch_models
-from kimnet_jax.interop.torch_models.rpstn import dynamic_conv as torch_dynamic_conv
+from kimnet_jax.interop.torch_models.dkd import dynamic_conv as torch_dynamic_conv
 from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models.dkd import DKD, dynamic_conv
 from kimnet_jax.models.jrpsp import JRPSP
@@ -74,10 +74,10 @@ def test_forward_and_backward_are_those_of_pytorch(name, variant):
     model.eval()
     with torch.no_grad():
         expected = twin(*tensors)
-    predicted, intermediates = nnx.jit(lambda model, *arguments: model(*arguments))(model, *inputs())
-    assert intermediates['kernels'].shape == (B, 2, 3, FEATURES)
+    predicted, kernels = nnx.jit(lambda model, *arguments: model(*arguments))(model, *inputs())
+    assert kernels.shape == (B, 2, 3, FEATURES)
     assert golden.relative_error(predicted, channels_last(expected[0])) < 1e-5
-    assert golden.relative_error(intermediates['kernels'], channels_last(expected[1])) < 1e-5
+    assert golden.relative_error(kernels, channels_last(expected[1])) < 1e-5
 
     twin.train()
     model.train()
@@ -109,8 +109,8 @@ def test_bfloat16_keeps_heatmaps_in_float32():
     )
     forward = nnx.jit(lambda model, *arguments: model(*arguments))
     expected, _ = forward(exact, *inputs())
-    predicted, intermediates = forward(fast, *(jnp.asarray(x, jnp.bfloat16) for x in inputs()))
-    assert (predicted.dtype, intermediates['kernels'].dtype) == (jnp.float32, jnp.bfloat16)
+    predicted, kernels = forward(fast, *(jnp.asarray(x, jnp.bfloat16) for x in inputs()))
+    assert (predicted.dtype, kernels.dtype) == (jnp.float32, jnp.bfloat16)
     assert 1e-5 < golden.relative_error(predicted, expected) < 0.1
 
 

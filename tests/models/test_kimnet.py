@@ -12,7 +12,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.interop.translation import flatten
 from kimnet_jax.models import KIMNet, KIMNetConfig, build_model, count_parameters
 
-TINY = {'initializer_depth': 18, 'encoder_depth': 18, 'width': 3, 'features': 5}
+TINY = {'pose_initializer': 'resnet18', 'feature_encoder': 'resnet18', 'width': 3, 'features': 5}
 JOINTS = 7
 
 
@@ -95,7 +95,7 @@ def loop(model, frames):
     features = features.reshape(b, t, *features.shape[1:])
     heatmaps, records = [model.transition.relation_decoder(model.pose_initializer(frames[:, 0]))], collections.defaultdict(list)
     for i in range(1, t):
-        predicted, correlation = model.transition.kmm(features[:, i - 1], features[:, i], heatmaps[-1])
+        predicted, correlation = model.transition.temporal(features[:, i - 1], features[:, i], heatmaps[-1])
         heatmaps.append(model.transition.relation_decoder(model.transition.fusion(predicted, features[:, i])))
         records['predicted'].append(predicted)
         records['correlation'].append(correlation)
@@ -185,7 +185,7 @@ def test_every_parameter_is_used(reference_gradients):
 
 
 def test_first_heatmaps_from_the_features():
-    model = tiny(initializer_depth=0)
+    model = tiny(pose_initializer='none')
     model.eval()
     frames = clip(b=1, t=2)
     features = nnx.jit(lambda model, frame: model.feature_encoder(frame))(model, frames[:, 0])
@@ -218,8 +218,9 @@ def test_network_of_the_paper():
     ('fields', 'problem'),
     [
         ({'depth': 50}, 'config.model.depth: no such field'),
-        ({'encoder_depth': 0}, 'config.model.encoder_depth=0: choose one of 18, 34, 50, 101, 152'),
-        ({'initializer_depth': 20}, 'config.model.initializer_depth=20: choose one of 0, 18'),
+        ({'feature_encoder': 'none'}, "config.model.feature_encoder='none': choose one of resnet18, resnet34, "),
+        ({'pose_initializer': 'resnet20'}, "config.model.pose_initializer='resnet20': choose one of resnet18, .*, none, None"),
+        ({'temporal': 'lstm'}, "config.model.temporal='lstm': choose one of kmm, dkd, jrpsp, none"),
         ({'decoder_variant': 'published'}, "config.model.decoder_variant='published': choose one of intended, released"),
     ],
 )

@@ -13,7 +13,9 @@ from kimnet_jax.models import count_parameters
 from kimnet_jax.models.lstm_pm import LSTMPM, LSTMPMConfig, Transition, centre_map
 
 RELEASED = {'lstm_pm_c14_t5': (14, 5, 12_126_172), 'lstm_pm_c21_t4': (21, 4, 12_151_834)}
-TINY = {variant: LSTMPMConfig(5, width=4, features=3, memory=6, variant=variant) for variant in ('intended', 'released')}
+TINY = {variant: LSTMPMConfig(5, width=4, features=3, memory=6, variant=variant) for variant in ('intended', 'released')} | {
+    'kmm': LSTMPMConfig(5, width=4, features=3, temporal='kmm')
+}
 
 
 def channels_last(array):
@@ -22,7 +24,7 @@ def channels_last(array):
 
 @nnx.jit
 def forward(model, frames, state=None, start=None, centre=None):
-    return model(frames, state, start, centre)
+    return model(frames, state, start, centre=centre)
 
 
 @pytest.mark.parametrize('name', RELEASED)
@@ -44,7 +46,7 @@ def test_outputs_are_those_of_the_release(name):
     model.eval()
     assert count_parameters(model) == parameters
     heatmaps, intermediates = forward(model, channels_last(frames), centre=channels_last(centre))
-    assert golden.relative_error(intermediates['initial'], channels_last(reference[:, 0])) < 1e-5
+    assert golden.relative_error(intermediates['auxiliary'][0][:, 0], channels_last(reference[:, 0])) < 1e-5
     assert golden.relative_error(heatmaps, channels_last(reference[:, 1:])) < 1e-5
 
 
@@ -148,6 +150,13 @@ def test_bfloat16_keeps_memory_and_heatmaps_in_float32():
     assert 1e-5 < golden.relative_error(heatmaps, expected) < 0.1
 
 
-def test_unknown_variant():
-    with pytest.raises(ValueError, match="'caffe': choose one of intended, released"):
-        LSTMPM(LSTMPMConfig(3, variant='caffe'), rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(
+    ('fields', 'problem'),
+    [
+        ({'variant': 'caffe'}, "'caffe': choose one of intended, released"),
+        ({'temporal': 'dkd'}, "'dkd': choose one of lstm, kmm"),
+    ],
+)
+def test_unknown_name(fields, problem):
+    with pytest.raises(ValueError, match=problem):
+        LSTMPM(LSTMPMConfig(3, **fields), rngs=nnx.Rngs(0))

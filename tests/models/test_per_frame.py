@@ -74,7 +74,7 @@ def test_kimnet_is_what_no_name_means():
         ({'name': 'resnet'}, f"config.model.name='resnet': choose one of {', '.join(MODELS)}"),
         ({'name': 'pose_resnet', 'depth': 20}, 'config.model.depth=20: choose one of 18, 34, 50, 101, 152'),
         (
-            {'name': 'pose_resnet', 'encoder_depth': 50},
+            {'name': 'pose_resnet', 'feature_encoder': 'resnet50'},
             "no such field in 'pose_resnet'; known: depth, .* argument model=pose_resnet",
         ),
         ({'name': 'pose_resnet', 'num_joints': 3}, 'config.model.num_joints: no such field'),

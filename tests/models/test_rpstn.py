@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import twins
 from flax import nnx
 
 from kimnet_jax.interop import keymaps, torch_models
@@ -18,8 +19,8 @@ from kimnet_jax.models.rpstn import RPSTN, RPSTNConfig, Transition
 JOINTS = {'penn': 13, 'jhmdb': 15}
 PARAMETERS = {'penn': 89_488_038, 'jhmdb': 89_489_818}
 TINY = {
-    'intended': RPSTNConfig(5, 18, 18, width=3, features=6),
-    'released': RPSTNConfig(5, 18, 18, width=3, features=6, variant='released_penn', decoder_variant='released'),
+    'intended': RPSTNConfig(5, 'resnet18', 'resnet18', width=3, features=6),
+    'released': RPSTNConfig(5, 'resnet18', 'resnet18', width=3, features=6, variant='released_penn', decoder_variant='released'),
 }
 SLOW = pytest.mark.slow  # 10 to 20 seconds each, of 89 M parameters; the default run has one, and the temporal part alone
 
@@ -160,7 +161,7 @@ class TestReleased:
         heatmaps = nnx.jit(lambda model, frames: model(frames)[0])(model, channels_last(self.FRAMES))
         assert golden.relative_error(np.moveaxis(heatmaps, -1, 2)[..., ::4, ::4], reference['train_out_strided']) < 1.2e-3
         after = flatten(nnx.state(model, nnx.BatchStat))
-        expected = translate(self.after(reference), keymaps.RPSTN)
+        expected = translate(self.after(reference), keymaps.RELEASED_RPSTN)
         assert len(expected) == 10
         for path, value in expected.items():
             assert golden.relative_error(after[path], value) < 1e-4, path
@@ -213,48 +214,21 @@ def twin_and_model(twin, model, table):
     return twin.double(), model, {key: value.shape for key, value in weights.items()}
 
 
-def assert_same_training(twin, expected, model, run, table):
-    """`run(model)` in train mode gives the twin's `expected`; gradients of the distance to a target, and BatchNorm statistics."""
-    target = golden.tensor('target', channels_last(expected.detach()).shape, 'input', 0)
-    ((expected.permute(0, 1, 3, 4, 2) - torch.from_numpy(target)) ** 2).mean().backward()
-
-    @nnx.jit
-    def train(model):
-        def loss(model):
-            heatmaps, _ = run(model)
-            return ((heatmaps - target) ** 2).mean(), heatmaps
-
-        return nnx.grad(loss, has_aux=True)(model)
-
-    gradients, heatmaps = train(model)
-    assert golden.relative_error(heatmaps, channels_last(expected.detach())) < 1e-4
-    expected = translate({key: p.grad.numpy() for key, p in twin.named_parameters() if p.grad is not None}, table)
-    gradients = flatten(gradients)
-    assert gradients.keys() == expected.keys()  # of theta and phi, which nothing uses, neither has one
-    largest = max(np.linalg.norm(leaf) for leaf in expected.values())
-    for path, leaf in expected.items():  # a bias before a BatchNorm: zero but for rounding
-        assert np.linalg.norm(gradients[path] - leaf) <= 1e-3 * np.linalg.norm(leaf) + 1e-6 * largest, path
-        assert path.endswith('bias') or np.abs(gradients[path]).max() > 0, f'{path} is not used'
-    statistics = flatten(nnx.state(model, nnx.BatchStat))
-    for path, leaf in translate({key: value.numpy() for key, value in twin.named_buffers()}, table).items():
-        assert golden.relative_error(statistics[path], leaf) < 1e-4, path
-
-
 @pytest.mark.slow  # half a minute to compile three ResNets; their part, `encode_clip`, and the chain are tested alone
 def test_training_is_that_of_pytorch():
     config, network = TINY['released'], NETWORKS['rpstn']
     model = nnx.eval_shape(lambda: RPSTN(config, rngs=nnx.Rngs(0)))
-    twin, model, shapes = twin_and_model(torch_models.RPSTN(config), model, keymaps.RPSTN)
+    twin, model, shapes = twin_and_model(torch_models.RPSTN(config), model, keymaps.RELEASED_RPSTN)
     assert network.read_config(shapes) == config
     frames = clip(t=2)
     expected = twin(torch.from_numpy(np.moveaxis(frames, -1, 2)).double())
-    assert_same_training(twin, expected, model, lambda model: model(frames), keymaps.RPSTN)
+    twins.assert_same_training(twin, expected, model, lambda model: model(frames), keymaps.RELEASED_RPSTN)
 
 
 def test_intended_network_is_that_of_pytorch():
     config, network = TINY['intended'], NETWORKS['rpstn']
     model = nnx.eval_shape(lambda: RPSTN(config, rngs=nnx.Rngs(0)))
-    twin, model, shapes = twin_and_model(torch_models.RPSTN(config), model, keymaps.RPSTN)
+    twin, model, shapes = twin_and_model(torch_models.RPSTN(config), model, keymaps.RELEASED_RPSTN)
     assert network.read_config(shapes) == config
     twin.eval()
     model.eval()
@@ -278,7 +252,7 @@ def test_training_the_chain_is_that_of_pytorch(variant):
     def run(transition):
         return run_chain(transition, transition.begin(initial, features[:, 0]), features, training=True)
 
-    assert_same_training(twin, twin.chain(*inputs), transition, run, table)
+    twins.assert_same_training(twin, twin.chain(*inputs), transition, run, table)
 
 
 def given():

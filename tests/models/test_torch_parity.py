@@ -8,25 +8,26 @@ import torch
 from flax import nnx
 
 from kimnet_jax.interop import torch_models
-from kimnet_jax.interop.keymaps import KIMNET
+from kimnet_jax.interop.keymaps import kimnet
 from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models import KIMNet, KIMNetConfig
 
 CONFIGS = {
-    'basic blocks': KIMNetConfig(5, initializer_depth=18, encoder_depth=18, width=4, features=7),
-    'bottlenecks': KIMNetConfig(5, 0, 50, width=3, features=6, fusion_norm=False, decoder_variant='released'),
+    'basic blocks': KIMNetConfig(5, pose_initializer='resnet18', feature_encoder='resnet18', width=4, features=7),
+    'bottlenecks': KIMNetConfig(5, 'none', 'resnet50', width=3, features=6, fusion_norm=False, decoder_variant='released'),
 }
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_forward_and_backward(name):
     config = CONFIGS[name]
+    table = kimnet(config)
     twin = torch_models.KIMNet(config)
     weights = golden.state_dict({key: value.shape for key, value in twin.state_dict().items()}, 0)
     twin.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
     twin.double()
     model = nnx.eval_shape(lambda: KIMNet(config, rngs=nnx.Rngs(0)))
-    assign(model, translate(weights, KIMNET))
+    assign(model, translate(weights, table))
     frames = golden.tensor('frames', (2, 3, 64, 96, 3), 'normal', 0)
     target = golden.tensor('target', (2, 3, 16, 24, 5), 'input', 0)
     torch_frames = torch.from_numpy(frames).double().permute(0, 1, 4, 2, 3)
@@ -56,7 +57,7 @@ def test_forward_and_backward(name):
     assert golden.relative_error(heatmaps, channels_last(expected)) < 1e-4
     assert golden.relative_error(loss, expected_loss.item()) < 1e-5
 
-    expected = translate({key: value.grad.numpy() for key, value in twin.named_parameters()}, KIMNET)
+    expected = translate({key: value.grad.numpy() for key, value in twin.named_parameters()}, table)
     gradients = flatten(gradients)
     assert gradients.keys() == expected.keys()
     largest = max(np.linalg.norm(leaf) for leaf in expected.values())
@@ -64,7 +65,7 @@ def test_forward_and_backward(name):
         assert np.linalg.norm(gradients[path] - leaf) <= 1e-3 * np.linalg.norm(leaf) + 1e-6 * largest, path
 
     statistics = flatten(nnx.state(model, nnx.BatchStat))
-    for path, leaf in translate({key: value.numpy() for key, value in twin.named_buffers()}, KIMNET).items():
+    for path, leaf in translate({key: value.numpy() for key, value in twin.named_buffers()}, table).items():
         assert golden.relative_error(statistics[path], leaf) < 1e-4, path
 
 

@@ -1,4 +1,4 @@
-"""A network and its PyTorch twin on the same random weights and the same batch of images."""
+"""A network and its PyTorch twin on the same random weights and the same batch of images or clips."""
 
 import dataclasses
 
@@ -77,6 +77,36 @@ def compare_training(network, config, shape):
         statistics = flatten(nnx.state(model, nnx.BatchStat))
         for path, leaf in translate(buffers, table).items():
             assert golden.relative_error(statistics[path], leaf) < 1e-6, path
+
+
+def assert_same_training(twin, expected, model, run, table):
+    """`run(model)` in train mode gives (the twin's `expected`, ...). Compares also the gradients of the distance to a target, and
+    BatchNorm statistics. A twin in float64 is the better reference: a deep network in train mode loses digits in float32.
+    """
+    expected = expected.movedim(-3, -1)
+    target = golden.tensor('target', tuple(expected.shape), 'input', 0)
+    ((expected - torch.from_numpy(target)) ** 2).mean().backward()
+
+    @nnx.jit
+    def train(model):
+        def loss(model):
+            heatmaps, _ = run(model)
+            return ((heatmaps - target) ** 2).mean(), heatmaps
+
+        return nnx.grad(loss, has_aux=True)(model)
+
+    gradients, heatmaps = train(model)
+    assert golden.relative_error(heatmaps, expected.detach()) < 1e-4
+    expected = translate({key: p.grad.numpy() for key, p in twin.named_parameters() if p.grad is not None}, table)
+    gradients = flatten(gradients)
+    assert gradients.keys() == expected.keys()  # of theta and phi, which nothing uses, neither has one
+    largest = max(np.linalg.norm(leaf) for leaf in expected.values())
+    for path, leaf in expected.items():  # a bias before a BatchNorm: zero but for rounding
+        assert np.linalg.norm(gradients[path] - leaf) <= 1e-3 * np.linalg.norm(leaf) + 1e-6 * largest, path
+        assert path.endswith('bias') or np.abs(gradients[path]).max() > 0, f'{path} is not used'
+    statistics = flatten(nnx.state(model, nnx.BatchStat))
+    for path, leaf in translate({key: value.numpy() for key, value in twin.named_buffers()}, table).items():
+        assert golden.relative_error(statistics[path], leaf) < 1e-4, path
 
 
 def _pair(network, config, weights=None, **options):

@@ -17,7 +17,7 @@ from data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder imp
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SETTINGS = {  # 5 clips in batches of 2: 12 steps are 4.8 epochs
     'dataset.config': 'mini',
-    'model.initializer_depth': 0,
+    'model.pose_initializer': 'none',
     'train.steps': 12,
     'train.batch_size': 2,
     'train.eval_every': 2.4,  # after steps 6 and 12
@@ -45,6 +45,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
         **os.environ,
         'PYTHONPATH': str(ROOT),
         'JAX_PLATFORMS': 'cpu',
+        'JAX_ENABLE_COMPILATION_CACHE': '1',
         'JAX_COMPILATION_CACHE_DIR': str(cache),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }

@@ -14,7 +14,7 @@ from kimnet_jax.training import sharding
 from kimnet_jax.training.state import split_model, to_tree
 from kimnet_jax.training.steps import empty_chain, make_eval_step
 
-FIELDS = {'initializer_depth': 0, 'encoder_depth': 18, 'width': 4, 'features': 8}
+FIELDS = {'pose_initializer': 'none', 'feature_encoder': 'resnet18', 'width': 4, 'features': 8}
 
 
 def flat(tree) -> dict[str, np.ndarray]:

@@ -65,7 +65,7 @@ def fails(command, tmp_path, capsys, monkeypatch):
         ({'optimizer.schedule': 'linear'}, "config.optimizer.schedule='linear': choose one of constant, cosine, step, released"),
         ({'optimizer.accumulate': 0}, 'config.optimizer.accumulate=0: must be 1 or more'),
         ({'optimizer.accumulate': 99}, 'config.optimizer.accumulate=99: the run has only 12 batches'),
-        ({'model.encoder_depth': 17}, 'config.model.encoder_depth=17: choose one of'),
+        ({'model.feature_encoder': 'resnet17'}, "config.model.feature_encoder='resnet17': choose one of resnet18, "),
         ({'model.name': 'hourclass'}, "config.model.name='hourclass': choose one of kimnet, pose_resnet"),
         ({'model.name': 'pose_resnet'}, "no such field in 'pose_resnet'; known: depth, width, features, remat; for a"),
         ({'init.model': '/nowhere'}, 'config.init.model=/nowhere: there is no such run or file'),

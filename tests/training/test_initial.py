@@ -23,7 +23,7 @@ from kimnet_jax.training.state import create_state, split_model
 
 WIDE = {'width': 4, 'features': 8}
 POSE_RESNET = {'name': 'pose_resnet', 'depth': 18, **WIDE}
-KIMNET = {'initializer_depth': 18, 'encoder_depth': 18, **WIDE}
+KIMNET = {'pose_initializer': 'resnet18', 'feature_encoder': 'resnet18', **WIDE}
 
 
 def variables(module: nnx.Module) -> dict[str, np.ndarray]:
@@ -166,7 +166,7 @@ def test_a_part_that_is_not_there(source, tmp_path):
     with pytest.raises(InputError, match=r'config\.init\.feature_encoder=.*: PerFrame has no such part'):
         begin(abstract_model(POSE_RESNET, num_joints=16), feature_encoder=tmp_path / 'a.npz')
     with pytest.raises(InputError, match=r'conv1\.kernel: not in the model'):  # a 1x1 convolution
-        begin(abstract_model(KIMNET | {'initializer_depth': 0}, num_joints=16), pose_initializer=tmp_path / 'a.npz')
+        begin(abstract_model(KIMNET | {'pose_initializer': 'none'}, num_joints=16), pose_initializer=tmp_path / 'a.npz')
 
 
 @pytest.mark.parametrize('name', ['a.npz', 'a.safetensors'])
@@ -195,8 +195,9 @@ class Chain(PerFrame):
         self.dtype = 'float32'
         self.pose_initializer = Part(num_joints, dtype=None, rngs=rngs)
 
-    def init_state(self, frames):
-        return self.pose_initializer(frames), ()
+    @property
+    def network(self):
+        return self.pose_initializer
 
 
 def test_a_run_begins_with_another_and_goes_on_without_it(data_dir, tmp_path, capsys, monkeypatch):

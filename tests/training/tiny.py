@@ -20,6 +20,8 @@ J, STRIDE = JHMDB.num_joints, 4
 class TinyNet(nnx.Module):
     """Every frame through one convolution with stride 4 and BatchNorm, plus half of the frame before."""
 
+    stride = STRIDE
+
     def __init__(self, dtype: Dtype = jnp.float32):
         rngs = nnx.Rngs(0)
         self.conv = conv(3, J, 3, stride=STRIDE, use_bias=True, dtype=dtype, rngs=rngs)

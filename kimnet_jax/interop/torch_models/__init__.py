@@ -4,13 +4,17 @@ A twin takes the same config as our network. Its layout is PyTorch's (images [B,
 those of the public release where there is one, and its initial values are PyTorch's own: it gets its weights from elsewhere.
 """
 
+from kimnet_jax.interop.torch_models.dkd import DKD
+from kimnet_jax.interop.torch_models.dkd_net import DKDNet
 from kimnet_jax.interop.torch_models.hanet import HANet
 from kimnet_jax.interop.torch_models.hourglass import Hourglass
 from kimnet_jax.interop.torch_models.hrnet import HRNet
-from kimnet_jax.interop.torch_models.kimnet import KMM, KIMNet, RelationDecoder
+from kimnet_jax.interop.torch_models.kimnet import KIMNet
+from kimnet_jax.interop.torch_models.kmm import KMM, KMMTransfer
 from kimnet_jax.interop.torch_models.lstm_pm import LSTMPM
 from kimnet_jax.interop.torch_models.pose_resnet import PoseResNet
-from kimnet_jax.interop.torch_models.rpstn import DKD, JRE, JRPSP, RPSTN
+from kimnet_jax.interop.torch_models.relation_decoder import RelationDecoder
+from kimnet_jax.interop.torch_models.rpstn import JRE, JRPSP, RPSTN
 
 __all__ = [
     'DKD',
@@ -19,10 +23,12 @@ __all__ = [
     'KMM',
     'LSTMPM',
     'RPSTN',
+    'DKDNet',
     'HANet',
     'HRNet',
     'Hourglass',
     'KIMNet',
+    'KMMTransfer',
     'PoseResNet',
     'RelationDecoder',
 ]

@@ -1,9 +1,10 @@
-"""LSTM Pose Machines in PyTorch, with the keys of the port github.com/HowieMa/lstm_pm_pytorch."""
+"""LSTM Pose Machines in PyTorch, with the keys of the port github.com/HowieMa/lstm_pm_pytorch, and `kmm` of our own."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kimnet_jax.interop.torch_models.kmm import KMM
 from kimnet_jax.models.lstm_pm import LSTMPMConfig, centre_map
 
 
@@ -18,9 +19,15 @@ class LSTMPM(nn.Module):
         wide = 4 * width
         self._add('conv{}_convnet1', [*trunk, (features, wide, 9), (wide, wide, 1), (wide, joints, 1)])
         self._add('conv{}_convnet2', trunk)
-        generator = [(memory, width, 11), (width, width, 11), (width, width, 11), (width, width, 1), (width, joints, 1)]
-        self._add('Mconv{}_convnet3', generator)
         channels = joints + features + 1
+        hidden = channels if config.temporal == 'kmm' else memory
+        generator = [(hidden, width, 11), (width, width, 11), (width, width, 11), (width, width, 1), (width, joints, 1)]
+        self._add('Mconv{}_convnet3', generator)
+        self.kmm = KMM(joints, features) if config.temporal == 'kmm' else None
+        if self.kmm is None:
+            self._add_lstm(channels, memory)
+
+    def _add_lstm(self, channels: int, memory: int) -> None:
         for gate in 'gifo':
             self.add_module(f'conv_{gate}x_lstm', nn.Conv2d(channels, memory, 3, 1, 1))
             self.add_module(f'conv_{gate}h_lstm', nn.Conv2d(memory, memory, 3, 1, 1, bias=False))
@@ -46,9 +53,15 @@ class LSTMPM(nn.Module):
         features = self._trunk(frames.flatten(0, 1), 'convnet2').unflatten(0, frames.shape[:2])
         x = self._layers(self._trunk(frames[:, 0], 'convnet1'), 'conv{}_convnet1', range(5, 8))
         heatmaps, memory = [x], None
-        for seen in features.unbind(1):
-            memory = self._remember(memory, torch.cat([heatmaps[-1], seen, centre], 1))
-            heatmaps.append(self._layers(memory[1], 'Mconv{}_convnet3', range(1, 6)))
+        for t, seen in enumerate(features.unbind(1)):
+            pose = heatmaps[-1]
+            if self.kmm is not None and t:
+                pose, _ = self.kmm(features[:, t - 1], seen, pose)
+            x = torch.cat([pose, seen, centre], 1)
+            if self.kmm is None:
+                memory = self._remember(memory, x)
+                x = memory[1]
+            heatmaps.append(self._layers(x, 'Mconv{}_convnet3', range(1, 6)))
         return torch.stack(heatmaps, 1)
 
     def _trunk(self, x: Tensor, net: str) -> Tensor:

@@ -1,0 +1,79 @@
+"""Networks of single images by name, as pose initializers and feature encoders of networks of videos (KIMNet Table III)."""
+
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.typing import Dtype
+
+from kimnet_jax.models.hourglass import Hourglass, HourglassConfig
+from kimnet_jax.models.hrnet import HRNet, HRNetConfig
+from kimnet_jax.models.layers import BatchNorm, conv
+from kimnet_jax.models.pose_resnet import DEPTHS, PoseResNet, PoseResNetConfig
+
+Array = jax.Array
+BackboneConfig: TypeAlias = PoseResNetConfig | HourglassConfig | HRNetConfig
+
+RESNETS = tuple(f'resnet{depth}' for depth in DEPTHS)
+HOURGLASSES = tuple(f'hourglass{stacks}' for stacks in (1, 2, 4, 8))
+HRNETS = ('hrnet_w32', 'hrnet_w48', 'hrnet_tiny')  # the last, with one block and one module everywhere, is for tests
+BACKBONES = RESNETS + HOURGLASSES + HRNETS
+
+
+def backbone_config(
+    name: str, *, num_joints: int | None, width: int = 64, features: int = 256, remat: bool = False
+) -> BackboneConfig:
+    """The config of a backbone.
+
+    Args:
+        name: one of `BACKBONES`; of HRNet the number is that of channels at `width` 64.
+        num_joints: J, to give heatmaps; None: to give features.
+        width: channels of the stem, to which all others are in proportion; 64 in the papers.
+        features: D, channels of a PoseResNet's features; those of the others follow from `width`.
+        remat: recompute the residual blocks in the backward pass.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name in RESNETS:
+        return PoseResNetConfig(int(name.removeprefix('resnet')), num_joints, width, features, remat)
+    if name in HOURGLASSES:
+        return HourglassConfig(int(name.removeprefix('hourglass')), num_joints, features=4 * width, remat=remat)
+    if name == 'hrnet_tiny':
+        return HRNetConfig(width // 2, num_joints, stem=width, blocks=1, modules=(1, 1, 1), remat=remat)
+    if name in HRNETS:
+        return HRNetConfig(int(name.removeprefix('hrnet_w')) * width // 64, num_joints, stem=width, remat=remat)
+    raise ValueError(f'backbone {name!r}: choose one of {", ".join(BACKBONES)}')
+
+
+def backbone(config: BackboneConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs) -> nnx.Module:
+    """The network of a config: [B, H, W, 3] -> heatmaps [B, H/4, W/4, J], or features after ReLU."""
+    match config:
+        case PoseResNetConfig():
+            return PoseResNet(config, dtype=dtype, rngs=rngs)
+        case HourglassConfig():
+            return Hourglass(config, dtype=dtype, rngs=rngs)
+        case HRNetConfig():
+            return HRNet(config, dtype=dtype, rngs=rngs)
+
+
+def feature_encoder(config: BackboneConfig, features: int, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs) -> nnx.Module:
+    """A backbone without heatmaps that gives D features, through an adapter where it has another number of channels."""
+    network = backbone(config, dtype=dtype, rngs=rngs)
+    if config.features == features:
+        return network
+    return Adapted(network, config.features, features, dtype=dtype, rngs=rngs)
+
+
+class Adapted(nnx.Module):
+    """A network, and a 1x1 convolution, BatchNorm and ReLU from its channels to D features."""
+
+    def __init__(self, network: nnx.Module, features_in: int, features: int, *, dtype: Dtype, rngs: nnx.Rngs):
+        self.network = network
+        self.conv = conv(features_in, features, 1, dtype=dtype, rngs=rngs)
+        self.bn = BatchNorm(features, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: Array) -> Array:
+        """[B, H, W, 3] -> [B, h, w, D]."""
+        return nnx.relu(self.bn(self.conv(self.network(images))))
