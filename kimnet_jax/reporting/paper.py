@@ -1,5 +1,7 @@
 """Numbers printed in Dang et al., "Kinematics Modeling Network for Video-based Human Pose Estimation" (arXiv 2207.10971v1):
-its comparisons with the state of the art, PCK@0.2 in percent."""
+its comparisons with the state of the art and its ablations, PCK@0.2 in percent."""
+
+from typing import NamedTuple
 
 SOURCE = 'arXiv 2207.10971v1'
 COLUMNS = ('Head', 'Shoulder', 'Elbow', 'Wrist', 'Hip', 'Knee', 'Ankle', 'mPCK')
@@ -26,4 +28,86 @@ PEERS = {
         'person': {'LSTM-PM': 93.6, 'DKD': 94.0, 'K-FPN': 94.7, 'TCE': 96.5, 'RPSTN': 97.4},
         'torso': {'LSTM-PM': 73.6, 'DKD': 77.4, 'RPSTN': 85.8},
     },
+}
+
+
+class AblationRow(NamedTuple):
+    """Attributes:
+    name: of the row, in `configs/models.py` and on the command line.
+    label: as it is printed.
+    mpck: as it is printed; None where the paper has no such row.
+    reference: name of the row that its gap is to; None for such a row itself.
+    """
+
+    name: str
+    label: str
+    mpck: float | None
+    reference: str | None
+
+
+class Ablation(NamedTuple):
+    """Attributes:
+    number: of the table.
+    subject: what its rows differ in.
+    gap: what a row's gap is to, in words.
+    rows: in the order in which they are printed.
+    """
+
+    number: str
+    subject: str
+    gap: str
+    rows: tuple[AblationRow, ...]
+
+
+# mPCK@0.2 by torso length on Penn Action. Of Table VI the text tells the differences: DKD 1.1 and JRPSP 0.9 below the KMM.
+ABLATIONS = {
+    'table3': Ablation(
+        'III',
+        'pose initializer and feature encoder',
+        'ResNet-50',
+        (
+            AblationRow('without_p', 'w/o-P', 96.3, 'encoder_resnet50'),
+            AblationRow('encoder_resnet18', 'ResNet-18', 95.6, 'encoder_resnet50'),
+            AblationRow('encoder_resnet34', 'ResNet-34', 95.8, 'encoder_resnet50'),
+            AblationRow('encoder_resnet50', 'ResNet-50', 96.9, None),
+            AblationRow('encoder_hourglass', 'Hourglass', 97.1, 'encoder_resnet50'),
+            AblationRow('encoder_hrnet', 'HRNet', 97.2, 'encoder_resnet50'),
+        ),
+    ),
+    'table4': Ablation(
+        'IV',
+        'KMM in other frameworks',
+        'the framework itself, the row above',
+        (
+            AblationRow('lstm_pm', 'LSTM-PM', 92.6, None),
+            AblationRow('lstm_pm_kmm', 'LSTM-PM + KMM', 93.0, 'lstm_pm'),
+            AblationRow('dkd', 'DKD', 92.9, None),
+            AblationRow('dkd_kmm', 'DKD + KMM', 93.7, 'dkd'),
+            AblationRow('rpstn', 'RPSTN', 95.7, None),
+            AblationRow('rpstn_kmm', 'RPSTN + KMM', 95.9, 'rpstn'),
+        ),
+    ),
+    'table5': Ablation(
+        'V',
+        'variants of the KMM',
+        'the full KMM',
+        (
+            AblationRow('kmm_share_qk', 'W_Q = W_K', 95.8, 'kimnet'),
+            AblationRow('kmm_no_scale', 'no scale', 95.8, 'kimnet'),
+            AblationRow('kmm_residual', 'residual', 90.3, 'kimnet'),
+            AblationRow('kmm_heatmap', 'from heatmaps', 90.4, 'kimnet'),
+            AblationRow('kimnet', 'full', 96.9, None),
+        ),
+    ),
+    'table6': Ablation(
+        'VI',
+        'temporal module of KIMNet',
+        'KIMNet-KMM',
+        (
+            AblationRow('kimnet_dkd', 'KIMNet-DKD', 95.8, 'kimnet'),
+            AblationRow('kimnet_jrpsp', 'KIMNet-JRPSP', 96.0, 'kimnet'),
+            AblationRow('kimnet', 'KIMNet-KMM', 96.9, None),
+            AblationRow('kimnet_none', 'every frame by itself', None, 'kimnet'),
+        ),
+    ),
 }
