@@ -13,6 +13,7 @@ from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models import count_parameters
 from kimnet_jax.models.chain import encode_clip, run_chain
+from kimnet_jax.models.kimnet import ChainState
 from kimnet_jax.models.layers import BatchNorm, conv
 from kimnet_jax.models.rpstn import RPSTN, RPSTNConfig, Transition
 
@@ -41,6 +42,11 @@ def tensors(weights):
     return {key: torch.from_numpy(value) for key, value in weights.items()}
 
 
+def begin(transition, initial, features):
+    """The state of the first of the frames."""
+    return ChainState(transition.relate(initial), features[:, 0])
+
+
 class TestCore:
     """The release's temporal part on given features and initial heatmaps."""
 
@@ -56,7 +62,7 @@ class TestCore:
         @nnx.jit
         def run(model, initial, features):
             training = not model.jrpsp.relation_decoder.bn_u.use_running_average
-            return run_chain(model, model.begin(initial, features[:, 0]), features, training=training)[0]
+            return run_chain(model, begin(model, initial, features), features, training=training)[0]
 
         return np.moveaxis(run(model, np.moveaxis(initial, 1, -1), channels_last(features)), -1, 2)
 
@@ -250,7 +256,7 @@ def test_training_the_chain_is_that_of_pytorch(variant):
     inputs = (torch.from_numpy(np.moveaxis(initial, -1, 1)).double(), torch.from_numpy(np.moveaxis(features, -1, 2)).double())
 
     def run(transition):
-        return run_chain(transition, transition.begin(initial, features[:, 0]), features, training=True)
+        return run_chain(transition, begin(transition, initial, features), features, training=True)
 
     twins.assert_same_training(twin, twin.chain(*inputs), transition, run, table)
 
@@ -302,7 +308,7 @@ def test_streaming_is_the_scan():
 
 @nnx.jit
 def chain(transition, initial, features, *state_and_start):
-    first = transition.begin(initial, features[:, 0])
+    first = begin(transition, initial, features)
     return run_chain(transition, first, features, *state_and_start, training=False)
 
 

@@ -66,7 +66,7 @@ def fails(command, tmp_path, capsys, monkeypatch):
         ({'optimizer.accumulate': 0}, 'config.optimizer.accumulate=0: must be 1 or more'),
         ({'optimizer.accumulate': 99}, 'config.optimizer.accumulate=99: the run has only 12 batches'),
         ({'model.feature_encoder': 'resnet17'}, "config.model.feature_encoder='resnet17': choose one of resnet18, "),
-        ({'model.name': 'hourclass'}, "config.model.name='hourclass': choose one of kimnet, pose_resnet"),
+        ({'model.name': 'hourclass'}, "config.model.name='hourclass': choose one of kimnet, rpstn, dkd, "),
         ({'model.name': 'pose_resnet'}, "no such field in 'pose_resnet'; known: depth, width, features, remat; for a"),
         ({'init.model': '/nowhere'}, 'config.init.model=/nowhere: there is no such run or file'),
         ({'init.pose_initializer': 'configs/common.py'}, 'a file of weights ends with .npz or .safetensors'),
