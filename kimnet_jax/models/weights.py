@@ -1,6 +1,7 @@
 """Weights by name: the variables of a module as a flat dict, and filling a module from one, strict on both sides."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ from flax import nnx
 
 from kimnet_jax.core.errors import InputError
 
-LAST_LAYER = 'final_layer'  # of every network of images: heatmaps from features, one channel a joint
+# of networks of images: heatmaps from features, one channel a joint, and an hourglass's way from them into the next stack
+_HEADS = re.compile(r'(final_layer)\.|stacks\.\d+\.(score|merge_score)\.')
 
 
 def flatten(state: Any) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def assign(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
 
     Raises `InputError` listing all that is missing, unknown or of another shape; the model is then unchanged.
     """
-    _fill(model, arrays, frozenset())
+    _fill(model, arrays, ())
 
 
 def initialise(model: nnx.Module, arrays: Mapping[str, np.ndarray], *, partial: bool = False) -> list[str]:
@@ -34,38 +36,38 @@ def initialise(model: nnx.Module, arrays: Mapping[str, np.ndarray], *, partial: 
         partial: whole children of `model` that `arrays` have nothing of (the upsampling of a plain backbone) may keep theirs.
 
     Returns:
-        What was left out or stayed random, for the user. The last layer is left out where its joints differ in number or where
-        `model` has none.
+        What was left out or stayed random, for the user. The layers that give heatmaps are left out where their joints differ in
+        number or where `model` has none.
 
     Raises:
         InputError: as `assign`.
     """
     ours = _variables(model)
     given, lines = dict(arrays), []
-    kept: frozenset[str] = frozenset()
-    last = {path for path in given if _child(path) == LAST_LAYER}
-    expected = {path for path in ours if _child(path) == LAST_LAYER}
-    if last and not expected:
-        lines.append(f'{LAST_LAYER} left out: there is none here')
-    elif last and last == expected and (there := _joints(given, last)) != (here := _joints(ours, last)):
-        lines.append(f'{LAST_LAYER} left out, it stays random: {there} joints there, {here} here')
-        kept = frozenset({LAST_LAYER})
+    kept: set[str] = set()
+    heads, expected = _heads(given), _heads(ours)
+    names = ', '.join(sorted(set(heads.values())))
+    if heads and not expected:
+        lines.append(f'{names} left out: there is none here')
+    elif heads and heads == expected and (there := _joints(given)) != (here := _joints(ours)):
+        lines.append(f'{names} left out, it stays random: {there} joints there, {here} here')
+        kept |= expected.keys()
     else:
-        last = set()
-    for path in last:
+        heads = {}
+    for path in heads:
         del given[path]
     if partial:
         absent = {_child(path) for path in ours} - {_child(path) for path in arrays}
         if absent:
             lines.append(f'not in the weights, so still random: {", ".join(sorted(absent))}')
-            kept |= absent
+            kept |= {path for path in ours if _child(path) in absent}
     _fill(model, given, kept)
     return lines
 
 
-def _fill(model: nnx.Module, arrays: Mapping[str, np.ndarray], kept: frozenset[str]) -> None:
-    """`assign`, but the children named in `kept` keep what they have."""
-    ours = {path: variable for path, variable in _variables(model).items() if _child(path) not in kept}
+def _fill(model: nnx.Module, arrays: Mapping[str, np.ndarray], kept: Collection[str]) -> None:
+    """`assign`, but the paths in `kept` keep what they have."""
+    ours = {path: variable for path, variable in _variables(model).items() if path not in kept}
     problems = [f'{path}: missing in the weights' for path in ours if path not in arrays]
     for path, array in arrays.items():
         if path not in ours:
@@ -86,6 +88,11 @@ def _child(path: str) -> str:
     return path.partition('.')[0]
 
 
-def _joints(arrays: Mapping[str, Any], paths: set[str]) -> int:
-    """Output channels of a layer: the last axis of any of its arrays."""
-    return int(arrays[min(paths)].shape[-1])
+def _heads(arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Path -> name of the layer, of the layers that give heatmaps."""
+    return {path: found[1] or found[2] for path in arrays if (found := _HEADS.match(path))}
+
+
+def _joints(arrays: Mapping[str, Any]) -> int:
+    """J: the last axis of any array of a layer that gives heatmaps."""
+    return int(next(arrays[path] for path, name in _heads(arrays).items() if name != 'merge_score').shape[-1])

@@ -11,7 +11,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.training.checkpoint import Checkpoints
 
 SUFFIXES = ('.npz', '.safetensors')
-NETWORK = 'network.'  # where a run of a network of single images has it (`models.PerFrame`)
+NETWORK = 'network.'  # where a run of a network of single images has it (`models.PerFrame`), and an encoder with an adapter
 Initialise = Callable[..., list[str]]  # `models.weights.initialise`
 ReadFile = Callable[[pathlib.Path], Mapping[str, np.ndarray]]  # of `interop.weight_files`
 
@@ -53,9 +53,10 @@ def initialise_parts(model: nnx.Module, config: InitConfig, initialise: Initiali
         if not source:
             continue
         where = f'config.init.{field}={source}'
-        part = getattr(model, 'network', model) if field == 'model' else getattr(model, field, None)
+        part = model if field == 'model' else getattr(model, field, None)
         if part is None:
             raise InputError(f'{where}: {type(model).__name__} has no such part; give config.init.model for a whole network')
+        part = getattr(part, 'network', part)
         try:
             arrays, name = read_source(pathlib.Path(source).expanduser(), read_file)
             told = initialise(part, arrays, partial=config.partial)

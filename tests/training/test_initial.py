@@ -95,6 +95,29 @@ def test_last_layer_of_other_joints_stays_random(source, tmp_path):
     assert lines[1:] == ['pose_initializer: final_layer left out, it stays random: 16 joints there, 13 here']
 
 
+def test_an_hourglass_goes_into_an_initializer_of_other_joints_and_into_an_encoder_with_an_adapter(tmp_path):
+    stacks = make({'name': 'hourglass', 'num_stacks': 2, 'features': 16}, 16).network
+    write_weights(tmp_path / 'a.npz', given := variables(stacks), {})
+    fields = {'pose_initializer': 'hourglass2', 'feature_encoder': 'hourglass2', **WIDE}
+    model = make(fields, 13, seed=3)
+    before = variables(model)
+    lines = begin(model, pose_initializer=tmp_path / 'a.npz', feature_encoder=tmp_path / 'a.npz')
+    assert [line for line in lines if 'weights of' not in line] == [
+        'pose_initializer: merge_score, score left out, it stays random: 16 joints there, 13 here',
+        'feature_encoder: merge_score, score left out: there is none here',
+    ]
+    after, heads = variables(model), {path for path in given if 'score' in path}
+    assert len(heads) == 6
+    for part in ('pose_initializer', 'feature_encoder.network'):
+        assert_equal({path: after[f'{part}.{path}'] for path in given if path not in heads}, split_off(given, heads))
+    kept = [f'pose_initializer.{path}' for path in heads] + [path for path in before if path.startswith('feature_encoder.conv.')]
+    assert_equal({path: after[path] for path in kept}, {path: before[path] for path in kept})
+
+
+def split_off(arrays: dict[str, np.ndarray], paths: set[str]) -> dict[str, np.ndarray]:
+    return {path: array for path, array in arrays.items() if path not in paths}
+
+
 def test_a_run_gives_the_average_of_its_best_checkpoint(source, tmp_path):
     model = make(POSE_RESNET, 16, seed=5)
     _, weights = split_model(model, training=True)
