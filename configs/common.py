@@ -64,6 +64,7 @@ def base() -> ConfigDict:
                 'drop_epochs': (8, 15, 25, 40, 80),
                 'final_rate': 0.0,  # of `cosine`, share of the peak
                 'weight_decay': 0.0,
+                'amsgrad': False,
                 'clip_norm': 1.0,
                 'accumulate': 1,
             },

@@ -1,28 +1,55 @@
-"""Files of poses: what `evaluate --predictions` and `predict` write, and the npz layout of DeciWatch, SmoothNet and HANet."""
+"""Files of poses: what `evaluate --predictions` and `predict` write. D is 2 (pixels), 3 or 6, as in `poses`."""
 
+import functools
+import itertools
 import json
 import os
 import pathlib
-import pickle
-import zipfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines.poses import Estimates, FixedPairs, PosePair
+from data_pipelines.array_files import read_npz, write_npz
+from data_pipelines.poses import DIMS, Estimates, Kind
+from data_pipelines.sequence_files import check_boxes, read_sequence_file, write_sequence_file
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import extent
-from kimnet_jax.core.skeleton import JHMDB, Skeleton, get_skeleton
+from kimnet_jax.core.skeleton import Skeleton, get_skeleton
 
 _KEYS = ('clips', 'lengths', 'joints', 'scores', 'boxes', 'image_size', 'skeleton', 'about')
-_PICKLED = {  # all that an array of arrays needs: a file of poses must not be able to run code
-    *((module, '_reconstruct') for module in ('numpy.core.multiarray', 'numpy._core.multiarray')),
-    *((module, 'scalar') for module in ('numpy.core.multiarray', 'numpy._core.multiarray')),
-    ('numpy', 'ndarray'),
-    ('numpy', 'dtype'),
-    ('_codecs', 'encode'),
-}
+
+
+class PoseFile(NamedTuple):
+    """A file of poses of any layout.
+
+    Attributes:
+        clips: its poses.
+        skeleton: their name of it.
+        write: (path, joints [T, J, D] of each clip, what refined them): the same file with these joints.
+    """
+
+    clips: list[Estimates]
+    skeleton: str
+    write: Callable[[pathlib.Path, Sequence[np.ndarray], Mapping[str, Any]], None]
+
+
+def open_pose_file(path: pathlib.Path, kind: Kind) -> PoseFile:
+    """Reads a file of `predict` (.json), of `evaluate --predictions` (.npz) or in DeciWatch's layout (.npz with `imgname`).
+
+    `kind` says which of the arrays of the last is wanted. Raises `InputError` naming the file and the field that is wrong.
+    """
+    if path.suffix not in ('.json', '.npz'):
+        raise InputError(f'{path}: poses come in .json or .npz')
+    if path.suffix == '.json':
+        data, one, skeleton = read_pose_json(path)
+        return PoseFile([one], skeleton.name, functools.partial(_write_json, data))
+    arrays = read_npz(path)
+    if 'imgname' in arrays:
+        clips, name = read_sequence_file(arrays, str(path), kind)
+        return PoseFile(clips, name, functools.partial(write_sequence_file, arrays, kind))
+    clips, name = _predictions_of(arrays, path)
+    return PoseFile(clips, name, functools.partial(_write_predictions_again, arrays))
 
 
 def write_predictions(path: pathlib.Path, estimates: Sequence[Estimates], skeleton: Skeleton, about: Mapping[str, Any]) -> None:
@@ -34,29 +61,17 @@ def write_predictions(path: pathlib.Path, estimates: Sequence[Estimates], skelet
     Raises:
         InputError: the name has another suffix, or the folder cannot be made.
     """
-    if path.suffix != '.npz':
-        raise InputError(f'{path}: predictions are written as .npz; give the file that suffix')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f'{path.parent}: a file is in the way of that folder; choose another one') from error
-    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with draft.open('wb') as file:
-            np.savez_compressed(
-                file,
-                clips=np.array([one.clip for one in estimates]),
-                lengths=np.array([len(one.joints) for one in estimates]),
-                joints=np.concatenate([one.joints for one in estimates]).astype(np.float32),
-                scores=np.concatenate([one.scores for one in estimates]).astype(np.float32),
-                boxes=np.concatenate([one.boxes for one in estimates]).astype(np.float32),
-                image_size=np.array([one.image_size for one in estimates]),
-                skeleton=np.array(skeleton.name),
-                about=np.array(json.dumps(about)),
-            )
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    arrays = {
+        'clips': np.array([one.clip for one in estimates]),
+        'lengths': np.array([len(one.joints) for one in estimates]),
+        'joints': np.concatenate([one.joints for one in estimates]).astype(np.float32),
+        'scores': np.concatenate([one.scores for one in estimates]).astype(np.float32),
+        'boxes': np.concatenate([one.boxes for one in estimates]).astype(np.float32),
+        'image_size': np.array([one.image_size for one in estimates]),
+        'skeleton': np.array(skeleton.name),
+        'about': np.array(json.dumps(about)),
+    }
+    write_npz(path, arrays)
 
 
 def read_predictions(paths: str, skeleton: str) -> list[Estimates]:
@@ -69,8 +84,8 @@ def read_predictions(paths: str, skeleton: str) -> list[Estimates]:
     Raises:
         InputError: naming the file and the field that is wrong.
     """
-    estimates = []
-    for path in (pathlib.Path(part).expanduser() for part in paths.split(',')):
+    estimates: list[Estimates] = []
+    for path in (pathlib.Path(part.strip()).expanduser() for part in paths.split(',')):
         if path.is_dir():
             files = sorted(file for file in path.iterdir() if file.suffix in ('.npz', '.json') and '.coco.' not in file.name)
             if not files:
@@ -78,7 +93,7 @@ def read_predictions(paths: str, skeleton: str) -> list[Estimates]:
         else:
             files = [path]
         for file in files:
-            found, name = _read_json(file) if file.suffix == '.json' else _read_npz(file)
+            found, name = _read_json(file) if file.suffix == '.json' else _predictions_of(read_npz(file), file)
             if name != skeleton:
                 raise InputError(f'{file}: poses of {name!r}, the data has {skeleton!r}')
             estimates += found
@@ -88,6 +103,8 @@ def read_predictions(paths: str, skeleton: str) -> list[Estimates]:
 def read_pose_json(path: pathlib.Path) -> tuple[dict[str, Any], Estimates, Skeleton]:
     """A file of `predict`: (the JSON as it is, its poses, their skeleton). A joint `[null, null]` is missing.
 
+    Poses in 3D need no `width`, `height` and `box`; `scores` are needed nowhere.
+
     Raises:
         InputError: naming the file, the frame and the field that is wrong.
     """
@@ -95,117 +112,46 @@ def read_pose_json(path: pathlib.Path) -> tuple[dict[str, Any], Estimates, Skele
         data = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise InputError(f'{path}: no such file of poses') from None
+    except IsADirectoryError:
+        raise InputError(f'{path}: a folder, not a file of poses') from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f'{path}: not valid JSON ({error}); give the .json file that predict wrote') from error
     try:
         about, frames = data['about'], data['frames']
-        skeleton, size = get_skeleton(about['skeleton']), np.array([about['height'], about['width']], int)
-    except (KeyError, TypeError, ValueError) as error:
+        skeleton = get_skeleton(about['skeleton'])
+        if not isinstance(frames, list) or not frames:
+            raise InputError(f'{path}: no frames in it')
+        dims = np.shape(frames[0].get('joints', ()))[-1:]
+        spatial = dims in ((3,), (6,))
+        size = np.array([about.get(key, 0) if spatial else about[key] for key in ('height', 'width')], int)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f'{path}: not a file of poses that predict wrote ({type(error).__name__}: {error})') from error
-    if not isinstance(frames, list) or not frames:
-        raise InputError(f'{path}: no frames in it')
-    shapes = {'joints': (skeleton.num_joints, 2), 'scores': (skeleton.num_joints,), 'box': (4,)}
-    values: dict[str, list[np.ndarray]] = {key: [] for key in shapes}
-    for i, frame in enumerate(frames):
-        for key, shape in shapes.items():
-            try:
-                value = np.array(frame[key], np.float32)  # null becomes NaN
-            except (KeyError, TypeError, ValueError) as error:
-                raise InputError(f'{path}: frame {i}: field {key!r} is missing or not of numbers') from error
-            if value.shape != shape:
-                raise InputError(f'{path}: frame {i}: {key} of shape {list(value.shape)}, expected {list(shape)}')
-            values[key].append(value)
-    joints, scores, boxes = (np.stack(values[key]) for key in ('joints', 'scores', 'box'))
-    bad = np.flatnonzero(~np.isfinite(boxes).all(-1) | (boxes[:, 2:] <= boxes[:, :2]).any(-1))
-    if len(bad):
-        raise InputError(f'{path}: frame {bad[0]}: the box is empty or not finite: {boxes[bad[0]].tolist()}')
+    joints = _column(path, frames, 'joints', (skeleton.num_joints, dims[0] if spatial else 2))
+    scores = np.isfinite(joints).all(-1).astype(np.float32)
+    if 'scores' in frames[0]:
+        scores = _column(path, frames, 'scores', (skeleton.num_joints,))
+    boxes = extent(joints) if spatial else _column(path, frames, 'box', (4,))
+    if not spatial:
+        check_boxes(boxes, str(path))
+    numbers = [frame.get('frame') for frame in frames]
+    for before, after in itertools.pairwise(numbers):
+        if isinstance(before, int) and isinstance(after, int) and after != before + 1:
+            raise InputError(f'{path}: frame {after} comes after frame {before}; give every frame, with null for missing joints')
     return data, Estimates(path.stem, joints, scores, boxes, size), skeleton
 
 
-def read_sequences(detected: str, truth: str, source: str) -> FixedPairs:
-    """Pairs in DeciWatch's layout: `imgname`, `joints_2d` (or `joints_3d`), `bbox`, `imgshape`, each with an array for each clip.
-
-    `joints_2d` are [T, J, 2] or [T, J * 2] pixels, `bbox` [T, 4] (x0, y0, x1, y1), `imgshape` (rows, columns, ...) of a clip; the
-    last two are read from the truth. In 3D there are neither. A clip's name is that of its first frame's folder. Only arrays are
-    read: a file that holds other objects is refused.
-
-    Args:
-        detected, truth: files, with commas between for several (in the same order): the release has a file for each split.
-        source: what errors name.
-
-    Raises:
-        InputError: naming the file and the clip.
-    """
-    pairs: list[PosePair] = []
-    if len(detected.split(',')) != len(truth.split(',')):
-        raise InputError(f'{source}: as many files of truth as of estimates are needed')
-    for first, second in zip(detected.split(','), truth.split(','), strict=True):
-        pairs += _pairs_of(pathlib.Path(first).expanduser(), pathlib.Path(second).expanduser())
-    shapes = {pair.joints.shape[1:] for pair in pairs}
-    if len(shapes) != 1:
-        raise InputError(f'{source}: clips of different joints: {sorted(shapes)}')
-    ((joints, dims),) = shapes
-    skeleton = JHMDB if (joints, dims) == (JHMDB.num_joints, 2) else get_skeleton(f'points{joints}')
-    return FixedPairs(pairs, skeleton)
-
-
-def _pairs_of(detected: pathlib.Path, truth: pathlib.Path) -> list[PosePair]:
-    estimates, true = _arrays(detected), _arrays(truth)
-    key = 'joints_3d' if 'joints_3d' in true and 'joints_2d' not in true else 'joints_2d'
-    for path, arrays in ((detected, estimates), (truth, true)):
-        missing = [name for name in ('imgname', key) if name not in arrays]
-        if missing:
-            raise InputError(f'{path}: no array {missing[0]!r}; it has {", ".join(arrays) or "none"}')
-    if key == 'joints_2d' and not {'bbox', 'imgshape'} <= set(true):
-        raise InputError(f"{truth}: no arrays 'bbox' and 'imgshape'; it has {', '.join(true)}")
-    if len(estimates['imgname']) != len(true['imgname']):
-        raise InputError(f'{detected}: {len(estimates["imgname"])} clips, {truth} has {len(true["imgname"])}')
-    pairs, dims = [], 2 if key == 'joints_2d' else 3
-    for i, names in enumerate(true['imgname']):
-        clip, frames = pathlib.PurePath(str(np.ravel(names)[0])).parent.name or f'clip {i}', len(names)
+def _column(path: pathlib.Path, frames: list[dict[str, Any]], key: str, shape: tuple[int, ...]) -> np.ndarray:
+    values = []
+    for i, frame in enumerate(frames):
         try:
-            joints, found = (np.asarray(part[key][i], np.float32).reshape(frames, -1, dims) for part in (true, estimates))
-        except (ValueError, TypeError, IndexError) as error:
-            raise InputError(f'{detected}: clip {clip}: not as many poses as the {frames} frames of {truth} ({error})') from error
-        if found.shape != joints.shape:
-            raise InputError(f'{detected}: clip {clip}: poses of shape {list(found.shape)}, the truth has {list(joints.shape)}')
-        if dims == 2:
-            boxes = np.asarray(true['bbox'][i], np.float32).reshape(frames, 4)
-            size = np.asarray(true['imgshape'][i], int).reshape(-1)[:2]
-        else:
-            boxes, size = extent(found), np.zeros(2, int)
-        visible, scores = np.asarray(np.isfinite(joints).all(-1)), np.asarray(np.isfinite(found).all(-1), np.float32)
-        pairs.append(PosePair(Estimates(clip, found, scores, boxes, size), joints, visible, boxes))
-    return pairs
-
-
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _PICKLED:
-            raise pickle.UnpicklingError(f'it holds {module}.{name}, no array')
-        return super().find_class(module, name)
-
-
-def _arrays(path: pathlib.Path) -> dict[str, Any]:
-    """The arrays of an npz, those of arrays included."""
-    arrays: dict[str, Any] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as file:
-                    version = np.lib.format.read_magic(file)
-                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                    _, _, dtype = read(file)
-                    if dtype.hasobject:
-                        arrays[member.removesuffix('.npy')] = _ArraysOnly(file, encoding='latin1').load()
-                        continue
-                with archive.open(member) as file:
-                    arrays[member.removesuffix('.npy')] = np.lib.format.read_array(file)
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such file of poses') from None
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError, IndexError, pickle.UnpicklingError) as error:
-        raise InputError(f'{path}: not a readable npz of arrays ({error})') from error
-    return arrays
+            with np.errstate(over='ignore'):
+                value = np.array(frame[key], np.float32)  # null becomes NaN
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f'{path}: frame {i}: field {key!r} is missing or not of numbers') from error
+        if value.shape != shape:
+            raise InputError(f'{path}: frame {i}: {key} of shape {list(value.shape)}, expected {list(shape)}')
+        values.append(value)
+    return np.stack(values)
 
 
 def _read_json(path: pathlib.Path) -> tuple[list[Estimates], str]:
@@ -213,15 +159,62 @@ def _read_json(path: pathlib.Path) -> tuple[list[Estimates], str]:
     return [estimates], skeleton.name
 
 
-def _read_npz(path: pathlib.Path) -> tuple[list[Estimates], str]:
-    arrays = _arrays(path)
+def _write_json(data: Mapping[str, Any], path: pathlib.Path, joints: Sequence[np.ndarray], refined: Mapping[str, Any]) -> None:
+    """As `predict` does: one line a frame; complete or not at all."""
+    (points,) = joints
+    points = np.round(points.astype(np.float64), 2 if points.shape[-1] == 2 else 6)
+    about = data['about'] | {'refined': dict(refined)}
+    rows = zip(data['frames'], points.tolist(), strict=True)
+    lines = ',\n'.join(json.dumps(frame | {'joints': pose}) for frame, pose in rows)
+    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(f'{{"about": {json.dumps(about)},\n"frames": [\n{lines}\n]}}\n', encoding='utf-8')
+        os.replace(draft, path)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(f'{path}: a file or folder is in the way; choose another name') from error
+    finally:
+        if draft.parent.is_dir():
+            draft.unlink(missing_ok=True)
+
+
+def _predictions_of(arrays: Mapping[str, Any], path: pathlib.Path) -> tuple[list[Estimates], str]:
     missing = [key for key in _KEYS if key not in arrays]
     if missing:
         raise InputError(f'{path}: no array {missing[0]!r}; give the file that evaluate --predictions wrote')
-    lengths, total = arrays['lengths'], len(arrays['joints'])
-    if lengths.sum() != total or any(len(arrays[key]) != total for key in ('scores', 'boxes')):
+    try:
+        skeleton, about = get_skeleton(str(arrays['skeleton'])), json.loads(str(arrays['about']))
+    except ValueError as error:  # InputError is one
+        raise InputError(f'{path}: skeleton and about must be a name and JSON ({error})') from error
+    clips, count, shape = np.size(arrays['clips']), skeleton.num_joints, np.shape(arrays['joints'])
+    if len(shape) != 3 or shape[2] not in DIMS.values():
+        raise InputError(f'{path}: joints of shape {list(shape)}, expected [frames, {count}, 2 or 3]')
+    total, _, dims = shape
+    shapes = {
+        'clips': (clips,),
+        'lengths': (clips,),
+        'image_size': (clips, 2),
+        'joints': (total, count, dims),
+        'scores': (total, count),
+        'boxes': (total, 2 * dims),
+    }
+    for key, shape in shapes.items():
+        array = np.asarray(arrays[key])
+        if array.shape != shape or array.dtype.kind not in ('U' if key == 'clips' else 'iuf'):
+            raise InputError(f'{path}: {key} of shape {list(array.shape)} ({array.dtype}), expected {list(shape)}')
+    lengths = arrays['lengths']
+    if not isinstance(about, dict) or lengths.min(initial=1) < 1 or lengths.sum() != total or not total:
         raise InputError(f'{path}: {total} poses for {lengths.sum()} frames; write it again with evaluate --predictions')
-    ends = np.cumsum(lengths)[:-1]
-    parts = [np.split(arrays[key], ends) for key in ('joints', 'scores', 'boxes')]
+    if dims == 2:
+        check_boxes(arrays['boxes'], str(path))
+    ends = np.cumsum(lengths.astype(int))[:-1]
+    parts = [np.split(arrays[key].astype(np.float32), ends) for key in ('joints', 'scores', 'boxes')]
     rows = zip(arrays['clips'].tolist(), *parts, arrays['image_size'], strict=True)
-    return [Estimates(*row) for row in rows], str(arrays['skeleton'])
+    return [Estimates(*row) for row in rows], skeleton.name
+
+
+def _write_predictions_again(
+    arrays: Mapping[str, Any], path: pathlib.Path, joints: Sequence[np.ndarray], refined: Mapping[str, Any]
+) -> None:
+    about = json.loads(str(arrays['about'])) | {'refined': dict(refined)}
+    write_npz(path, {**arrays, 'joints': np.concatenate(joints).astype(np.float32), 'about': np.array(json.dumps(about))})

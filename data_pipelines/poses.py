@@ -1,11 +1,12 @@
 """Pairs of estimated and true pose sequences, and the training windows of a network that refines poses.
 
-The estimates come from files (`pose_files`) or are made from the truth with noise. D is 2 (pixels) or 3.
+The estimates come from files (`pose_files`, `sequence_files`) or are made from the truth with noise. D is 2 (pixels), 3, or 6
+(SMPL's rotations, `core.smpl`).
 """
 
 import dataclasses
 from collections.abc import Generator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 
@@ -13,9 +14,12 @@ from data_pipelines.clips import Clips
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import Normalise, WindowConfig, fill_gaps, pad, reference_frame
 from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.core.smpl import Body
 from kimnet_jax.core.types import Array, Batch
 
 SOURCES = ('noise', 'predictions', 'sequences')
+Kind: TypeAlias = Literal['2d', '3d', 'smpl']
+DIMS: dict[Kind, int] = {'2d': 2, '3d': 3, 'smpl': 6}  # numbers of a joint
 _SHORT = 0.1  # share of training windows that are cut short, as they are at the beginning of a stream
 _OUTLIER_RANGE = 1.25  # of the box, in which outliers lie
 
@@ -27,20 +31,26 @@ class PoseConfig:
     Attributes:
         source: `noise` (made from the truth of `config.dataset`), `predictions` (files of `evaluate --predictions` or `predict`,
             with the truth of `config.dataset`) or `sequences` (DeciWatch's npz files, truth included).
+        kind: `2d`; of `sequences` also `3d` or `smpl`, the rotations of SMPL's joints.
         train, eval: these files, or folders of them; several with commas between.
         train_truth, eval_truth: of `sequences`, the files with the truth.
+        root: of `3d`, joints whose mean is the origin of each pose; none: poses stay where they are.
+        smpl_file: of `smpl`, the file of the body model, by which rotations are measured as joints.
         normalise: see `WindowConfig`.
         augment_scale: (low, high) factor, uniform.
         augment_rotation: largest angle, degrees.
-        augment_flip: share of windows that are mirrored.
+        augment_flip: share of windows that are mirrored, where the skeleton says which joints are left and right.
         augment_shift: largest shift, share of the box.
     """
 
     source: str = 'noise'
+    kind: Kind = '2d'
     train: str = ''
     eval: str = ''
     train_truth: str = ''
     eval_truth: str = ''
+    root: tuple[int, ...] = ()
+    smpl_file: str = ''
     normalise: Normalise = 'box'
     augment_scale: tuple[float, float] = (0.8, 1.25)
     augment_rotation: float = 30.0
@@ -54,6 +64,16 @@ class PoseConfig:
         for name in needed.get(self.source, ()):
             if not getattr(self, name):
                 raise InputError(f'config.poses.{name}: name the file; config.poses.source={self.source!r} needs it')
+        if self.kind not in DIMS:
+            raise InputError(f'config.poses.kind={self.kind!r}: choose one of {", ".join(get_args(Kind))}')
+        if self.kind != '2d' and self.source != 'sequences':
+            raise InputError(f'config.poses.kind={self.kind!r}: only files of config.poses.source=sequences hold such poses')
+        if self.kind != '2d' and self.normalise == 'image':
+            raise InputError("config.poses.normalise='image': only poses in 2D lie in an image; choose 'box' or 'none'")
+        if self.root and self.kind != '3d':
+            raise InputError(f"config.poses.root={self.root}: belongs to config.poses.kind='3d'; set it to ()")
+        if self.kind == 'smpl':
+            self._check_smpl()
         if not (len(self.augment_scale) == 2 and 0 < self.augment_scale[0] <= self.augment_scale[1]):
             raise InputError(f'config.poses.augment_scale={self.augment_scale}: must be (low, high), positive')
         if not 0 <= self.augment_flip <= 1:
@@ -61,6 +81,19 @@ class PoseConfig:
         for name in ('augment_rotation', 'augment_shift'):
             if getattr(self, name) < 0:
                 raise InputError(f'config.poses.{name}={getattr(self, name)}: must be 0 or more')
+
+    def _check_smpl(self) -> None:
+        if not self.smpl_file:
+            raise InputError(
+                "config.poses.smpl_file: name the file of the SMPL body model; config.poses.kind='smpl' needs it to turn "
+                'rotations into joints. Nobody may pass it on: register at https://smpl.is.tue.mpg.de, and take the neutral '
+                "model of 'SMPL for Python' (basicmodel_neutral_lbs_10_207_0_v1.1.0.pkl, also known as SMPL_NEUTRAL.pkl or .npz)"
+            )
+        if tuple(self.augment_scale) != (1.0, 1.0) or self.augment_shift:
+            raise InputError(
+                "config.poses.augment_scale and augment_shift: rotations have no size and no place; for config.poses.kind='smpl' "
+                'they must be (1.0, 1.0) and 0.0'
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +133,8 @@ class Estimates:
         joints: float32 [T, J, D]; NaN where one is missing.
         scores: float32 [T, J].
         boxes: float32 [T, 2 * D] (low, high), where the person was looked for.
-        image_size: int [2], (rows, columns).
+        image_size: int [2], (rows, columns); zeros where there is no image.
+        shape: float32 [T, S], SMPL's coefficients of the person's shape; None: the mean shape.
     """
 
     clip: str
@@ -108,6 +142,7 @@ class Estimates:
     scores: np.ndarray
     boxes: np.ndarray
     image_size: np.ndarray
+    shape: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,19 +154,22 @@ class PosePair:
         joints: float32 [T, J, D], the truth.
         visible: bool [T, J], which of them are annotated.
         boxes: float32 [T, 2 * D], the true ones.
+        shape: as of the estimates, the true one.
     """
 
     estimates: Estimates
     joints: np.ndarray
     visible: np.ndarray
     boxes: np.ndarray
+    shape: np.ndarray | None = None
 
 
 class Pairs(Protocol):
-    """The clips of a split. `pairs(i, epoch)` gives the same whenever it is called."""
+    """The clips of a split. `pairs(i, epoch)` gives the same whenever it is called; `body` is there where poses are rotations."""
 
     skeleton: Skeleton
     names: list[str]
+    body: Body | None
 
     def __len__(self) -> int: ...
 
@@ -141,8 +179,9 @@ class Pairs(Protocol):
 class FixedPairs:
     """Pairs that are the same in every epoch."""
 
-    def __init__(self, pairs: Sequence[PosePair], skeleton: Skeleton):
+    def __init__(self, pairs: Sequence[PosePair], skeleton: Skeleton, body: Body | None = None):
         self.skeleton, self.names, self._pairs = skeleton, [pair.estimates.clip for pair in pairs], list(pairs)
+        self.body = body
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -158,6 +197,7 @@ class NoisyPairs:
         fields = ('clip', 'joints', 'visible', 'boxes', 'image_size')  # not the frames, which stay on the disk
         self._examples = [{key: clips[i][key] for key in fields} for i in range(len(clips))]
         self.skeleton, self._noise, self._seed = clips.skeleton, noise, seed
+        self.body: Body | None = None
         self.names = [example['clip'] for example in self._examples]
 
     def __len__(self) -> int:
@@ -225,9 +265,9 @@ def add_noise(
     result = joints + rng.normal(0, noise.jitter * length, joints.shape)
 
     swapped = rng.random((frames, len(skeleton.flip_pairs))) < noise.swaps
-    for (left, right), where in zip(skeleton.flip_pairs, swapped.T, strict=True):
-        result[np.ix_(where, [left, right])] = result[np.ix_(where, [right, left])]
-        annotated[np.ix_(where, [left, right])] = annotated[np.ix_(where, [right, left])]
+    pairs, order = np.array(skeleton.flip_pairs, int).reshape(-1, 2), np.tile(np.arange(count), (frames, 1))
+    order[:, pairs] = np.where(swapped[..., None], pairs[:, ::-1], pairs)
+    result, annotated = np.take_along_axis(result, order[..., None], 1), np.take_along_axis(annotated, order, 1)
 
     anywhere = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2 + _OUTLIER_RANGE * size[:, None, None] * (
         rng.random(joints.shape) - 0.5
@@ -296,10 +336,10 @@ def training_window(
     origin, unit = reference_frame(estimates.boxes[cut], estimates.image_size, windows.normalise)
     origin = origin + unit * rng.uniform(-config.augment_shift, config.augment_shift, unit.shape)
     turn, order = _augmentation(config, pair.joints.shape[-1], skeleton, rng)
-    middle = 0.0 if windows.normalise == 'box' else 0.5
+    middle = 0.5 if windows.normalise == 'image' else 0.0
 
     def coordinates(joints: np.ndarray) -> np.ndarray:
-        points = (((joints[cut] - origin) / unit - middle) @ turn.T + middle)[:, order]
+        points = (((joints[cut] - origin) / unit - middle)[..., None, :] @ turn.mT)[..., 0, :][:, order] + middle
         return pad(points.reshape(count, -1), length)[0].astype(np.float32)
 
     mask = np.arange(length) < count
@@ -311,14 +351,19 @@ def training_window(
 def _augmentation(
     config: PoseConfig, dims: int, skeleton: Skeleton, rng: np.random.Generator
 ) -> tuple[np.ndarray, Sequence[int]]:
-    """(matrix [D, D], order of the joints): rotation in the plane of x and y, scale, mirror."""
+    """(a matrix [J, D, D] for each joint, order of the joints): rotation in the plane of x and y, scale, mirror."""
     angle = np.deg2rad(rng.uniform(-config.augment_rotation, config.augment_rotation))
-    turn = np.eye(dims) * rng.uniform(*config.augment_scale)
+    turn = np.eye(min(dims, 3)) * rng.uniform(*config.augment_scale)
     turn[:2, :2] = turn[:2, :2] @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    if rng.random() < config.augment_flip:
-        turn[0] *= -1
-        return turn, list(skeleton.flip_order)
-    return turn, list(range(skeleton.num_joints))
+    flip = rng.random() < config.augment_flip and bool(skeleton.flip_pairs)
+    mirror = np.eye(min(dims, 3))
+    mirror[0, 0] = -1 if flip else 1
+    if dims == 6:  # of a rotation's two columns; only the pelvis turns with the body, and the mirror is on both sides
+        turns = np.tile(np.kron(mirror, mirror[:2, :2]), (skeleton.num_joints, 1, 1))
+        turns[0] = np.kron(mirror @ turn, mirror[:2, :2])
+    else:
+        turns = np.tile(mirror @ turn, (skeleton.num_joints, 1, 1))
+    return turns, list(skeleton.flip_order if flip else range(skeleton.num_joints))
 
 
 def overlapping(train: Pairs, evaluation: Pairs) -> list[str]:

@@ -1,52 +1,33 @@
-"""Refines files of poses: `python -m kimnet_jax.refine --workdir W IN.json OUT.json [IN.json OUT.json ...]` (docs/refine.md)."""
+"""Refines files of poses: `python -m kimnet_jax.refine --workdir W IN.json OUT.json [IN.npz OUT.npz ...]` (docs/refine.md)."""
 
 import functools
-import json
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 from absl import app, flags
 
-from data_pipelines.pose_files import read_pose_json
+from data_pipelines.pose_files import open_pose_file
 from kimnet_jax import refinement
 from kimnet_jax.core.errors import InputError, parse_flags, run_command
+from kimnet_jax.training.compilation import keep_compiled
 
 
 def refine_file(trained: refinement.TrainedRefiner, source: pathlib.Path, target: pathlib.Path) -> int:
-    """Refines a file that `predict` wrote into another of the same form; returns its frames.
+    """Refines a file of poses, `.json` or `.npz`, into another of the same form; returns its frames.
 
-    All but the joints stays as it was; `about` says under `refined` by what. Raises `InputError` naming the file and the field.
+    All but the poses stays as it was; `refined` says by what. Raises `InputError` naming the file and the field.
     """
-    data, estimates, skeleton = read_pose_json(source)
-    if skeleton.name != trained.skeleton:
+    if target.suffix != source.suffix:
+        raise InputError(f'{target}: the file becomes one of the form of {source}; let its name end in {source.suffix!r}, too')
+    found = open_pose_file(source, trained.kind)
+    if found.skeleton != trained.skeleton:
         raise InputError(
-            f'{source}: poses of {skeleton.name!r}; {trained.about["workdir"]} refines those of {trained.skeleton!r}'
+            f'{source}: poses of {found.skeleton!r}; {trained.about["workdir"]} refines those of {trained.skeleton!r}'
         )
-    joints = trained.refiner(estimates.joints, estimates.boxes, estimates.image_size)
-    data['about']['refined'] = dict(trained.about)
-    rows = zip(data['frames'], np.round(joints.astype(np.float64), 2).tolist(), strict=True)
-    frames = [frame | {'joints': points} for frame, points in rows]
-    _write(target, data['about'], frames)
-    return len(frames)
-
-
-def _write(path: pathlib.Path, about: dict[str, Any], frames: list[dict[str, Any]]) -> None:
-    """As `predict` does: one line a frame; complete or not at all."""
-    lines = ',\n'.join(json.dumps(frame) for frame in frames)
-    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(f'{{"about": {json.dumps(about)},\n"frames": [\n{lines}\n]}}\n', encoding='utf-8')
-        os.replace(draft, path)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(f'{path}: a file or folder is in the way; choose another name') from error
-    finally:
-        if draft.parent.is_dir():
-            draft.unlink(missing_ok=True)
+    joints = [trained.refine(one, str(source)) for one in found.clips]
+    found.write(target, joints, trained.about)
+    return sum(map(len, joints))
 
 
 def refine_files(trained: refinement.TrainedRefiner, files: Sequence[tuple[pathlib.Path, pathlib.Path]]) -> int:
@@ -85,6 +66,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
 def cli() -> None:
     """Entry point of the console script."""
     define_flags(flags.FLAGS)
+    keep_compiled()
     app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
 
 

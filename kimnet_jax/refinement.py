@@ -9,12 +9,13 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from data_pipelines import pose_files, poses, schema
+from data_pipelines import pose_files, poses, schema, sequence_files, smpl_files
 from data_pipelines.loader import prefetch_to_device
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.pose_windows import WindowConfig
-from kimnet_jax.core.skeleton import get_skeleton
+from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position
+from kimnet_jax.core.skeleton import SMPL, get_skeleton
+from kimnet_jax.core.smpl import Body
 from kimnet_jax.core.types import Batch
 from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.interop.weight_files import read_weights
@@ -34,7 +35,7 @@ OURS = 'HANet (ours)'
 class Split(NamedTuple):
     """Attributes:
     pairs: of a split.
-    dims: coordinates of a joint, 2 or 3.
+    dims: numbers of a joint: 2, 3, or 6 of rotations.
     clips: where the truth is from; None where it came with the estimates.
     """
 
@@ -42,16 +43,23 @@ class Split(NamedTuple):
     dims: int
     clips: schema.ClipSource | None
 
+    @property
+    def plane(self) -> bool:
+        """Whether poses are measured in 2D, by PCK."""
+        return self.dims == 2
+
 
 def open_split(config: Mapping[str, Any], part: str, *, data_dir: str | None = None, split: str | None = None) -> Split:
     """The pairs of `train` or `eval` that a config names. Raises `InputError` naming the field or file that is wrong."""
-    settings, dataset = make(poses.PoseConfig, config['poses'], 'poses'), config['dataset']
+    settings, dataset = _pose_config(config), config['dataset']
     files, truth = getattr(settings, part), getattr(settings, f'{part}_truth')
     if settings.source == 'sequences':
         if split or data_dir:
             raise InputError('--split and --data_dir: the poses of this run come from files of their own (config.poses)')
-        pairs: poses.Pairs = pose_files.read_sequences(files, truth, f'config.poses.{part}={files}')
-        return Split(pairs, pairs(0).joints.shape[-1], None)
+        body = _read_body(settings.smpl_file) if settings.kind == 'smpl' else None
+        source = f'config.poses.{part}={files}'
+        pairs = sequence_files.read_sequences(files, truth, source, settings.kind, root=settings.root, body=body)
+        return Split(pairs, poses.DIMS[settings.kind], None)
     clips = schema.open_clips(
         data_dir or dataset['data_dir'], dataset['name'], dataset['config'], split or dataset[f'{part}_split']
     )
@@ -60,6 +68,18 @@ def open_split(config: Mapping[str, Any], part: str, *, data_dir: str | None = N
         return Split(poses.pair_with_truth(found, clips, f'config.poses.{part}={files}'), 2, clips)
     noise = make(poses.NoiseConfig, config['noise'], 'noise')
     return Split(poses.NoisyPairs(clips, noise, config['seed']), 2, clips)
+
+
+def _read_body(name: str) -> Body:
+    try:
+        return smpl_files.read_body(pathlib.Path(name).expanduser())
+    except InputError as error:
+        raise InputError(f'config.poses.smpl_file: {error}') from error
+
+
+def _pose_config(config: Mapping[str, Any]) -> poses.PoseConfig:
+    earlier = {'kind': '2d', 'root': (), 'smpl_file': ''}  # runs from before there was a choice
+    return make(poses.PoseConfig, earlier | config['poses'], 'poses')
 
 
 def windows_of(config: Mapping[str, Any]) -> WindowConfig:
@@ -74,7 +94,8 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     sharding.check_batch_size(config['train']['batch_size'], 'train.batch_size', mesh)
 
     # data
-    settings, windows = make(poses.PoseConfig, config['poses'], 'poses'), windows_of(config)
+    settings, windows = _pose_config(config), windows_of(config)
+    loss = make(refinement.LossConfig, config['loss'], 'loss')
     ours, theirs = open_split(config, 'train'), open_split(config, 'eval')
     notes = _overlap_notes(ours, theirs)
     if poses.overlapping(ours.pairs, theirs.pairs) and not config['dataset']['allow_overlap']:
@@ -96,6 +117,8 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     # model
     skeleton = ours.pairs.skeleton
     _check_settings(config, theirs)
+    if loss.space == 'smpl_joints' and ours.pairs.body is None:
+        raise InputError("config.loss.space='smpl_joints': only poses of config.poses.kind='smpl' have such joints")
     model = build_refiner(config['model'], channels=skeleton.num_joints * ours.dims, dtype=config['dtype'], seed=config['seed'])
     begun = bool(Checkpoints(folder, read_only=True).steps())
     init = InitConfig(model=config['init']['model'], partial=config['init']['partial'])
@@ -118,7 +141,8 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
         train_graph,
         optimizer,
         schedule,
-        make(refinement.LossConfig, config['loss'], 'loss'),
+        loss,
+        body=ours.pairs.body if loss.space == 'smpl_joints' else None,
         interval=model.config.interval,
         seed=config['seed'],
         accumulate=optimizer_config.accumulate,
@@ -164,11 +188,11 @@ def evaluate(folder: pathlib.Path, config: Mapping[str, Any], options: flags.Fla
 
     source, part = config['poses'], options.split or config['dataset']['eval_split']
     data = source['eval'] if source['source'] == 'sequences' else f'{config["dataset"]["name"]}/{config["dataset"]["config"]}'
-    title = f'HANet on {data}' + ('' if split.clips is None else f', split {part}') + f', poses of {_origin(config)}'
+    title = f'HANet on {data}' + ('' if split.clips is None else f', split {part}, poses of {_origin(config)}')
     name = f'{"eval" if split.clips is None else part}_step{meta["step"]}'
     notes = [*_overlap_notes(training, split), f'Checkpoint of step {meta["step"]} of {folder}.']
     if options.protocol == 'released':
-        if dims != 2:
+        if not split.plane:
             raise InputError('--protocol released: this run refines poses in 3D, and the protocol is of 2D')
         functions = evaluator.function(weights), evaluator.function(weights, 'refined')
         result = released_refinement.released_report(title, pairs, functions, windows, interval=interval, notes=notes)
@@ -177,11 +201,12 @@ def evaluate(folder: pathlib.Path, config: Mapping[str, Any], options: flags.Fla
         refined = list(evaluator.predict(weights))
         rows: dict[str, Iterable[tuple[int, np.ndarray]]] = {OURS: refined}
         rows |= {key: _filtered(pairs, one) for key, one in smoothing.baselines(interval).items()}
-        if dims == 2:
+        if split.plane:
             rows |= _reference_poses(pairs, training.pairs)
         measured = {key: refinement.measure(pairs, predictions) for key, predictions in rows.items()}
-        notes.append(f'Windows of {windows.length} frames, one every {windows.step}; every frame the mean of its windows.')
-        if dims == 2:
+        notes.append(f'Windows of {windows.length} frames, one every {windows.step}; each frame their interquartile mean.')
+        notes += _measure_notes(config)
+        if split.plane:
             rows_2d = {key: tables.Row.of(metrics) for key, metrics in measured.items() if isinstance(metrics, PoseMetrics)}
             result = tables.report(title, rows_2d, notes=notes)
             text = smoothing.render_refinement
@@ -196,11 +221,36 @@ def evaluate(folder: pathlib.Path, config: Mapping[str, Any], options: flags.Fla
 
 
 class TrainedRefiner(NamedTuple):
-    """A network ready for poses in 2D, the name of their skeleton, and what files say of it."""
+    """A network ready for poses.
+
+    Attributes:
+        refiner: the network.
+        skeleton: name of that of its poses.
+        about: what files say of it.
+        kind: of its poses.
+        root: joints whose mean is the origin of the poses that it learnt from.
+    """
 
     refiner: PoseRefiner
     skeleton: str
     about: Mapping[str, Any]
+    kind: poses.Kind = '2d'
+    root: tuple[int, ...] = ()
+
+    def refine(self, one: poses.Estimates, source: str) -> np.ndarray:
+        """Refined joints float32 [T, J, D] of a clip. Raises `InputError` naming `source` where they are of another kind."""
+        joints, dims = one.joints.shape[1:]
+        wanted = get_skeleton(self.skeleton).num_joints, poses.DIMS[self.kind]
+        if (joints, dims) != wanted:
+            raise InputError(
+                f'{source}: {joints} joints of {dims} numbers each; {self.about["workdir"]} refines {wanted[0]} of {wanted[1]}'
+            )
+        if self.refiner.windows.normalise == 'image' and not one.image_size.all():
+            raise InputError(f'{source}: no size of the image in it, by which {self.about["workdir"]} normalises poses')
+        if not self.root:
+            return self.refiner(one.joints, one.boxes, one.image_size)
+        origin = root_position(one.joints, self.root)
+        return self.refiner(one.joints - origin, extent(one.joints - origin), one.image_size) + origin
 
 
 def load(folder: pathlib.Path, checkpoint: str) -> TrainedRefiner:
@@ -210,12 +260,14 @@ def load(folder: pathlib.Path, checkpoint: str) -> TrainedRefiner:
         raise InputError(
             f'{folder}: a run of {config["model"].get("name", "kimnet")!r}, which refines no poses; give one of HANet'
         )
-    joints = get_skeleton(skeleton).num_joints
-    model = abstract_refiner(config['model'], channels=joints * 2, dtype=config['dtype'])
+    settings = _pose_config(config)
+    channels = get_skeleton(skeleton).num_joints * poses.DIMS[settings.kind]
+    model = abstract_refiner(config['model'], channels=channels, dtype=config['dtype'])
     graph, template = split_model(model, training=False)
     weights, meta = Checkpoints(folder, read_only=True).restore_weights(checkpoint, template)
     refiner = PoseRefiner(weights, lambda weights, poses, mask: nnx.merge(graph, *weights)(poses, mask).final, windows_of(config))
-    return TrainedRefiner(refiner, skeleton, {'model': 'hanet', 'workdir': str(folder), 'step': meta['step']})
+    about = {'model': 'hanet', 'workdir': str(folder), 'step': meta['step']}
+    return TrainedRefiner(refiner, skeleton, about, settings.kind, settings.root)
 
 
 def _check_settings(config: Mapping[str, Any], split: Split) -> None:
@@ -227,7 +279,7 @@ def _check_settings(config: Mapping[str, Any], split: Split) -> None:
             raise InputError(f'config.{section}.{field}={config[section][field]}: must be {least} or more')
     if not 0 <= config['train']['average_decay'] < 1:
         raise InputError(f'config.train.average_decay={config["train"]["average_decay"]}: must be 0 (none) or more, and below 1')
-    known = list(_scores(refinement.metrics_of(split.pairs.skeleton, 0, split.dims).compute()))
+    known = list(_scores(refinement.metrics_of(split.pairs.skeleton, 0, plane=split.plane).compute()))
     if config['eval']['select'] not in known:
         raise InputError(f'config.eval.select={config["eval"]["select"]!r}: no such metric; known: {", ".join(known)}')
 
@@ -248,6 +300,16 @@ def _overlap_notes(training: Split, split: Split) -> list[str]:
             f'{schema.some_of(shared)}.'
         )
     return notes
+
+
+def _measure_notes(config: Mapping[str, Any]) -> list[str]:
+    settings = _pose_config(config)
+    if settings.kind == 'smpl':
+        body = f'{SMPL.num_joints} joints of {settings.smpl_file}'
+        return [f'Measured at the {body}, in metres from the pelvis; truth and estimates each with their own shape.']
+    if settings.root:
+        return [f'Poses relative to the mean of the joints {", ".join(map(str, settings.root))}.']
+    return []
 
 
 def _origin(config: Mapping[str, Any]) -> str:

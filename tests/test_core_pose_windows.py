@@ -7,6 +7,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import (
     WindowConfig,
     causal_spans,
+    combine,
     extent,
     fill_gaps,
     in_batches,
@@ -49,14 +50,23 @@ def test_what_is_left_alone_comes_back(normalise, frames, step):
     np.testing.assert_allclose(refined, poses, rtol=1e-5)
 
 
-def test_overlaps_are_averaged():
+def test_overlaps_are_combined():
     def position(poses: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return np.tile(np.arange(3.0)[:, None], (len(poses), 1, poses.shape[-1]))  # each frame: its place in the window
 
     poses, _ = sequence(4)
     boxes = np.tile(np.array([-0.5, -0.5, 0.5, 0.5]), (4, 1))  # normalised coordinates are pixels
     refined = refine(position, poses, boxes, SIZE, WindowConfig(3))
-    assert refined[:, 0, 0].tolist() == [0, 0.5, 1.5, 2]  # windows 0-2 and 1-3: 0 | (1 + 0) / 2 | (2 + 1) / 2 | 2
+    # windows 0-2 and 1-3, of weights 1/2, 1, 1/2: 0 | 1 (upper two thirds) and 0 | 2 (upper third) and 1 | 2
+    np.testing.assert_allclose(refined[:, 0, 0], [0, 5 / 6, 7 / 6, 2], rtol=1e-6)
+
+
+def test_a_window_that_is_far_off_is_left_out():
+    poses = {place: np.full((3, 2), 7.0) for place in range(5)}  # of weights 1/9, 2/9, 3/9, 2/9, 1/9
+    poses[0], poses[4] = np.full((3, 2), 1e4), np.full((3, 2), -1e4)
+    assert combine(poses, 5).tolist() == [[7.0, 7.0]] * 3
+    poses[1] = np.full((3, 2), 16.0)  # from the low end: 6/9 of the weight at 7 or below, 16 up to 8/9: 3/4 - 6/9 counts
+    np.testing.assert_allclose(combine(poses, 5), np.full((3, 2), 7 + 9 * (0.75 - 6 / 9) / 0.5), rtol=1e-6)
 
 
 def test_reference_frames():

@@ -130,8 +130,8 @@ def test_one_target_for_two(command, tmp_path, capfd):
 
 
 def test_a_target_that_is_a_folder(command, tmp_path, capfd):
-    source, target = pose_file(tmp_path / 'walk.json'), tmp_path / 'folder'
+    source, target = pose_file(tmp_path / 'walk.json'), tmp_path / 'folder.json'
     target.mkdir()
     assert command(source, target) == 2
     assert 'in the way' in capfd.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['folder', 'walk.json']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['folder.json', 'walk.json']

@@ -1,7 +1,7 @@
-"""Windows of pose sequences: cut with padding, normalised, and put together again. NumPy only; D is 2 (pixels) or 3."""
+"""Windows of pose sequences: cut with padding, normalised, and put together again. D is 2 (pixels), 3 or 6 (rotations)."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -10,7 +10,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.sequence import interpolate
 from kimnet_jax.core.types import Array
 
-Normalise: TypeAlias = Literal['box', 'image']
+Normalise: TypeAlias = Literal['box', 'image', 'none']
 RefineFunction: TypeAlias = Callable[[np.ndarray, np.ndarray], Array]  # (poses [B, L, C], mask bool [B, L]) -> poses [B, L, C]
 
 
@@ -20,9 +20,9 @@ class WindowConfig:
 
     Attributes:
         length: L, frames of a window.
-        step: frames from one window to the next; where windows overlap, their mean counts.
-        normalise: `box` (0 in the middle of the person's mean box in the window, 1 its longer side away) or `image` (shares of
-            the image's width and height).
+        step: frames from one window to the next; where windows overlap, `combine` makes one pose of theirs.
+        normalise: `box` (0 in the middle of the person's mean box in the window, 1 its longer side away), `image` (shares of
+            the image's width and height; 2D only) or `none` (as they are).
     """
 
     length: int
@@ -68,6 +68,11 @@ def fill_gaps(poses: Array) -> np.ndarray:
     return filled
 
 
+def root_position(poses: Array, root: Sequence[int]) -> np.ndarray:
+    """The mean of the joints `root` of poses [T, J, D], float32 [T, 1, D]; across frames in which they are missing, lines."""
+    return fill_gaps(np.asarray(poses)[:, list(root)]).mean(1, keepdims=True)
+
+
 def reference_frame(boxes: Array, image_size: Array, normalise: Normalise) -> tuple[np.ndarray, np.ndarray]:
     """(origin [D], unit [D]) of the normalised coordinates of a window; unit is positive.
 
@@ -79,6 +84,8 @@ def reference_frame(boxes: Array, image_size: Array, normalise: Normalise) -> tu
     if normalise == 'image':
         return np.zeros(2, np.float32), np.asarray(image_size, np.float32)[::-1].copy()
     low, high = np.split(np.asarray(boxes, np.float32).mean(0), 2)
+    if normalise == 'none':
+        return np.zeros_like(low), np.ones_like(low)
     return (low + high) / 2, np.full(len(low), max((high - low).max(), 1e-6), np.float32)
 
 
@@ -96,7 +103,7 @@ def window_starts(frames: int, length: int, step: int) -> list[int]:
 
 
 def refine(function: RefineFunction, poses: Array, boxes: Array, image_size: Array, config: WindowConfig) -> np.ndarray:
-    """Refines a whole sequence; every frame is the mean over the windows that it is in.
+    """Refines a whole sequence; every frame is what `combine` makes of the windows that it is in.
 
     Args:
         function: the network, on normalised windows.
@@ -110,11 +117,11 @@ def refine(function: RefineFunction, poses: Array, boxes: Array, image_size: Arr
     """
     poses, boxes = fill_gaps(poses), np.asarray(boxes, np.float32)
     spans = [(start, min(start + config.length, len(poses))) for start in window_starts(len(poses), config.length, config.step)]
-    total, count = np.zeros(poses.shape, np.float64), np.zeros((len(poses), 1, 1))
-    for (start, end), window in zip(spans, _run(function, poses, boxes, image_size, spans, config), strict=True):
-        total[start:end] += window
-        count[start:end] += 1
-    return (total / count).astype(np.float32)
+    parts: list[dict[int, np.ndarray]] = [{} for _ in poses]
+    for (start, _), window in zip(spans, _run(function, poses, boxes, image_size, spans, config), strict=True):
+        for place, pose in enumerate(window):
+            parts[start + place][place] = pose
+    return np.stack([combine(part, config.length) for part in parts])
 
 
 def refine_causally(
@@ -122,16 +129,39 @@ def refine_causally(
 ) -> np.ndarray:
     """Refines each frame t from the frames up to t + `look_ahead` alone, as `inference.refiner.RefinementStream` does.
 
-    A frame is the mean over the full windows that end at t, ..., t + look_ahead; where there is none, at the beginning of a
-    sequence, that of the frames 0 to t + look_ahead. Arguments and result as of `refine`; `config.step` plays no part.
+    A frame is what `combine` makes of the full windows that end at t, ..., t + look_ahead; where there is none, at the beginning
+    of a sequence, that of the frames 0 to t + look_ahead. Arguments and result as of `refine`; `config.step` plays no part.
     """
     poses, boxes = np.asarray(poses, np.float32), np.asarray(boxes, np.float32)
     frames, refined = len(poses), np.empty(poses.shape, np.float32)
     for t in range(frames):
         spans = causal_spans(t, frames, config.length, look_ahead)
-        parts = [refine_span(function, poses[a:b], boxes[a:b], image_size, config) for a, b in spans]
-        refined[t] = np.mean([part[t - a] for part, (a, _) in zip(parts, spans, strict=True)], 0)
+        parts = {t - a: refine_span(function, poses[a:b], boxes[a:b], image_size, config)[t - a] for a, b in spans}
+        refined[t] = combine(parts, config.length)
     return refined
+
+
+def combine(poses: Mapping[int, Array], length: int) -> np.ndarray:
+    """One pose of a frame from those of the windows that it is in: coordinate by coordinate, their weighted interquartile mean.
+
+    A joint that is far off in one frame is so in the windows that sample this frame, and in no other: the quartiles leave it out,
+    where a mean would be drawn to it. The weight falls in a line from the middle of a window, where a frame has most neighbours.
+
+    Args:
+        poses: place of the frame in the window -> its pose there, [J, D].
+        length: L, frames of a window.
+
+    Returns:
+        float32 [J, D].
+    """
+    middle = (length - 1) / 2
+    weights = np.array([1 - abs(place - middle) / (middle + 1) for place in poses])
+    values = np.stack([np.asarray(pose, np.float64) for pose in poses.values()])
+    order = np.argsort(values, 0)
+    share = weights[order] / weights.sum()
+    above = np.cumsum(share, 0)
+    inside = np.clip(np.minimum(above, 0.75) - np.maximum(above - share, 0.25), 0, None)
+    return (np.take_along_axis(values, order, 0) * inside).sum(0).astype(np.float32) / np.float32(0.5)
 
 
 def refine_span(function: RefineFunction, poses: Array, boxes: Array, image_size: Array, config: WindowConfig) -> np.ndarray:

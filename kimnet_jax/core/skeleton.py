@@ -85,7 +85,15 @@ MPII = _skeleton(
     f'head_top-upper_neck upper_neck-thorax thorax-pelvis thorax-l_shoulder thorax-r_shoulder pelvis-l_hip pelvis-r_hip {_LIMBS}',
     head='head_top',
 )
-SKELETONS = {skeleton.name: skeleton for skeleton in (PENN_ACTION, JHMDB, MPII)}
+SMPL = _skeleton(
+    'smpl',
+    'pelvis l_hip r_hip spine1 l_knee r_knee spine2 l_ankle r_ankle spine3 l_foot r_foot '
+    'neck l_collar r_collar head l_shoulder r_shoulder l_elbow r_elbow l_wrist r_wrist l_hand r_hand',
+    f'pelvis-spine1 spine1-spine2 spine2-spine3 spine3-neck neck-head spine3-l_collar spine3-r_collar l_collar-l_shoulder '
+    f'r_collar-r_shoulder pelvis-l_hip pelvis-r_hip l_ankle-l_foot r_ankle-r_foot l_wrist-l_hand r_wrist-r_hand {_LIMBS}',
+    head='head',
+)
+SKELETONS = {skeleton.name: skeleton for skeleton in (PENN_ACTION, JHMDB, MPII, SMPL)}
 
 
 def get_skeleton(name: str) -> Skeleton:

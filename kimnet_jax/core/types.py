@@ -7,7 +7,7 @@ sizes are (rows, columns); boxes are (x0, y0, x1, y1) in the same pixels as the 
 Example (one clip of a built data set):
     clip        str, unique in the data set
     action      str
-    frames      T encoded images (JPEG or PNG bytes)
+    frames      T encoded images (JPEG, PNG or WebP bytes)
     joints      float32 [T, J, 2], pixels of the original frame; (0, 0) and not visible where never annotated
     visible     bool [T, J]
     boxes       float32 [T, 4], the person, pixels of the original frame

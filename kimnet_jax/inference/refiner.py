@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kimnet_jax.core.pose_windows import WindowConfig, causal_spans, in_batches, refine, refine_span
+from kimnet_jax.core.pose_windows import WindowConfig, causal_spans, combine, in_batches, refine, refine_span
 from kimnet_jax.core.types import Array
 from kimnet_jax.inference.predictor import FramePose
 
@@ -58,8 +58,8 @@ class RefinementStream:
         spans = causal_spans(t, self._seen, self._refiner.windows.length, self._look_ahead)
         self._windows = {span: self._windows[span] if span in self._windows else self._run(span) for span in spans}
         self._given += 1
-        joints = np.mean([window[t - first] for (first, _), window in self._windows.items()], 0)
-        return dataclasses.replace(self._recent[t - oldest], joints=joints.astype(np.float32))
+        parts = {t - first: window[t - first] for (first, _), window in self._windows.items()}
+        return dataclasses.replace(self._recent[t - oldest], joints=combine(parts, self._refiner.windows.length))
 
     def _run(self, span: tuple[int, int]) -> np.ndarray:
         oldest = self._seen - len(self._recent)

@@ -87,8 +87,13 @@ def baselines(interval: int) -> dict[str, Callable[[Array, Array], np.ndarray]]:
         'One-Euro': one_euro,
         'Savitzky-Golay': lambda poses, boxes: savitzky_golay(poses),
         'Gaussian': lambda poses, boxes: gaussian(poses),
-        f'lines, every {interval}th frame': lambda poses, boxes: linear(poses, interval=interval),
+        f'lines, every {_ordinal(interval)} frame': lambda poses, boxes: linear(poses, interval=interval),
     }
+
+
+def _ordinal(number: int) -> str:
+    ending = 'th' if number % 100 in (11, 12, 13) else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')
+    return f'{number}{ending}'
 
 
 def render_refinement(report: Mapping[str, Any]) -> str:

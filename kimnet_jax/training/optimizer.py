@@ -24,6 +24,7 @@ class OptimizerConfig:
         drop_epochs: of `step` and `released`, counted from 0.
         final_rate: the rate at the end of `cosine`, share of the peak.
         weight_decay: share of each weight that an update takes off at a rate of 1 (AdamW); 0: Adam.
+        amsgrad: AMSGrad: what an update is divided by never falls again.
         clip_norm: largest global norm of the gradient; 0: no clipping.
         accumulate: batches whose mean gradient makes one update.
     """
@@ -34,6 +35,7 @@ class OptimizerConfig:
     drop_epochs: tuple[int, ...] = (8, 15, 25, 40, 80)
     final_rate: float = 0.0
     weight_decay: float = 0.0
+    amsgrad: bool = False
     clip_norm: float = 1.0
     accumulate: int = 1
 
@@ -80,9 +82,33 @@ def make_schedule(config: OptimizerConfig, *, steps: int, steps_per_epoch: float
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Clipping, Adam or AdamW, and accumulation."""
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()
-    adam = optax.adamw(schedule, weight_decay=config.weight_decay) if config.weight_decay > 0 else optax.adam(schedule)
+    if config.amsgrad:
+        decay = optax.add_decayed_weights(config.weight_decay)
+        adam = optax.chain(_scale_by_amsgrad(), decay, optax.scale_by_learning_rate(schedule))
+    elif config.weight_decay > 0:
+        adam = optax.adamw(schedule, weight_decay=config.weight_decay)
+    else:
+        adam = optax.adam(schedule)
     chain = optax.chain(clip, adam)
     if config.accumulate == 1:
         return chain
     steps = optax.MultiSteps(chain, config.accumulate)
     return steps.gradient_transformation()
+
+
+def _scale_by_amsgrad(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
+    """AMSGrad as PyTorch has it: the largest mean square so far is found before the bias is corrected; Optax's after it."""
+
+    def update(
+        gradient: optax.Updates, state: optax.ScaleByAmsgradState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.ScaleByAmsgradState]:
+        del params
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(gradient, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(gradient, state.nu, b2, 2)
+        largest = jax.tree.map(jnp.maximum, state.nu_max, nu)
+        mean, square = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(largest, b2, count)
+        updates = jax.tree.map(lambda m, s: m / (jnp.sqrt(s) + eps), mean, square)
+        return updates, optax.ScaleByAmsgradState(count, mu, nu, largest)
+
+    return optax.GradientTransformation(optax.scale_by_amsgrad().init, update)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from kimnet_jax import losses
+from kimnet_jax.core import smpl
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import RefineFunction, WindowConfig, in_batches, refine
 from kimnet_jax.core.skeleton import Skeleton
@@ -22,6 +23,7 @@ from kimnet_jax.training.state import TrainState, Weights
 from kimnet_jax.training.steps import moving_average
 
 Array = jax.Array
+Space: TypeAlias = Literal['poses', 'smpl_joints']
 DEVICE_KEYS = ('estimated', 'poses', 'known', 'mask')  # what the train step reads
 
 
@@ -33,15 +35,19 @@ class LossConfig:
         final_weight: of the error of the final poses; the release has 5 in 2D, 1 in 3D.
         refined_weight: of the error of the refined poses, and of what the two learn from each other.
         mutual: `detached` or `released`.
+        space: where errors are measured: `poses`, the coordinates or rotations as they are, or `smpl_joints`, the joints of
+            SMPL's mean shape in metres.
     """
 
     final_weight: float = 5.0
     refined_weight: float = 1.0
     mutual: losses.Mutual = 'detached'
+    space: Space = 'poses'
 
     def __post_init__(self) -> None:
-        if self.mutual not in get_args(losses.Mutual):
-            raise InputError(f'config.loss.mutual={self.mutual!r}: choose one of {", ".join(get_args(losses.Mutual))}')
+        for name, allowed in (('mutual', get_args(losses.Mutual)), ('space', get_args(Space))):
+            if getattr(self, name) not in allowed:
+                raise InputError(f'config.loss.{name}={getattr(self, name)!r}: choose one of {", ".join(allowed)}')
         for name in ('final_weight', 'refined_weight'):
             if getattr(self, name) < 0:
                 raise InputError(f'config.loss.{name}={getattr(self, name)}: must be 0 or more')
@@ -49,9 +55,11 @@ class LossConfig:
 
 class Pairs(Protocol):
     """The clips of a split; pair i has `estimates` (`joints` [T, J, D], `boxes` [T, 2 * D], `image_size` [2]) and the truth:
-    `joints` [T, J, D], `visible` bool [T, J], `boxes` [T, 2 * D]."""
+    `joints` [T, J, D], `visible` bool [T, J], `boxes` [T, 2 * D]. Where there is a `body`, poses are SMPL's rotations, and
+    estimates and truth have a `shape` [T, S] or None."""
 
     skeleton: Skeleton
+    body: smpl.Body | None
 
     def __len__(self) -> int: ...
 
@@ -64,6 +72,7 @@ def make_train_step(
     schedule: optax.Schedule,
     loss: LossConfig,
     *,
+    body: smpl.Body | None = None,
     interval: int,
     seed: int,
     accumulate: int,
@@ -76,6 +85,7 @@ def make_train_step(
         graph: HANet's structure in train mode.
         optimizer, schedule: as of `steps.make_train_step`.
         loss: its settings.
+        body: for errors of SMPL's joints; None: of the poses as they are.
         interval: N of the network.
         seed: of dropout, with the number of the step.
         accumulate: batches an update takes (the optimizer's own setting).
@@ -87,13 +97,19 @@ def make_train_step(
         given is consumed.
     """
 
+    settings = {key: value for key, value in dataclasses.asdict(loss).items() if key != 'space'}
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         dropout = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def objective(params: nnx.State) -> tuple[Array, dict[str, Array]]:
             model = nnx.merge(graph, params, state.weights.batch_stats, copy=True)
             final, refined = model(batch['estimated'], batch['mask'], rngs=nnx.Rngs(dropout=dropout))
-            return losses.hanet_loss(final, refined, batch, interval=interval, **dataclasses.asdict(loss))
+            truth = {key: batch[key] for key in ('poses', 'known', 'mask')}
+            if body is not None:
+                final, refined, truth['poses'] = _smpl_joints(body, jnp.stack([final, refined, truth['poses']]))
+                truth['known'] = truth['known'].all(-1, keepdims=True)
+            return losses.hanet_loss(final, refined, truth, interval=interval, **settings)
 
         (value, parts), gradient = jax.value_and_grad(objective, has_aux=True)(state.weights.params)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.weights.params)
@@ -141,15 +157,29 @@ class RefinementEvaluator:
 
 
 def measure(pairs: Pairs, predictions: Iterable[tuple[int, np.ndarray]]) -> PoseMetrics | SpatialMetrics:
-    """The metrics of poses [T, J, D] of each clip against the truth: `PoseMetrics` in 2D, `SpatialMetrics` in 3D."""
+    """The metrics of poses [T, J, D] of each clip against the truth: `PoseMetrics` in 2D, `SpatialMetrics` in 3D.
+
+    Rotations are measured as the joints that they give the body.
+    """
     metrics: Any = None
     for clip, joints in predictions:
         pair = pairs(clip)
-        metrics = metrics or metrics_of(pairs.skeleton, len(pairs), joints.shape[-1])
-        metrics.update(clip, joints, pair.joints, pair.visible, pair.boxes)
+        truth, visible = pair.joints, pair.visible
+        metrics = metrics or metrics_of(pairs.skeleton, len(pairs), plane=joints.shape[-1] == 2)
+        if pairs.body is not None:
+            joints = smpl.joint_positions(pairs.body, joints, pair.estimates.shape)
+            truth = smpl.joint_positions(pairs.body, truth, pair.shape)
+            visible = np.broadcast_to(visible.all(-1, keepdims=True), visible.shape)
+        metrics.update(clip, joints, truth, visible, pair.boxes)
     return metrics
 
 
-def metrics_of(skeleton: Skeleton, clips: int, dims: int) -> PoseMetrics | SpatialMetrics:
-    """Empty metrics for poses of so many coordinates."""
-    return PoseMetrics(skeleton, clips) if dims == 2 else SpatialMetrics(skeleton, clips)
+def metrics_of(skeleton: Skeleton, clips: int, *, plane: bool) -> PoseMetrics | SpatialMetrics:
+    """Empty metrics for poses in 2D, or else in 3D."""
+    return PoseMetrics(skeleton, clips) if plane else SpatialMetrics(skeleton, clips)
+
+
+def _smpl_joints(body: smpl.Body, poses: Array) -> Array:
+    """Rotations [..., 24 * 6] -> joints [..., 24 * 3]; as in the release, of the mean shape."""
+    joints = smpl.joint_positions(body, poses.reshape(*poses.shape[:-1], smpl.NUM_JOINTS, 6), xp=jnp)
+    return joints.reshape(*poses.shape[:-1], -1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from memory_clips import make_clips
 
-from data_pipelines.pose_files import read_pose_json, read_predictions, read_sequences, write_predictions
+from data_pipelines.pose_files import read_pose_json, read_predictions, write_predictions
 from data_pipelines.poses import (
     Estimates,
     FixedPairs,
@@ -15,14 +15,13 @@ from data_pipelines.poses import (
     PoseConfig,
     PosePair,
     add_noise,
-    overlapping,
     pair_with_truth,
     train_batches,
     training_window,
 )
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig
-from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
+from kimnet_jax.core.skeleton import PENN_ACTION
 
 J = PENN_ACTION.num_joints
 NONE = NoiseConfig(jitter=0, outliers=0)
@@ -208,7 +207,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         ('p.npz', b'no zip', 'not a readable npz'),
         ('p.json', b'{', 'not valid JSON'),
         ('p.json', b'{"about": {}}', 'not a file of poses that predict wrote'),
-        ('q.npz', None, 'no such file of poses'),
+        ('q.npz', None, 'no such file'),
         ('q.json', None, 'no such file of poses'),
     ],
 )
@@ -223,6 +222,26 @@ def test_predictions_of_another_skeleton(tmp_path):
     write_predictions(tmp_path / 'p.npz', [estimates('a', 2)], PENN_ACTION, {})
     with pytest.raises(InputError, match="poses of 'penn_action', the data has 'jhmdb'"):
         read_predictions(str(tmp_path / 'p.npz'), 'jhmdb')
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('lengths', [3], '2 poses for 3 frames'),
+        ('lengths', ['x'], r'lengths of shape \[1\] \(<U1\), expected \[1\]'),
+        ('joints', np.zeros((2, 3)), r'joints of shape \[2, 3\]'),
+        ('joints', np.zeros((2, 12, 2)), r'joints of shape \[2, 12, 2\] \(float64\), expected \[2, 13, 2\]'),
+        ('image_size', np.zeros((0, 2)), r'image_size of shape \[0, 2\]'),
+        ('boxes', np.zeros((2, 4)), 'frame 0: the box is empty'),
+        ('about', '{', 'skeleton and about must be a name and JSON'),
+        ('skeleton', 'cat', "unknown skeleton 'cat'"),
+    ],
+)
+def test_bad_arrays(tmp_path, field, value, message):
+    write_predictions(tmp_path / 'p.npz', [estimates('a', 2)], PENN_ACTION, {})
+    np.savez(tmp_path / 'q.npz', **dict(np.load(tmp_path / 'p.npz')) | {field: np.array(value)})
+    with pytest.raises(InputError, match=r'q\.npz: .*' + message):
+        read_predictions(str(tmp_path / 'q.npz'), 'penn_action')
 
 
 def pose_json(tmp_path, change=lambda data: None):
@@ -253,6 +272,8 @@ def test_json_of_predict(tmp_path):
         (lambda data: data['frames'][0].update(box=[5, 5, 5, 9]), 'frame 0: the box is empty'),
         (lambda data: data['about'].update(skeleton='cat'), "unknown skeleton 'cat'"),
         (lambda data: data['about'].pop('width'), 'not a file of poses that predict wrote'),
+        (lambda data: data['frames'][1].update(frame=5), 'frame 5 comes after frame 0; give every frame'),
+        (lambda data: data['frames'][1].pop('box'), "frame 1: field 'box' is missing"),
     ],
 )
 def test_bad_json_of_predict(tmp_path, change, message):
@@ -272,83 +293,6 @@ def test_pairs_are_found_by_name():
         pair_with_truth([*found, estimates('other', 2)], clips, 'p.npz')
     with pytest.raises(InputError, match=r"clip 'clip0': poses of shape \[2, 13, 2\], the truth has \[3, 13, 2\]"):
         pair_with_truth([found[0], estimates('clip0', 2)], clips, 'p.npz')
-
-
-def sequence_files(tmp_path, flat: bool = True, dims: int = 2, joints: int = 15):
-    """Files in DeciWatch's layout: object arrays, one entry a clip."""
-    rng, lengths = np.random.default_rng(0), [4, 6]
-    true = [rng.uniform(0, 200, (n, joints, dims)) for n in lengths]
-    found = [pose + 1 for pose in true]
-
-    def objects(values: list) -> np.ndarray:
-        array = np.empty(len(values), object)
-        array[:] = values
-        return array
-
-    names = objects(
-        [np.array([f'/data/Rename_Images/jump/clip{i}/{t:05d}.png' for t in range(n)]) for i, n in enumerate(lengths)]
-    )
-    key = f'joints_{dims}d'
-    shape = (lambda pose: pose.reshape(len(pose), -1)) if flat else (lambda pose: pose)
-    extra = {
-        'bbox': objects([np.tile([10.0, 20.0, 110.0, 220.0], (n, 1)) for n in lengths]),
-        'imgshape': objects([np.array([240, 320, 3])] * 2),
-    }
-    truth, detected = tmp_path / 'jhmdb_gt_test.npz', tmp_path / 'jhmdb_simplebaseline_test.npz'
-    np.savez(truth, imgname=names, **{key: objects([shape(pose) for pose in true])}, **(extra if dims == 2 else {}))
-    np.savez(detected, imgname=names, **{key: objects([shape(pose) for pose in found])})
-    return detected, truth, true
-
-
-@pytest.mark.parametrize('flat', [False, True])
-def test_sequences(tmp_path, flat):
-    detected, truth, true = sequence_files(tmp_path, flat)
-    pairs = read_sequences(str(detected), str(truth), 'poses')
-    assert (pairs.names, pairs.skeleton) == (['clip0', 'clip1'], JHMDB)
-    pair = pairs(1)
-    np.testing.assert_allclose(pair.joints, true[1], rtol=1e-6)
-    np.testing.assert_allclose(pair.estimates.joints, true[1] + 1, rtol=1e-6)
-    assert pair.visible.all()
-    assert pair.boxes.tolist() == [[10, 20, 110, 220]] * 6
-    assert pair.estimates.image_size.tolist() == [240, 320]
-    twice = read_sequences(f'{detected},{detected}', f'{truth},{truth}', 'poses')
-    assert len(twice) == 4
-    assert overlapping(pairs, twice) == ['clip0', 'clip1']
-
-
-def test_sequences_in_3d(tmp_path):
-    detected, truth, _ = sequence_files(tmp_path, dims=3, joints=17)
-    pairs = read_sequences(str(detected), str(truth), 'poses')
-    assert pairs.skeleton.num_joints == 17
-    pair = pairs(0)
-    assert pair.joints.shape == (4, 17, 3)
-    np.testing.assert_allclose(pair.boxes[:, 3:], pair.estimates.joints.max(1))
-    stream = train_batches(pairs, PoseConfig(), WINDOWS, batch_size=2, seed=0)
-    assert next(stream)['poses'].shape == (2, 5, 51)
-
-
-def test_a_file_that_holds_code_is_refused(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return print, ('ran',)
-
-    detected, truth, _ = sequence_files(tmp_path)
-    evil = np.empty(1, object)
-    evil[0] = Evil()
-    np.savez(truth, imgname=evil, joints_2d=evil, bbox=evil, imgshape=evil)
-    with pytest.raises(InputError, match=r'holds builtins\.print, no array'):
-        read_sequences(str(detected), str(truth), 'poses')
-
-
-def test_bad_sequences(tmp_path):
-    detected, truth, _ = sequence_files(tmp_path)
-    np.savez(tmp_path / 'other.npz', imgname=np.zeros((2, 3)))
-    with pytest.raises(InputError, match=r"other\.npz: no array 'joints_2d'; it has imgname"):
-        read_sequences(str(tmp_path / 'other.npz'), str(truth), 'poses')
-    with pytest.raises(InputError, match="no arrays 'bbox' and 'imgshape'"):
-        read_sequences(str(detected), str(detected), 'poses')
-    with pytest.raises(InputError, match='as many files of truth as of estimates'):
-        read_sequences(f'{detected},{detected}', str(truth), 'poses')
 
 
 def test_fixed_pairs_ignore_the_epoch():

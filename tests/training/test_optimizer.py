@@ -2,10 +2,15 @@
 
 import math
 
+import golden
+import jax
+import numpy as np
+import optax
 import pytest
+import torch
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.training.optimizer import OptimizerConfig, make_schedule
+from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
 
 def rates(config: OptimizerConfig, counts, *, steps=40, steps_per_epoch=4.0) -> list[float]:
@@ -64,3 +69,22 @@ def test_bad_field(field, value):
 def test_run_too_short_for_one_update():
     with pytest.raises(InputError, match='accumulate=8: the run has only 5 batches'):
         make_schedule(OptimizerConfig(accumulate=8), steps=5, steps_per_epoch=1)
+
+
+def test_amsgrad_is_that_of_pytorch():
+    """HANet's release has torch.optim.AdamW(amsgrad=True); gradients get smaller, so that the largest mean square matters."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(3, 5)).astype(np.float32)
+    gradients = [(rng.normal(size=(3, 5)) * scale).astype(np.float32) for scale in (1e-3, 1.0, 1e-2, 1e-4, 0.0, 1e-1, 1e-3)]
+    theirs = torch.nn.Parameter(torch.from_numpy(weights.copy()))
+    adamw = torch.optim.AdamW([theirs], lr=1e-2, weight_decay=0.1, amsgrad=True)
+    config = OptimizerConfig(schedule='constant', weight_decay=0.1, amsgrad=True, clip_norm=0.0)
+    optimizer = make_optimizer(config, optax.constant_schedule(1e-2))
+    state, update = optimizer.init(weights), jax.jit(optimizer.update)
+    ours = weights
+    for gradient in gradients:
+        theirs.grad = torch.from_numpy(gradient)
+        adamw.step()
+        updates, state = update(gradient, state, ours)
+        ours = ours + np.asarray(updates)
+        assert golden.relative_error(ours, theirs.detach().numpy()) < 1e-6

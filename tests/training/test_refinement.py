@@ -135,7 +135,7 @@ def test_evaluation_has_every_row(hanet_run, capsys):
     evaluate.evaluate(hanet_run, options(checkpoint='last'))
     text = capsys.readouterr().out
     report = json.loads((hanet_run / 'evaluation/test_step4.json').read_text())
-    filters = ['raw input', 'One-Euro', 'Savitzky-Golay', 'Gaussian', 'lines, every 2th frame']
+    filters = ['raw input', 'One-Euro', 'Savitzky-Golay', 'Gaussian', 'lines, every 2nd frame']
     assert list(report['rows']) == ['HANet (ours)', *filters, 'mean pose', 'random']
     assert 'poses of the truth with noise' in text
 

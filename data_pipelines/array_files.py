@@ -1,0 +1,126 @@
+"""Arrays out of files that others wrote, npz of arrays of arrays and pickles included: nothing that a file holds is ever run."""
+
+import os
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kimnet_jax.core.errors import InputError
+
+_BUILTINS = ('builtins', '__builtin__')
+_ALLOWED = {  # all that arrays in plain containers need
+    *((module, '_reconstruct') for module in ('numpy.core.multiarray', 'numpy._core.multiarray')),
+    *((module, 'scalar') for module in ('numpy.core.multiarray', 'numpy._core.multiarray')),
+    ('numpy', 'ndarray'),
+    ('numpy', 'dtype'),
+    ('_codecs', 'encode'),
+    *((module, name) for module in _BUILTINS for name in ('set', 'object')),
+}
+_STAND_INS = ('chumpy', 'scipy')  # packages whose objects are read for their arrays alone
+
+
+class Parts:
+    """Stands for an object of a package that is not imported: its attributes, and no code."""
+
+    def __new__(cls, *_: Any) -> 'Parts':
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__ = dict(state) if isinstance(state, dict) else {}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED:
+            return super().find_class(module, name)
+        if module.split('.')[0] in _STAND_INS:
+            return type(name, (Parts,), {})
+        if name == '_reconstructor' and module in ('copyreg', 'copy_reg'):
+            return _reconstruct
+        raise pickle.UnpicklingError(f'refused: it holds {module}.{name}, no array; none of its code was run')
+
+
+def read_npz(path: pathlib.Path) -> dict[str, Any]:
+    """The arrays of an `.npz`. Raises `InputError` where it cannot be read or holds anything but arrays."""
+    arrays: dict[str, Any] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                arrays[member.removesuffix('.npy')] = _read_array(archive, member)
+    except FileNotFoundError:
+        raise InputError(f'{path}: no such file') from None
+    except Exception as error:  # of zip, pickle and NumPy: on damaged files they raise all kinds
+        raise InputError(f'{path}: not a readable npz of arrays ({_line(error)})') from error
+    return arrays
+
+
+def write_npz(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    """Writes an `.npz`, complete or not at all. Raises `InputError` where its name has another suffix or is taken."""
+    if path.suffix != '.npz':
+        raise InputError(f'{path}: arrays are written as .npz; give the file that suffix')
+    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open('wb') as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(draft, path)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(f'{path}: a file or folder is in the way; choose another name') from error
+    finally:
+        if draft.parent.is_dir():
+            draft.unlink(missing_ok=True)
+
+
+def read_pickle(path: pathlib.Path) -> Any:
+    """What a pickle of arrays in plain containers holds; objects of `chumpy` and `scipy` are `Parts`. Raises `InputError`."""
+    try:
+        with path.open('rb') as file:
+            return _ArraysOnly(file, encoding='latin1').load()
+    except FileNotFoundError:
+        raise InputError(f'{path}: no such file') from None
+    except Exception as error:  # as above
+        raise InputError(f'{path}: not a readable pickle of arrays ({_line(error)})') from error
+
+
+def dense(value: Any) -> np.ndarray:
+    """The array that a value is, also one of chumpy's or a sparse matrix of SciPy's. Raises `ValueError` where it is none."""
+    if isinstance(value, np.ndarray) and value.dtype == object and not value.shape:
+        value = value.item()
+    if not isinstance(value, Parts):
+        return np.asarray(value, np.float64)
+    parts = value.__dict__
+    if 'x' in parts:
+        return dense(parts['x'])
+    if {'a', 'idxs', 'preferred_shape'} <= set(parts):  # chumpy's selection of another array's elements
+        return dense(parts['a']).ravel()[np.asarray(parts['idxs'])].reshape(parts['preferred_shape'])
+    kind = type(value).__name__
+    shape = parts.get('_shape', parts.get('shape'))
+    if kind not in ('csc_matrix', 'csr_matrix') or shape is None:
+        raise ValueError(f'an object of type {kind}')
+    result = np.zeros(shape if kind == 'csr_matrix' else shape[::-1])
+    lines = np.repeat(np.arange(len(result)), np.diff(parts['indptr']))
+    np.add.at(result, (lines, parts['indices']), parts['data'])
+    return result if kind == 'csr_matrix' else result.T
+
+
+def _read_array(archive: zipfile.ZipFile, member: str) -> Any:
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        _, _, dtype = read(file)
+        if dtype.hasobject:
+            return _ArraysOnly(file, encoding='latin1').load()
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file)
+
+
+def _reconstruct(kind: type, *_: Any) -> Any:
+    return Parts.__new__(kind) if issubclass(kind, Parts) else object()
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
