@@ -19,16 +19,15 @@ from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, 
 from data_pipelines.pose_files import write_predictions
 from data_pipelines.poses import Estimates
 from data_pipelines.transforms import DataConfig
-from kimnet_jax import refinement
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError, parse_flags, run_command
 from kimnet_jax.core.types import Array, Batch, Decoding
 from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.models import REFINERS, abstract_model, network_name
-from kimnet_jax.models.kimnet import STRIDE
 from kimnet_jax.reporting import reference, released_protocol, tables
 from kimnet_jax.training import evaluation, sharding, workdir
 from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.compilation import keep_compiled
 from kimnet_jax.training.state import split_model
 
 WHOLE = {'sub_jhmdb': 316}  # clips of the data set that the paper's numbers are of
@@ -38,6 +37,8 @@ def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
     """Evaluates the run in `folder` and writes its report."""
     config, _ = workdir.read_config(folder)
     if config['model'].get('name') in REFINERS:
+        from kimnet_jax import refinement  # slow to import
+
         refinement.evaluate(folder, config, options)
         return
     settings, dataset = dict(config['eval']), dict(config['dataset'])
@@ -63,7 +64,7 @@ def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
     graph, template = split_model(model, training=False)
     weights, meta = Checkpoints(folder, read_only=True).restore_weights(options.checkpoint, template)
     evaluator = evaluation.Evaluator(
-        graph, stream, num_eval_batches(clips, **passes), clips, stride=STRIDE, decoding=settings['decoding'], mesh=mesh
+        graph, stream, num_eval_batches(clips, **passes), clips, stride=model.stride, decoding=settings['decoding'], mesh=mesh
     )
     weights = sharding.put(weights, mesh)
 
@@ -76,7 +77,7 @@ def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
     references, checkpoint = _reference_predictions(clips, training_clips), f'Checkpoint of step {meta["step"]} of {folder}'
     name = f'{split}_step{meta["step"]}'
     if isinstance(clips, released_protocol.OneWindow):
-        crop = released_protocol.Crop(data.input_size, data.box_scale, STRIDE)
+        crop = released_protocol.Crop(data.input_size, data.box_scale, model.stride)
         references[released_protocol.TRUTH] = ((i, clips[i]['joints'], None) for i in range(len(clips)))
         measured = {key: released_protocol.measure(clips, poses, crop) for key, poses in references.items()}
         measured = {ours: released_protocol.measure(clips, evaluator.predict(weights), crop)} | measured
@@ -175,6 +176,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
 def cli() -> None:
     """Entry point of the console script."""
     define_flags(flags.FLAGS)
+    keep_compiled()
     app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
 
 

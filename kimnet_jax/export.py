@@ -4,6 +4,7 @@ import functools
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
@@ -13,34 +14,51 @@ from kimnet_jax.core.errors import InputError, parse_flags, run_command
 from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.inference import artifact
 from kimnet_jax.models import abstract_model
-from kimnet_jax.models.kimnet import STRIDE
+from kimnet_jax.models.folding import fold
 from kimnet_jax.training.checkpoint import Checkpoints
-from kimnet_jax.training.state import split_model
+from kimnet_jax.training.compilation import keep_compiled
+from kimnet_jax.training.state import Weights, split_model
 from kimnet_jax.training.workdir import read_config
 
 TOLERANCE = 0.05  # pixels of the crop
 CHECKED_CLIPS = 3
 
 
-def load(workdir: pathlib.Path, checkpoint: str, dtype: str | None) -> tuple[artifact.Model, int]:
-    """The model of a training run, and the step of the checkpoint. Raises `InputError` where there is none."""
+class Loaded(NamedTuple):
+    """Attributes:
+    model: of a training run.
+    folded: the same for inference (`fold`).
+    step: of the checkpoint.
+    """
+
+    model: artifact.Model
+    folded: artifact.Model
+    step: int
+
+
+def load(workdir: pathlib.Path, checkpoint: str, dtype: str | None) -> Loaded:
+    """The model of a training run. Raises `InputError` where there is none."""
     config, name = read_config(workdir)
-    skeleton = get_skeleton(name)
+    skeleton, size = get_skeleton(name), config['data']['input_size']
     network = abstract_model(config['model'], num_joints=skeleton.num_joints, dtype=dtype or config['dtype'])
     graph, template = split_model(network, training=False)
     weights, meta = Checkpoints(workdir, read_only=True).restore_weights(checkpoint, template)
-    model = artifact.Model(
-        weights,
-        init_state=lambda weights, frames: nnx.merge(graph, *weights).init_state(frames),
-        step=lambda weights, state, frames: nnx.merge(graph, *weights).step(state, frames),
-        forward=lambda weights, frames: nnx.merge(graph, *weights, copy=True)(frames)[0],
-        skeleton=skeleton,
-        size=config['data']['input_size'],
-        stride=STRIDE,
-        box_scale=config['data']['box_scale'],
-        decoding=config['eval']['decoding'],
-    )
-    return model, meta['step']
+
+    def model_of(graph: nnx.GraphDef, weights: Weights) -> artifact.Model:
+        return artifact.Model(
+            weights,
+            init_state=lambda weights, frames: nnx.merge(graph, *weights).init_state(frames),
+            step=lambda weights, state, frames: nnx.merge(graph, *weights).step(state, frames),
+            forward=lambda weights, frames: nnx.merge(graph, *weights, copy=True)(frames)[0],
+            skeleton=skeleton,
+            size=size,
+            stride=network.stride,
+            box_scale=config['data']['box_scale'],
+            decoding=config['eval']['decoding'],
+        )
+
+    folded = split_model(fold(nnx.merge(graph, *weights), size), training=False)
+    return Loaded(model_of(graph, weights), model_of(*folded), meta['step'])
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -64,9 +82,9 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     if not options.platforms or not set(options.platforms) <= set(artifact.PLATFORMS):
         raise InputError(f'--platforms={",".join(options.platforms)}: choose some of {", ".join(artifact.PLATFORMS)}')
     workdir, out = (pathlib.Path(path).expanduser() for path in (options.workdir, options.out))
-    model, step = load(workdir, options.checkpoint, options.dtype)
+    model, folded, step = load(workdir, options.checkpoint, options.dtype)
     about = {'workdir': str(workdir), 'step': step}
-    artifact.export(model, out, frames=options.frames, platforms=options.platforms, about=about)
+    artifact.export(folded, out, frames=options.frames, platforms=options.platforms, about=about)
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     print(f'{out}: {", ".join(artifact.FUNCTIONS)} for {", ".join(options.platforms)}, {size:.1f} MB')
     sys.stdout.flush()
@@ -82,6 +100,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
 def cli() -> None:
     """Entry point of the console script."""
     define_flags(flags.FLAGS)
+    keep_compiled()
     app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
 
 

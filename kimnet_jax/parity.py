@@ -18,6 +18,7 @@ from kimnet_jax.interop.convert import Weights, described, from_torch
 from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.reporting import parity_report
+from kimnet_jax.training.compilation import keep_compiled
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 
 STEPS = {'tiny': 100, 'full': 1}
@@ -123,6 +124,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
 def cli() -> None:
     """Entry point of the console script."""
     define_flags(flags.FLAGS)
+    keep_compiled()
     app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
 
 

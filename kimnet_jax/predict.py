@@ -12,7 +12,6 @@ from absl import app, flags
 from flax import nnx
 from tqdm import tqdm
 
-from kimnet_jax import refinement
 from kimnet_jax.core.errors import InputError, parse_flags, run_command
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
 from kimnet_jax.core.video import read_frames
@@ -22,8 +21,9 @@ from kimnet_jax.inference.refiner import PoseRefiner, refine_video
 from kimnet_jax.inference.tracking import TrackerConfig, parse_box, read_boxes
 from kimnet_jax.inference.video import stated_frame_count
 from kimnet_jax.models import abstract_model
-from kimnet_jax.models.kimnet import STRIDE
+from kimnet_jax.models.folding import fold
 from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.compilation import keep_compiled
 from kimnet_jax.training.state import split_model
 from kimnet_jax.training.workdir import read_config
 
@@ -54,12 +54,14 @@ def load(workdir: pathlib.Path, checkpoint: str) -> Trained:
     model = abstract_model(config['model'], num_joints=skeleton.num_joints, dtype=config['dtype'])
     graph, template = split_model(model, training=False)
     weights, meta = Checkpoints(workdir, read_only=True).restore_weights(checkpoint, template)
+    size = config['data']['input_size']
+    graph, weights = split_model(fold(nnx.merge(graph, *weights), size), training=False)
     predictor = PosePredictor(
         weights,
         lambda weights, frames: nnx.merge(graph, *weights).init_state(frames),
         lambda weights, state, frames: nnx.merge(graph, *weights).step(state, frames),
-        size=config['data']['input_size'],
-        stride=STRIDE,
+        size=size,
+        stride=model.stride,
         box_scale=config['data']['box_scale'],
         decoding=config['eval']['decoding'],
     )
@@ -69,6 +71,8 @@ def load(workdir: pathlib.Path, checkpoint: str) -> Trained:
 
 def with_refiner(trained: Trained, folder: pathlib.Path, look_ahead: int | None) -> Trained:
     """The model with HANet of the run in `folder` behind it. Raises `InputError` where that is of another skeleton."""
+    from kimnet_jax import refinement  # with what it needs it takes longer to import than all the rest
+
     behind = refinement.load(folder, 'best')
     if behind.skeleton != trained.skeleton.name:
         raise InputError(f'--refine {folder}: refines poses of {behind.skeleton!r}, the model has {trained.skeleton.name!r}')
@@ -172,6 +176,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
 def cli() -> None:
     """Entry point of the console script."""
     define_flags(flags.FLAGS)
+    keep_compiled()
     app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
 
 

@@ -17,17 +17,16 @@ from ml_collections import ConfigDict, config_flags
 from data_pipelines import schema
 from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
 from data_pipelines.transforms import DataConfig
-from kimnet_jax import refinement
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError, explained, parse_flags, run_command
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Batch, Decoding
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.models import REFINERS, build_model, count_parameters
-from kimnet_jax.models.kimnet import STRIDE
 from kimnet_jax.models.weights import initialise
 from kimnet_jax.training import evaluation, loop, session, sharding
 from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.compilation import keep_compiled
 from kimnet_jax.training.initial import InitConfig, initialise_parts
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from kimnet_jax.training.state import Weights, split_model
@@ -94,7 +93,7 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
         schedule,
         make(TargetConfig, config.target, 'target'),
         skeleton=skeleton,
-        stride=STRIDE,
+        stride=model.stride,
         accumulate=optimizer_config.accumulate,
         average_decay=config.train.average_decay,
         mesh=mesh,
@@ -104,7 +103,7 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
         eval_stream,
         num_eval_batches(eval_clips, **passes),
         eval_clips,
-        stride=STRIDE,
+        stride=model.stride,
         decoding=config.eval.decoding,
         mesh=mesh,
     )
@@ -180,6 +179,8 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
         sharding.join_processes()
     folder = pathlib.Path(options.workdir).expanduser()
     if options.config.model.name in REFINERS:
+        from kimnet_jax import refinement  # slow to import
+
         return refinement.train(options.config.to_dict(), folder)
     return train(options.config, folder)
 
@@ -194,6 +195,7 @@ def cli() -> None:
             elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
                 sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
     define_flags(flags.FLAGS)
+    keep_compiled()
     app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
 
 

@@ -16,7 +16,7 @@ CORE = 'kimnet_jax.core'
 # area -> the other first-party areas that it may import
 FIRST_PARTY = {
     'kimnet_jax': (),  # the version only: loader workers import the package
-    'configs': ('configs.common',),
+    'configs': ('configs.common', 'configs.models'),
     CORE: (),
     'data_pipelines': (CORE,),
     'kimnet_jax.models': (CORE,),

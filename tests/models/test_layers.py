@@ -1,3 +1,5 @@
+import functools
+
 import golden
 import jax
 import jax.numpy as jnp
@@ -42,12 +44,21 @@ def test_transposed_convolution_is_the_stock_one():
     compare(ours, stock, (normal('x', 2, 7, 5, 3), layer.kernel[...]))
 
 
-@pytest.mark.parametrize('size', [(8, 6), (11, 7)])
-def test_max_pool_is_the_stock_one(size):
+@pytest.mark.parametrize('size', [(8, 6), (11, 7), (6, 5)])
+@pytest.mark.parametrize('padding', [0, 1])
+def test_max_pool_is_the_stock_one(size, padding):
     def stock(x):
-        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((padding, padding),) * 2)
 
-    compare(max_pool, stock, (normal('x', 2, *size, 3),))
+    compare(functools.partial(max_pool, padding=padding), stock, (normal('x', 2, *size, 3),))
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_values_that_tie_share_the_gradient_of_the_maximum(dtype):
+    x = jnp.zeros((1, 3, 5, 1), dtype).at[0, :2, 0].set(1)  # two windows: two ones among zeros, nine zeros
+    weight = jnp.array([6, 9], dtype).reshape(1, 1, 2, 1)
+    gradient = jax.jit(jax.grad(lambda x: (max_pool(x, padding=0) * weight).sum()))(x)
+    assert gradient[0, ..., 0].tolist() == [[3, 0, 1, 1, 1], [3, 0, 1, 1, 1], [0, 0, 1, 1, 1]]
 
 
 @pytest.mark.parametrize('size', [(8, 6), (11, 7)])
@@ -71,7 +82,8 @@ def compare(ours, stock, arguments):
     expected, pullback = jax.vjp(stock, *arguments)
     weight = normal('cotangent', *expected.shape)
     assert golden.relative_error(ours(*arguments), expected) < 1e-6
-    gradients = jax.grad(lambda *arguments: (ours(*arguments) * weight).sum(), range(len(arguments)))(*arguments)
+    differentiate = jax.grad(lambda *arguments: (ours(*arguments) * weight).sum(), range(len(arguments)))
+    gradients = jax.jit(differentiate)(*arguments)
     for gradient, reference in zip(gradients, pullback(weight), strict=True):
         assert golden.relative_error(gradient, reference) < 1e-5
 

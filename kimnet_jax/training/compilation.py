@@ -1,0 +1,29 @@
+"""Compiled programs are kept in the user's cache folder: the second start of a command need not compile them again."""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+SECONDS = 0.2  # what compiles faster is not worth a file
+
+
+def keep_compiled() -> None:
+    """Turns on JAX's cache of compiled programs in `$XDG_CACHE_HOME/kimnet_jax` (`~/.cache/kimnet_jax`).
+
+    Its keys hold the program, the versions, XLA's flags and the kind of processor or accelerator. `JAX_COMPILATION_CACHE_DIR`
+    chooses another folder, `JAX_ENABLE_COMPILATION_CACHE=0` turns the cache off. Where the folder cannot be made or written to,
+    every start compiles.
+    """
+    config: Any = jax.config  # whose attributes are made at run time
+    if not config.jax_enable_compilation_cache or config.jax_compilation_cache_dir is not None:
+        return
+    try:
+        folder = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'kimnet_jax'
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its programs are run: for its owner alone
+    except (OSError, RuntimeError):  # no home, a read-only one, a file in the way
+        return
+    if os.access(folder, os.W_OK | os.X_OK):
+        config.update('jax_compilation_cache_dir', str(folder))
+        config.update('jax_persistent_cache_min_compile_time_secs', SECONDS)
