@@ -86,14 +86,14 @@ def _build(name: str, config: str, args: tfds_build.Args) -> None:
             raise InputError(f'{final}: not built yet, so --update_metadata_only has nothing to update')
         _execute(name, config, args, data_dir)
     elif not _is_built(final, args):
-        with _staging(data_dir, f'{name}/{config}') as staging:
+        with staging(data_dir, f'{name}/{config}') as place:
             if not _is_built(final, args):  # by a build that this one waited for
-                _execute(name, config, args, staging)
-                shutil.copytree(staging / name / '.config', data_dir / name / '.config', dirs_exist_ok=True)
+                _execute(name, config, args, place)
+                shutil.copytree(place / name / '.config', data_dir / name / '.config', dirs_exist_ok=True)
                 final.parent.mkdir(exist_ok=True)
                 if final.exists():
-                    final.rename(staging / 'replaced')
-                (staging / relative).rename(final)
+                    final.rename(place / 'replaced')
+                (place / relative).rename(final)
     splits = tfds.builder_from_directory(str(final)).info.splits
     counts = ', '.join(f'{split} {info.num_examples} clips' for split, info in splits.items())
     size = sum(file.stat().st_size for file in final.iterdir()) / 1e6
@@ -111,7 +111,7 @@ def _is_built(final: pathlib.Path, args: tfds_build.Args) -> bool:
 
 
 @contextlib.contextmanager
-def _staging(data_dir: pathlib.Path, label: str) -> Iterator[pathlib.Path]:
+def staging(data_dir: pathlib.Path, label: str) -> Iterator[pathlib.Path]:
     """A folder in `data_dir` that is gone afterwards, whatever happens; those of builds that were killed are removed first.
 
     Waits for the end of another build of the same `label` into `data_dir`.

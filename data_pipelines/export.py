@@ -18,6 +18,8 @@ from kimnet_jax.core.errors import InputError, run_command
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example
 
+SUFFIXES = {b'\x89PNG': '.png', b'RIFF': '.webp'}  # by the first bytes; JPEG otherwise
+
 
 def main(argv: Sequence[str]) -> None:
     """Exports what the command line (`argv[0]` is the program) asks for. Raises `InputError`."""
@@ -65,7 +67,7 @@ def export_clip(example: Example, skeleton: Skeleton, out: pathlib.Path, *, over
         folder = pathlib.Path(scratch, 'clip')
         folder.mkdir()
         for number, frame in enumerate(example['frames'], 1):
-            suffix = '.png' if frame.startswith(b'\x89PNG') else '.jpg'
+            suffix = next((suffix for start, suffix in SUFFIXES.items() if frame.startswith(start)), '.jpg')
             (folder / f'{number:06d}{suffix}').write_bytes(frame)
         joints = {
             'names': skeleton.joints,

@@ -137,6 +137,7 @@ class ClipSource:
         skeleton: its joints.
         clips: in order.
         leak: why a result on this data set says nothing of unseen clips; '' where none of its clips is in two splits.
+        note: what else a report on this data set says of it; '' where it is as it was built.
     """
 
     folder: pathlib.Path
@@ -144,6 +145,7 @@ class ClipSource:
     skeleton: Skeleton
     clips: Sequence[Clip]
     leak: str = ''
+    note: str = ''
 
     @property
     def names(self) -> list[str]:
@@ -199,6 +201,11 @@ class ClipSource:
 
 def open_clips(data_dir: str | os.PathLike[str], name: str, config: str, split: str) -> ClipSource:
     """Opens a split of a built data set. Raises `InputError` that says how to build it where it is not there."""
+    return open_built(built_folder(data_dir, name, config), split)
+
+
+def built_folder(data_dir: str | os.PathLike[str], name: str, config: str) -> pathlib.Path:
+    """Folder of the newest version of a built data set. Raises `InputError` that says how to build it where it is not there."""
     root = pathlib.Path(data_dir).expanduser() / name / config
     versions = [path.parent for path in root.glob('*.*.*/dataset_info.json')]
     if not versions:
@@ -206,7 +213,7 @@ def open_clips(data_dir: str | os.PathLike[str], name: str, config: str, split: 
             f'{root}: no built data set there; build it with '
             f'`python -m data_pipelines.build {name}/{config} --data_dir {data_dir}`, or point config.dataset.data_dir at it'
         )
-    return open_built(max(versions, key=lambda path: tfds.core.Version(path.name)), split)
+    return max(versions, key=lambda path: tfds.core.Version(path.name))
 
 
 def open_built(folder: pathlib.Path, split: str) -> ClipSource:
@@ -225,7 +232,7 @@ def open_built(folder: pathlib.Path, split: str) -> ClipSource:
     if 'clips' not in metadata:
         raise InputError(f'{folder}: built by an earlier version, without a list of its clips; build it again with --overwrite')
     clips = _clips_of(info.splits, split, metadata['clips'])
-    return ClipSource(folder, split, get_skeleton(metadata['skeleton']), clips, metadata['leak'])
+    return ClipSource(folder, split, get_skeleton(metadata['skeleton']), clips, metadata['leak'], metadata.get('note', ''))
 
 
 def _clips_of(splits: tfds.core.SplitDict, split: str, written: dict[str, list[tuple[str, int]]]) -> list[Clip]:
@@ -260,6 +267,8 @@ def overlap_notes(train: ClipSource, evaluation: ClipSource) -> list[str]:
         notes.append(
             f'No result on unseen clips: {shared} of the {len(evaluation)} clips of {evaluation.split!r} are trained on.'
         )
+    if evaluation.note:
+        notes.append(f'{evaluation.note}.')
     return notes
 
 
