@@ -130,6 +130,15 @@ def test_written_report_is_the_report(tmp_path):
     assert sorted(path.name for path in text.parent.iterdir()) == ['full.json', 'full.md']
 
 
+def test_a_name_that_is_too_long_is_cut(tmp_path):
+    slices = '_'.join(f'train{i}' for i in range(90))  # of a split of many parts
+    names = ['train0_train1', slices, slices, f'{slices}_train91']
+    stems = [write_report(tmp_path, name, report('Tiny', tiny()))[0].stem for name in names]
+    assert [len(stem) for stem in stems] == [13, 120, 120, 120]
+    assert all(stem.startswith('train0_train1') for stem in stems)
+    assert len(set(stems)) == 3
+
+
 def test_failed_write_leaves_the_old_report(tmp_path):
     write_report(tmp_path, 'full', report('Old', tiny()))
     with pytest.raises(ValueError):

@@ -1,5 +1,6 @@
 """Results as the paper's tables: Markdown that is aligned as plain text, and the same numbers as JSON."""
 
+import hashlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from kimnet_jax.metrics import MEAN, NORMALISERS, PoseMetrics
 from kimnet_jax.reporting import paper
 
 RANDOM, MEAN_POSE = 'random', 'mean pose'  # the rows that every table carries
+_LONGEST_NAME = 120  # of a file
 SATURATED = 0.9  # a column in which random predictions score this much says nothing
 _HEADINGS = {
     'torso': 'Torso length (left shoulder to right hip)',
@@ -90,7 +92,7 @@ def write_report(
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Writes `<name>.md` (`as_text` of the report) and `<name>.json` into the folder, which is made.
 
-    Both are complete before either gets its name.
+    Both are complete before either gets its name. A name too long for a file, of a split of many slices, is cut, with a digest.
 
     Returns:
         The two paths.
@@ -103,6 +105,8 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f'{folder}: a file is in the way of the report folder; choose another folder') from error
+    if len(name) > _LONGEST_NAME:
+        name = f'{name[: _LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}'
     texts = {'.md': as_text(report), '.json': json.dumps(report, indent=2, allow_nan=False) + '\n'}
     finals = {suffix: folder / f'{name}{suffix}' for suffix in texts}
     drafts = {suffix: folder / f'.{name}{suffix}.{os.getpid()}.tmp' for suffix in texts}
