@@ -51,7 +51,7 @@ class Split(NamedTuple):
 
 def open_split(config: Mapping[str, Any], part: str, *, data_dir: str | None = None, split: str | None = None) -> Split:
     """The pairs of `train` or `eval` that a config names. Raises `InputError` naming the field or file that is wrong."""
-    settings, dataset = _pose_config(config), config['dataset']
+    settings, dataset = make(poses.PoseConfig, config['poses'], 'poses'), config['dataset']
     files, truth = getattr(settings, part), getattr(settings, f'{part}_truth')
     if settings.source == 'sequences':
         if split or data_dir:
@@ -77,11 +77,6 @@ def _read_body(name: str) -> Body:
         raise InputError(f'config.poses.smpl_file: {error}') from error
 
 
-def _pose_config(config: Mapping[str, Any]) -> poses.PoseConfig:
-    earlier = {'kind': '2d', 'root': (), 'smpl_file': ''}  # runs from before there was a choice
-    return make(poses.PoseConfig, earlier | config['poses'], 'poses')
-
-
 def windows_of(config: Mapping[str, Any]) -> WindowConfig:
     """How the poses of a run are cut and normalised."""
     model = {key: value for key, value in config['model'].items() if key in ('interval', 'window')}
@@ -94,7 +89,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     sharding.check_batch_size(config['train']['batch_size'], 'train.batch_size', mesh)
 
     # data
-    settings, windows = _pose_config(config), windows_of(config)
+    settings, windows = make(poses.PoseConfig, config['poses'], 'poses'), windows_of(config)
     loss = make(refinement.LossConfig, config['loss'], 'loss')
     ours, theirs = open_split(config, 'train'), open_split(config, 'eval')
     notes = _overlap_notes(ours, theirs)
@@ -260,7 +255,7 @@ def load(folder: pathlib.Path, checkpoint: str) -> TrainedRefiner:
         raise InputError(
             f'{folder}: a run of {config["model"].get("name", "kimnet")!r}, which refines no poses; give one of HANet'
         )
-    settings = _pose_config(config)
+    settings = make(poses.PoseConfig, config['poses'], 'poses')
     channels = get_skeleton(skeleton).num_joints * poses.DIMS[settings.kind]
     model = abstract_refiner(config['model'], channels=channels, dtype=config['dtype'])
     graph, template = split_model(model, training=False)
@@ -303,7 +298,7 @@ def _overlap_notes(training: Split, split: Split) -> list[str]:
 
 
 def _measure_notes(config: Mapping[str, Any]) -> list[str]:
-    settings = _pose_config(config)
+    settings = make(poses.PoseConfig, config['poses'], 'poses')
     if settings.kind == 'smpl':
         body = f'{SMPL.num_joints} joints of {settings.smpl_file}'
         return [f'Measured at the {body}, in metres from the pelvis; truth and estimates each with their own shape.']

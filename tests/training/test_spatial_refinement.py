@@ -194,11 +194,3 @@ def test_gradients_through_the_joints_are_finite(tmp_path):
         smpl.joint_positions(body, np.asarray(turned)),
         atol=1e-5,
     )
-
-
-def test_runs_from_before_there_were_kinds_are_of_2d(tmp_path):
-    files = joint_files(tmp_path)[:2]
-    config = config_of('preset=tiny', files, files)
-    for field in ('kind', 'root', 'smpl_file'):
-        del config['poses'][field]
-    assert refinement.open_split(config, 'eval').plane
