@@ -3,14 +3,13 @@
 import functools
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines.array_files import read_npz, write_npz
+from data_pipelines.array_files import draft_of, read_npz, write_npz
 from data_pipelines.poses import DIMS, Estimates, Kind
 from data_pipelines.sequence_files import check_boxes, read_sequence_file, write_sequence_file
 from kimnet_jax.core.errors import InputError
@@ -166,16 +165,8 @@ def _write_json(data: Mapping[str, Any], path: pathlib.Path, joints: Sequence[np
     about = data['about'] | {'refined': dict(refined)}
     rows = zip(data['frames'], points.tolist(), strict=True)
     lines = ',\n'.join(json.dumps(frame | {'joints': pose}) for frame, pose in rows)
-    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with draft_of(path) as draft:
         draft.write_text(f'{{"about": {json.dumps(about)},\n"frames": [\n{lines}\n]}}\n', encoding='utf-8')
-        os.replace(draft, path)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(f'{path}: a file or folder is in the way; choose another name') from error
-    finally:
-        if draft.parent.is_dir():
-            draft.unlink(missing_ok=True)
 
 
 def _predictions_of(arrays: Mapping[str, Any], path: pathlib.Path) -> tuple[list[Estimates], str]:

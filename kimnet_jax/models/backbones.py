@@ -1,6 +1,6 @@
 """Networks of single images by name, as pose initializers and feature encoders of networks of videos (KIMNet Table III)."""
 
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -58,12 +58,46 @@ def backbone(config: BackboneConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rn
             return HRNet(config, dtype=dtype, rngs=rngs)
 
 
-def feature_encoder(config: BackboneConfig, features: int, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs) -> nnx.Module:
-    """A backbone without heatmaps that gives D features, through an adapter where it has another number of channels."""
-    network = backbone(config, dtype=dtype, rngs=rngs)
-    if config.features == features:
+class VideoConfig(Protocol):
+    """What the config of a network of videos says of its networks of single images; see `KIMNetConfig`."""
+
+    @property
+    def num_joints(self) -> int: ...
+    @property
+    def pose_initializer(self) -> str | None: ...
+    @property
+    def feature_encoder(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def features(self) -> int: ...
+    @property
+    def remat(self) -> bool: ...
+
+
+def feature_encoder(config: VideoConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs) -> nnx.Module:
+    """The backbone of that name: [B, H, W, 3] -> [B, h, w, D]; with an adapter where it has another number of channels."""
+    encoder = backbone_config(
+        config.feature_encoder, num_joints=None, width=config.width, features=config.features, remat=config.remat
+    )
+    network = backbone(encoder, dtype=dtype, rngs=rngs)
+    if encoder.features == config.features:
         return network
-    return Adapted(network, config.features, features, dtype=dtype, rngs=rngs)
+    return Adapted(network, encoder.features, config.features, dtype=dtype, rngs=rngs)
+
+
+def pose_initializer(config: VideoConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs) -> nnx.Module:
+    """The backbone of that name: [B, H, W, 3] -> heatmaps [B, h, w, J]; `none`: a 1x1 convolution of features instead."""
+    if config.pose_initializer in (None, 'none'):
+        return conv(config.features, config.num_joints, 1, use_bias=True, dtype=dtype, rngs=rngs)
+    initializer = backbone_config(
+        str(config.pose_initializer),
+        num_joints=config.num_joints,
+        width=config.width,
+        features=config.features,
+        remat=config.remat,
+    )
+    return backbone(initializer, dtype=dtype, rngs=rngs)
 
 
 class Adapted(nnx.Module):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.backbones import backbone, backbone_config, feature_encoder
+from kimnet_jax.models.backbones import feature_encoder, pose_initializer
 from kimnet_jax.models.chain import ChainNetwork
 from kimnet_jax.models.dkd import DKD
 from kimnet_jax.models.kimnet import ChainState
@@ -62,11 +62,8 @@ class DKDNet(ChainNetwork):
     def __init__(self, config: DKDNetConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
         """`dtype`: of the convolutions. Raises ValueError on an unknown backbone or temporal module."""
         super().__init__(dtype=dtype)
-        sizes: dict[str, Any] = {'width': config.width, 'features': config.features, 'remat': config.remat}
-        encoder = backbone_config(config.feature_encoder, num_joints=None, **sizes)
-        initializer = backbone_config(config.pose_initializer, num_joints=config.num_joints, **sizes)
-        self.feature_encoder = feature_encoder(encoder, config.features, dtype=dtype, rngs=rngs)
-        self.pose_initializer = backbone(initializer, dtype=dtype, rngs=rngs)
+        self.feature_encoder = feature_encoder(config, dtype=dtype, rngs=rngs)
+        self.pose_initializer = pose_initializer(config, dtype=dtype, rngs=rngs)
         self.transition = Transition(config, dtype=dtype, rngs=rngs)
 
     def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:  # type: ignore[override]

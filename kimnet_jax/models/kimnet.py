@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.backbones import backbone, backbone_config, feature_encoder
+from kimnet_jax.models.backbones import feature_encoder, pose_initializer
 from kimnet_jax.models.chain import ChainNetwork
 from kimnet_jax.models.dkd import DKD
 from kimnet_jax.models.jrpsp import JRPSP
@@ -128,16 +128,9 @@ class KIMNet(ChainNetwork):
         Raises ValueError on an unknown backbone or temporal module.
         """
         super().__init__(dtype=dtype)
-        sizes: dict[str, Any] = {'width': config.width, 'features': config.features, 'remat': config.remat}
-        encoder = backbone_config(config.feature_encoder, num_joints=None, **sizes)
-        self.feature_encoder = feature_encoder(encoder, config.features, dtype=dtype, rngs=rngs)
-        self.from_features = config.pose_initializer in (None, 'none')
-        self.pose_initializer: nnx.Module
-        if self.from_features:
-            self.pose_initializer = conv(config.features, config.num_joints, 1, use_bias=True, dtype=dtype, rngs=rngs)
-        else:
-            initializer = backbone_config(str(config.pose_initializer), num_joints=config.num_joints, **sizes)
-            self.pose_initializer = backbone(initializer, dtype=dtype, rngs=rngs)
+        self.feature_encoder = feature_encoder(config, dtype=dtype, rngs=rngs)
+        self.pose_initializer = pose_initializer(config, dtype=dtype, rngs=rngs)
+        self.from_features = config.pose_initializer == 'none'
         self.transition = Transition(config, dtype=dtype, rngs=rngs)
 
     def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:  # type: ignore[override]

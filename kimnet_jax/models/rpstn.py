@@ -8,13 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.backbones import RESNETS, backbone_config
+from kimnet_jax.models.backbones import RESNETS, feature_encoder, pose_initializer
 from kimnet_jax.models.chain import ChainNetwork, encode_clip
 from kimnet_jax.models.dkd import DKDVariant
 from kimnet_jax.models.jrpsp import JRPSP
 from kimnet_jax.models.kimnet import ChainState
 from kimnet_jax.models.kmm_transfer import KMMTransfer
-from kimnet_jax.models.pose_resnet import PoseResNet
 from kimnet_jax.models.relation_decoder import DecoderVariant, RelationDecoder
 
 Array = jax.Array
@@ -113,11 +112,8 @@ class RPSTN(ChainNetwork):
                 raise ValueError(f'RPSTN with {name!r}: choose one of {", ".join(RESNETS)}')
         if config.temporal not in get_args(RPSTNTemporal):
             raise ValueError(f'RPSTN of temporal {config.temporal!r}: choose one of {", ".join(get_args(RPSTNTemporal))}')
-        sizes: dict[str, Any] = {'width': config.width, 'features': config.features, 'remat': config.remat}
-        encoder = backbone_config(config.feature_encoder, num_joints=None, **sizes)
-        initializer = backbone_config(config.pose_initializer, num_joints=config.num_joints, **sizes)
-        self.feature_encoder = PoseResNet(encoder, dtype=dtype, rngs=rngs)  # type: ignore[arg-type]
-        self.pose_initializer = PoseResNet(initializer, dtype=dtype, rngs=rngs)  # type: ignore[arg-type]
+        self.feature_encoder = feature_encoder(config, dtype=dtype, rngs=rngs)
+        self.pose_initializer = pose_initializer(config, dtype=dtype, rngs=rngs)
         self.transition = (Transition if config.temporal == 'jrpsp' else KMMTransition)(config, dtype=dtype, rngs=rngs)
         self.frame_by_frame = config.temporal == 'jrpsp' and config.variant != 'intended'
 

@@ -74,8 +74,8 @@ def test_heatmaps_are_a_quarter_of_the_image(name):
     ],
 )
 def test_features_are_as_many_as_asked_for(name, features, adapted):
-    config = backbone_config(name, num_joints=None, width=4, features=features)
-    network = nnx.eval_shape(lambda: feature_encoder(config, features, rngs=nnx.Rngs(0)))
+    config = KIMNetConfig(5, feature_encoder=name, width=4, features=features)
+    network = nnx.eval_shape(lambda: feature_encoder(config, rngs=nnx.Rngs(0)))
     assert isinstance(network, Adapted) == adapted
     assert nnx.eval_shape(lambda network, images: network(images), network, IMAGES).shape == (2, 16, 32, features)
 
