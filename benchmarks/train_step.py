@@ -1,200 +1,211 @@
-"""How fast does KIMNet train beside PyTorch? Same weights, batch, precision and cores; the contenders run in turn.
+"""How fast does KIMNet train beside PyTorch? The same weights, batch, precision and cores; the contenders run in turn.
 
     python benchmarks/train_step.py --preset small --rounds 10
 
-Times are medians in ms; ratios are medians over the rounds of JAX / PyTorch (below 1: JAX is faster). The result also goes to
-benchmarks/results as JSON. PyTorch runs eagerly, in its own memory layout and in channels_last. Each contender has a process of
-its own: in one process, each pays for the memory that the other gives back.
+A step is all that `kimnet_jax.train` does on the device: normalising the uint8 frames, network, target maps, loss, gradient,
+clipping, Adam; the batch lies there already. PyTorch does the same work in the same order. `jax_remat` recomputes the residual
+blocks in the backward pass. `harness.py` says how times are taken.
 """
 
-import datetime
-import json
-import multiprocessing
-import os
-import pathlib
-import platform
-import statistics
+import dataclasses
+import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
-from multiprocessing.connection import Connection
+from typing import Any
 
-from absl import app, flags
+import harness
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sides
+import timing
+import torch
+from absl import app
+from contenders import Prepared, Stage
+from costs import count
+from flax import nnx
+from jax.sharding import AxisType
+from sides import CHANNELS_LAST, COMPILED, EAGER, JAX, REMAT, Case
 
-PRESETS = {  # fields of KIMNetConfig, clips, frames, pixels
-    'tiny': ({'initializer_depth': 18, 'encoder_depth': 18, 'width': 8, 'features': 16}, 2, 3, 64),
-    'small': ({'initializer_depth': 18, 'encoder_depth': 18, 'width': 16, 'features': 64}, 8, 5, 128),
-    'medium': ({'initializer_depth': 18, 'encoder_depth': 18, 'width': 32, 'features': 64}, 8, 5, 128),
+from kimnet_jax import losses
+from kimnet_jax.core.image import normalise
+from kimnet_jax.core.skeleton import PENN_ACTION
+from kimnet_jax.interop.networks import NETWORKS
+from kimnet_jax.interop.translation import flatten, translate
+from kimnet_jax.models import KIMNetConfig
+from kimnet_jax.training import state, steps
+from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+
+STEP = 'train step'
+STAGES = ('forward', 'forward and backward', STEP)
+CONTENDERS = (JAX, REMAT, EAGER, CHANNELS_LAST, COMPILED)
+RESNET18 = {'pose_initializer': 'resnet18', 'feature_encoder': 'resnet18'}
+PRESETS: dict[str, tuple[dict[str, Any], int, int, int]] = {  # fields of KIMNetConfig, clips, frames, pixels
+    'tiny': ({**RESNET18, 'width': 8, 'features': 16}, 2, 3, 64),
+    'small': ({**RESNET18, 'width': 16, 'features': 64}, 8, 5, 128),
+    'medium': ({**RESNET18, 'width': 32, 'features': 64}, 8, 5, 128),
     'full': ({}, 1, 5, 256),
 }
-STAGES = ('forward', 'forward and backward', 'train step')
-CONTENDERS = ('JAX', 'PyTorch', 'channels_last')
-JOINTS = 13
-
-PRESET = flags.DEFINE_enum('preset', 'small', list(PRESETS), 'Size of the model.')
-BATCH = flags.DEFINE_integer('batch', None, 'Clips; default: that of the preset.', lower_bound=1)
-ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each contender runs.', lower_bound=1)
-CORES = flags.DEFINE_integer('cores', None, 'Cores that each may use; default: all.', lower_bound=1)
-OUT = flags.DEFINE_string('out', str(pathlib.Path(__file__).parent / 'results'), 'Folder for the JSON.')
-
-Runs = dict[str, Callable[[], object]]  # by stage; each returns when its result is there
+FULL_GPU = 32  # clips
+RATE = 1e-3  # of Adam
+STRIDE = 4
 
 
-def serve(connection: Connection, contender: str, fields: dict, shape: tuple[int, int, int], cores: list[int]) -> None:
-    """A contender's process: gets ready, says how long it compiled, then runs the stages it is sent and answers with ms."""
-    os.sched_setaffinity(0, cores)
-    import numpy as np
-    import torch
-
-    from kimnet_jax.interop import torch_models
-    from kimnet_jax.models import KIMNetConfig
-
-    torch.set_num_threads(len(cores))
-    torch.manual_seed(0)
-    twin = torch_models.KIMNet(KIMNetConfig(JOINTS, **fields))
-    clips, length, size = shape
+def draw_batch(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """A batch of noise; joints anywhere in the crop."""
+    clips, frames, pixels = shape
     rng = np.random.default_rng(0)
-    frames = rng.standard_normal((clips, length, size, size, 3), np.float32)
-    target = rng.random((clips, length, size // 4, size // 4, JOINTS), np.float32)
-    if contender == 'JAX':
-        runs, seconds = jax_runs(twin, KIMNetConfig(JOINTS, **fields), frames, target)
-    else:
-        runs, seconds = torch_runs(twin, frames, target, channels_last=contender == 'channels_last'), None
-    connection.send(seconds)
-    while stage := connection.recv():
-        began = time.perf_counter()
-        runs[stage]()
-        connection.send(1e3 * (time.perf_counter() - began))
+    return {
+        'frames': rng.integers(0, 256, (clips, frames, pixels, pixels, 3), np.uint8),
+        'joints': rng.uniform(0, pixels, (clips, frames, PENN_ACTION.num_joints, 2)).astype(np.float32),
+        'visible': np.ones((clips, frames, PENN_ACTION.num_joints), bool),
+        'mask': np.ones((clips, frames), bool),
+    }
 
 
-def jax_runs(twin, config, frames, target) -> tuple[Runs, dict[str, float]]:
-    """And the seconds it took to compile each stage."""
-    import jax
-    import optax
-    from flax import nnx
-
-    from kimnet_jax.interop.keymaps import KIMNET
-    from kimnet_jax.interop.translation import assign, translate
-    from kimnet_jax.models import KIMNet
-
-    model = nnx.eval_shape(lambda: KIMNet(config, rngs=nnx.Rngs(0)))
-    assign(model, translate({key: value.numpy() for key, value in twin.state_dict().items()}, KIMNET))
-    graph, parameters, stats = nnx.split(model, nnx.Param, ...)
-    optimizer = optax.adam(1e-3)
-
-    def forward(parameters, stats, frames):
-        model = nnx.merge(graph, parameters, stats, copy=True)
-        heatmaps, _ = model(frames)
-        return heatmaps, nnx.state(model, nnx.BatchStat)
-
-    def backward(parameters, stats, frames, target):
-        def loss(parameters):
-            heatmaps, moved = forward(parameters, stats, frames)
-            return ((heatmaps - target) ** 2).mean(), moved
-
-        return jax.value_and_grad(loss, has_aux=True)(parameters)
-
-    def step(parameters, stats, moments, frames, target):
-        (_, stats), gradients = backward(parameters, stats, frames, target)
-        updates, moments = optimizer.update(gradients, moments)
-        return optax.apply_updates(parameters, updates), stats, moments
-
-    frames, target, moments = jax.device_put((frames, target, optimizer.init(parameters)))
-    functions = (forward, backward, step)
-    arguments = ((parameters, stats, frames), (parameters, stats, frames, target), (parameters, stats, moments, frames, target))
-    runs, seconds = {}, {}
-    for stage, function, values in zip(STAGES, functions, arguments, strict=True):
-        began = time.perf_counter()
-        compiled = jax.jit(function).lower(*values).compile()
-        seconds[stage] = time.perf_counter() - began
-        runs[stage] = lambda compiled=compiled, values=values: jax.block_until_ready(compiled(*values))
-    return runs, seconds
+def make_adam() -> tuple[Any, Any]:
+    """(optimizer, schedule) of a constant rate, as a run has them by default: with clipping."""
+    config = OptimizerConfig(schedule='constant', learning_rate=RATE)
+    schedule = make_schedule(config, steps=1, steps_per_epoch=1)
+    return make_optimizer(config, schedule), schedule
 
 
-def torch_runs(model, frames, target, *, channels_last: bool) -> Runs:
-    import torch
+def one_device() -> jax.sharding.Mesh:
+    """The first one: PyTorch has one, too."""
+    return jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
 
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = model.to(memory_format=layout)
-    frames = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).flatten(0, 1).contiguous(memory_format=layout)
-    frames = frames.unflatten(0, target.shape[:2])
-    target = torch.from_numpy(target).permute(0, 1, 4, 2, 3).contiguous()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
-    def forward():
+class Training:
+    """One step of ours after the other; each consumes the state that it is given."""
+
+    def __init__(self, program: Any, first: Any, batch: Any):
+        self._program, self._state, self._batch = program, first, batch
+
+    def __call__(self) -> Any:
+        self._state, metrics = self._program(self._state, self._batch)
+        return metrics
+
+
+def torch_stages(twin: torch.nn.Module, loss_of: Callable[[], torch.Tensor]) -> dict[str, Callable[[], Any]]:
+    """What PyTorch does in each of `STAGES`; the last gives (loss, norm of the gradient)."""
+    optimizer = torch.optim.Adam(twin.parameters(), lr=RATE, fused=True)
+
+    def forward() -> torch.Tensor:
         with torch.no_grad():
-            return model(frames)
+            return loss_of()
 
-    def backward():
+    def backward() -> torch.Tensor:
         optimizer.zero_grad()
-        ((model(frames) - target) ** 2).mean().backward()
+        loss = loss_of()
+        loss.backward()
+        return loss.detach()
 
-    def step():
-        backward()
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        loss = backward()
+        norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
         optimizer.step()
+        return loss, norm
 
     return dict(zip(STAGES, (forward, backward, step), strict=True))
 
 
+def prepare(contender: str, case: Case) -> Prepared:
+    """Ready to train."""
+    return (_prepare_jax if contender in (JAX, REMAT) else _prepare_torch)(contender, case)
+
+
+def _prepare_jax(contender: str, case: Case) -> Prepared:
+    model = sides.jax_network(case._replace(config=dataclasses.replace(case.config, remat=contender == REMAT)))
+    graph, weights = state.split_model(model, training=True)
+    optimizer, schedule = make_adam()
+    train = steps.make_train_step(
+        graph,
+        optimizer,
+        schedule,
+        steps.TargetConfig(),
+        skeleton=PENN_ACTION,
+        stride=STRIDE,
+        accumulate=1,
+        average_decay=0.0,
+        mesh=one_device(),
+    )
+
+    def forward(params: Any, stats: Any, batch: Any) -> Any:
+        network = nnx.merge(graph, params, stats, copy=True)
+        heatmaps, _ = network(normalise(batch['frames'], jnp))
+        return losses.heatmap_loss(heatmaps, batch, stride=STRIDE), nnx.state(network, nnx.BatchStat)
+
+    backward = jax.value_and_grad(forward, has_aux=True)
+    batch = jax.device_put(draw_batch(case.shape))
+    functions = {STAGES[0]: jax.jit(forward), STAGES[1]: jax.jit(backward), STEP: train}
+    stages, compile_s, costs, outputs = {}, {}, {}, {}
+    for name in case.stages:
+        first = state.create_state(jax.tree.map(jnp.copy, weights), optimizer, average=False)
+        arguments = (first, batch) if name == STEP else (*weights, batch)
+        began = time.perf_counter()
+        traced = functions[name].trace(*arguments)
+        program = traced.lower().compile()
+        compile_s[name] = time.perf_counter() - began
+        costs[name] = count(traced.jaxpr, program)
+        if name == STEP:
+            now, metrics = program(first, batch)
+            statistics = flatten(now.weights.batch_stats)
+            outputs = {key: np.asarray(metrics[key]) for key in ('loss', 'gradient_norm')}
+            outputs['statistics'] = np.concatenate([np.asarray(statistics[path]).ravel() for path in sorted(statistics)])
+            stages[name] = Stage(Training(program, now, batch), jax.block_until_ready)
+        else:
+            stages[name] = Stage(lambda program=program, arguments=arguments: program(*arguments), jax.block_until_ready)
+    return Prepared(stages, outputs, compile_s, costs)
+
+
+def _prepare_torch(contender: str, case: Case) -> Prepared:
+    twin = sides.torch_network(case, contender, inference=False).train()
+    arrays = draw_batch(case.shape)
+    frames = sides.to_torch(arrays['frames'], contender)
+    joints, mask = (torch.from_numpy(arrays[key]).to(sides.torch_device()) for key in ('joints', 'mask'))
+
+    def objective() -> torch.Tensor:
+        heatmaps = sides.torch_clip(case, twin, sides.torch_normalise(frames))
+        targets = sides.torch_targets(joints, heatmaps.shape[-2:], STRIDE)
+        squared = ((heatmaps - targets) ** 2).mean((-2, -1))
+        weight = mask[..., None].expand_as(squared)
+        return (squared * weight).sum() / weight.sum().clamp_min(1)
+
+    functions = torch_stages(twin, sides.compiled(contender, objective))
+    compile_s, outputs = {}, {}
+    for name in sorted(case.stages, key=lambda name: name != STEP):  # the first step is compared
+        began = time.perf_counter()
+        result = functions[name]()
+        sides.torch_wait()
+        compile_s[name] = time.perf_counter() - began
+        if name == STEP:
+            buffers = {key: value for key, value in twin.state_dict().items() if 'running_' in key}
+            values = {key: value.cpu().numpy() for key, value in buffers.items()}
+            statistics = translate(values, NETWORKS[case.model].rules(case.config))
+            outputs = {key: np.asarray(value.item()) for key, value in zip(('loss', 'gradient_norm'), result, strict=True)}
+            outputs['statistics'] = np.concatenate([statistics[path].ravel() for path in sorted(statistics)])
+    stages = {name: Stage(functions[name], sides.torch_wait) for name in case.stages}
+    return Prepared(stages, outputs, compile_s, {})
+
+
+def make_cases(preset: str, device: str, precision: str, stages: tuple[str, ...], batches: list[int]) -> list[Case]:
+    """Of a preset; `batches`: none for its own."""
+    fields, clips, frames, pixels = PRESETS[preset]
+    config = KIMNetConfig(PENN_ACTION.num_joints, **fields)
+    own = FULL_GPU if preset == 'full' and device == 'gpu' else clips
+    return [Case('kimnet', config, (batch, frames, pixels), stages, precision, device) for batch in batches or [own]]
+
+
+def cases(device: str, precision: str) -> list[Case]:
+    """What the flags ask for."""
+    stages = harness.stages(STAGES, STAGES if device == 'cpu' else (STEP,))
+    return make_cases(harness.PRESET.value, device, precision, stages, harness.batches(()))
+
+
 def main(argv: list[str]) -> None:
     del argv
-    cores = sorted(os.sched_getaffinity(0))[: CORES.value]
-    fields, clips, length, size = PRESETS[PRESET.value]
-    shape = (BATCH.value or clips, length, size)
-    context = multiprocessing.get_context('spawn')
-    connections, compile_s = {}, {}
-    for name in CONTENDERS:
-        connections[name], theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, name, fields, shape, cores), daemon=True).start()
-        compile_s |= connections[name].recv() or {}
-
-    stages = {}
-    for stage in STAGES:
-        times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-        for round_ in range(1 + ROUNDS.value):
-            for name, connection in connections.items():
-                connection.send(stage)
-                duration = connection.recv()
-                if round_:  # the first only warms up
-                    times[name].append(duration)
-        stages[stage] = {
-            'compile_s': compile_s[stage],
-            'median_ms': {name: statistics.median(values) for name, values in times.items()},
-            'shortest_ms': {name: min(values) for name, values in times.items()},
-            'ratio': {
-                name: statistics.median(a / b for a, b in zip(times['JAX'], times[name], strict=True)) for name in CONTENDERS[1:]
-            },
-        }
-    for connection in connections.values():
-        connection.send(None)  # nothing more to run
-    report(
-        {
-            'date': datetime.date.today().isoformat(),
-            'preset': PRESET.value,
-            'model': fields,
-            'clips, frames, pixels': shape,
-            'rounds': ROUNDS.value,
-            'cores': len(cores),
-            'machine': f'{platform.system()} {platform.machine()}',
-            'versions': {name: metadata.version(name) for name in ('jax', 'flax', 'torch')},
-            'stages': stages,
-        }
-    )
-
-
-def report(result: dict) -> None:
-    print(
-        '{}: {} clips x {} frames of {} px, {} cores'.format(result['preset'], *result['clips, frames, pixels'], result['cores'])
-    )
-    print(f'{"median ms (ratio)":<24}{"JAX":>10}{"PyTorch":>20}{"channels_last":>20}{"compile s":>12}')
-    for stage, row in result['stages'].items():
-        cells = ''.join(f'{row["median_ms"][name]:>12.1f} ({ratio:.2f}x)' for name, ratio in row['ratio'].items())
-        print(f'{stage:<24}{row["median_ms"]["JAX"]:>10.1f}{cells}{row["compile_s"]:>12.1f}')
-    folder = pathlib.Path(OUT.value)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f'train_step_{result["preset"]}_{result["date"]}.json'
-    path.write_text(json.dumps(result, indent=2) + '\n')
-    print(path)
+    targets = [timing.Target('training, bf16', 'bf16', STEP, 'frames_per_s', 2500)]
+    sys.exit(timing.run('train_step', prepare, CONTENDERS, cases, targets))
 
 
 if __name__ == '__main__':
