@@ -19,9 +19,9 @@ deadline=$((SECONDS + total))
 device=$("$python" -c 'import jax; print(jax.devices()[0].platform, jax.devices()[0].device_kind, sep=":")') || exit 2
 [[ $device == cpu:* ]] && preset=${PRESET:-small} || preset=${PRESET:-full}
 case $preset in
-  full) networks=full rounds=5 steps=150 options=() ;;
-  small) networks=tiny rounds=3 steps=20 options=() ;;
-  tiny) networks=tiny rounds=1 steps=2 options=(--config.train.batch_size=2 --config.eval.batch_size=2) ;;
+  full) networks=full rounds=5 steps=150 options=() precision=(--precision bf16) ;; # the others: by hand
+  small) networks=tiny rounds=3 steps=20 options=() precision=() ;;
+  tiny) networks=tiny rounds=1 steps=2 options=(--config.train.batch_size=2 --config.eval.batch_size=2) precision=() ;;
   *) echo "error: PRESET=$preset: choose full, small or tiny" >&2; exit 2 ;;
 esac
 work=$(mktemp -d)
@@ -56,17 +56,17 @@ stage() {
 
 results=(--out "$work/results")
 benchmark=("${results[@]}" --preset "$preset")
-stage environment 20 bash -c '"$0" -VV; "$0" -m pip list; nproc; nvidia-smi; true' "$python"
-stage check 160 "$python" benchmarks/gpu_check.py "${results[@]}" --preset $networks ${CHECK:+--only "$CHECK"} --seconds $((total * 130 / 540))
-stage inference 90 "$python" benchmarks/inference.py "${benchmark[@]}" --rounds $rounds --seconds $((total * 80 / 540))
-stage train_step 90 "$python" benchmarks/train_step.py "${benchmark[@]}" --rounds $rounds --seconds $((total * 80 / 540))
+stage environment 10 bash -c '"$0" -VV; "$0" -m pip list; nproc; nvidia-smi; true' "$python"
+stage check 110 "$python" benchmarks/gpu_check.py "${results[@]}" --preset $networks ${CHECK:+--only "$CHECK"} --seconds $((total * 100 / 540))
+stage inference 110 "$python" benchmarks/inference.py "${benchmark[@]}" "${precision[@]}" --rounds $rounds --seconds $((total * 100 / 540))
+stage train_step 110 "$python" benchmarks/train_step.py "${benchmark[@]}" "${precision[@]}" --rounds $rounds --seconds $((total * 100 / 540))
 if [[ -n $clips ]]; then
-  stage train 110 "$python" -m kimnet_jax.train --config "configs/sub_jhmdb.py:fold=${FOLD:-1},preset=$preset" \
+  stage train 90 "$python" -m kimnet_jax.train --config "configs/sub_jhmdb.py:fold=${FOLD:-1},preset=$preset" \
     --workdir "$work/run" --config.dataset.data_dir="$clips" --config.train.steps=$steps "${options[@]}"
-  stage evaluate 50 "$python" -m kimnet_jax.evaluate --workdir "$work/run" --checkpoint last
+  stage evaluate 40 "$python" -m kimnet_jax.evaluate --workdir "$work/run" --checkpoint last
 fi
-stage hanet 30 "$python" benchmarks/hanet.py "${benchmark[@]}" --rounds $rounds --seconds $((total * 25 / 540))
-stage memory 30 "$python" benchmarks/memory.py "${benchmark[@]}" --rounds $rounds --seconds $((total * 25 / 540))
-stage loader 30 "$python" benchmarks/loader.py "${results[@]}" --rounds $rounds --seconds 1 --memory_seconds 1
+stage hanet 25 "$python" benchmarks/hanet.py "${benchmark[@]}" --rounds $rounds --seconds $((total * 20 / 540))
+stage memory 25 "$python" benchmarks/memory.py "${benchmark[@]}" --rounds $rounds --seconds $((total * 20 / 540))
+stage loader 20 "$python" benchmarks/loader.py "${results[@]}" --rounds $rounds --seconds 1 --memory_seconds 1
 cat "$out/summary.json"
 exit $failed
