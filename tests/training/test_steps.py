@@ -47,6 +47,27 @@ def test_step_moves_weights_statistics_and_average():
     assert all(value.dtype == jnp.float32 and value.shape == () for value in values.values())
 
 
+class TwoOutputs(TinyNet):
+    """Gives heatmaps of the first frame twice."""
+
+    def __call__(self, frames, state=None, start=None):
+        heatmaps, intermediates = super().__call__(frames, state, start)
+        return heatmaps, intermediates | {'auxiliary': (2 * heatmaps[:, :1],)}
+
+
+def test_auxiliary_heatmaps_are_trained_on_the_frames_that_they_are_of():
+    batch = random_batch(0)
+    step, state = train_parts(model=TwoOutputs())
+    _, values = step(state, on_device(batch))
+    model = TwoOutputs()
+    model.train()
+    heatmaps, intermediates = model(normalise(batch['frames'], jnp))
+    first = {key: batch[key][:, :1] for key in ('joints', 'visible', 'mask')}
+    parts = [losses.heatmap_loss(heatmaps, batch), losses.heatmap_loss(intermediates['auxiliary'][0], first)]
+    assert parts[1] > 0
+    assert values['loss'] == pytest.approx(float(sum(parts)), rel=1e-5)
+
+
 def test_average_decay_is_bounded():
     step, state = train_parts(average_decay=0.1)
     old = host(state.average)
