@@ -185,11 +185,10 @@ def make_cases(preset: str, device: str, precision: str, stages: tuple[str, ...]
     """Refining; training without dropout, and with the config's."""
     config, windows = PRESETS[preset]
     still = dataclasses.replace(config, dropout=0.0)
-    found = []
+    found = [Case('hanet', still, (1,), (ONE,), precision, device)] if ONE in stages else []
     for batch in batches or [FULL_GPU if preset == 'full' and device == 'gpu' else windows]:
-        if ONE in stages or MANY in stages:
-            refining = tuple(stage for stage in (ONE, MANY) if stage in stages)
-            found.append(Case('hanet', still, (batch,), refining, precision, device))
+        if MANY in stages:
+            found.append(Case('hanet', still, (batch,), (MANY,), precision, device))
         if STEP in stages:
             found += [Case('hanet', kind, (batch,), (STEP,), precision, device) for kind in dict.fromkeys((still, config))]
     return found
