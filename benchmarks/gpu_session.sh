@@ -6,7 +6,8 @@
 # Both are whole after every stage. A stage that fails stops no other; the exit status is 1 then.
 #
 # PRESET: full, small or tiny (default: full on a GPU, else small). SESSION_SECONDS: for everything (default: 540), in fixed shares.
-# STAGES: the names of those to run (default: all). CHECK: networks, as --only of gpu_check.py. FOLD: of the clips (default: 1).
+# STAGES: the names of those to run (default: all). CHECK: networks, as --only of gpu_check.py; CHECK_PRESET: their size, tiny
+# (default) or full. FOLD: of the clips (default: 1).
 # PYTHON, WHEELS: see gpu_setup.sh.
 set -uo pipefail
 clips=${1:-${CLIPS:-}}
@@ -19,9 +20,9 @@ deadline=$((SECONDS + total))
 device=$("$python" -c 'import jax; print(jax.devices()[0].platform, jax.devices()[0].device_kind, sep=":")') || exit 2
 [[ $device == cpu:* ]] && preset=${PRESET:-small} || preset=${PRESET:-full}
 case $preset in
-  full) networks=full rounds=5 steps=150 options=() precision=(--precision bf16) ;; # the others: by hand
-  small) networks=tiny rounds=3 steps=20 options=() precision=() ;;
-  tiny) networks=tiny rounds=1 steps=2 options=(--config.train.batch_size=2 --config.eval.batch_size=2) precision=() ;;
+  full) rounds=5 steps=150 options=() precision=(--precision bf16) ;; # the others: by hand
+  small) rounds=3 steps=20 options=() precision=() ;;
+  tiny) rounds=1 steps=2 options=(--config.train.batch_size=2 --config.eval.batch_size=2) precision=() ;;
   *) echo "error: PRESET=$preset: choose full, small or tiny" >&2; exit 2 ;;
 esac
 work=$(mktemp -d)
@@ -57,7 +58,7 @@ stage() {
 results=(--out "$work/results")
 benchmark=("${results[@]}" --preset "$preset")
 stage environment 10 bash -c '"$0" -VV; "$0" -m pip list; nproc; nvidia-smi; true' "$python"
-stage check 110 "$python" benchmarks/gpu_check.py "${results[@]}" --preset $networks ${CHECK:+--only "$CHECK"} --seconds $((total * 100 / 540))
+stage check 110 "$python" benchmarks/gpu_check.py "${results[@]}" --preset "${CHECK_PRESET:-tiny}" ${CHECK:+--only "$CHECK"} --seconds $((total * 100 / 540))
 stage inference 110 "$python" benchmarks/inference.py "${benchmark[@]}" "${precision[@]}" --rounds $rounds --seconds $((total * 100 / 540))
 stage train_step 110 "$python" benchmarks/train_step.py "${benchmark[@]}" "${precision[@]}" --rounds $rounds --seconds $((total * 100 / 540))
 if [[ -n $clips ]]; then
