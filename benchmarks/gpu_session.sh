@@ -66,8 +66,8 @@ if [[ -n $clips ]]; then
     --workdir "$work/run" --config.dataset.data_dir="$clips" --config.train.steps=$steps "${options[@]}"
   stage evaluate 40 "$python" -m kimnet_jax.evaluate --workdir "$work/run" --checkpoint last
 fi
-stage hanet 25 "$python" benchmarks/hanet.py "${benchmark[@]}" --rounds $rounds --seconds $((total * 20 / 540))
-stage memory 25 "$python" benchmarks/memory.py "${benchmark[@]}" --rounds $rounds --seconds $((total * 20 / 540))
-stage loader 20 "$python" benchmarks/loader.py "${results[@]}" --rounds $rounds --seconds 1 --memory_seconds 1
+stage hanet 30 "$python" benchmarks/hanet.py "${benchmark[@]}" --rounds $rounds --seconds $((total * 25 / 540))
+stage memory 45 "$python" benchmarks/memory.py "${benchmark[@]}" --rounds $rounds --seconds $((total * 40 / 540))
+stage loader 45 "$python" benchmarks/loader.py "${results[@]}" --rounds $rounds --seconds 1 --memory_seconds 1
 cat "$out/summary.json"
 exit $failed
