@@ -18,6 +18,15 @@ SIZES = {  # of the measured ceilings: rows of a matrix; images, cells, channels
 }
 
 
+def compile_counted(function: Any, *arguments: Any) -> tuple[Any, float, dict[str, Any]]:
+    """(the program of a jitted function for these arguments, the seconds that it took to compile, its costs)."""
+    began = time.perf_counter()
+    traced = function.trace(*arguments)
+    program = traced.lower().compile()
+    seconds = time.perf_counter() - began
+    return program, seconds, count(traced.jaxpr, program)
+
+
 def count(program: Any, compiled: Any = None) -> dict[str, Any]:
     """The costs of a call.
 

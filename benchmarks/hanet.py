@@ -19,7 +19,7 @@ import timing
 import torch
 from absl import app
 from contenders import Prepared, Stage
-from costs import count
+from costs import compile_counted
 from flax import nnx
 from sides import COMPILED, EAGER, JAX, Case
 from torch import Tensor
@@ -70,16 +70,13 @@ def _jax_refining(case: Case) -> Prepared:
     refiner.one(estimated[:1], mask[:1])
     compile_s = {ONE: time.perf_counter() - began}
     weights, poses, everywhere = jax.device_put((weights, estimated, mask))
-    began = time.perf_counter()
-    traced = jax.jit(network).trace(weights, poses, everywhere)
-    program = traced.lower().compile()
-    compile_s[MANY] = time.perf_counter() - began
+    program, compile_s[MANY], costs = compile_counted(jax.jit(network), weights, poses, everywhere)
     outputs = {'poses': np.asarray(program(weights, poses, everywhere))}
     stages = {
         ONE: Stage(lambda: refiner.one(estimated[:1], mask[:1])),
         MANY: Stage(lambda: program(weights, poses, everywhere), jax.block_until_ready),
     }
-    return Prepared({name: stages[name] for name in case.stages}, outputs, compile_s, {MANY: count(traced.jaxpr, program)})
+    return Prepared({name: stages[name] for name in case.stages}, outputs, compile_s, {MANY: costs})
 
 
 def _jax_training(case: Case) -> Prepared:
@@ -100,14 +97,11 @@ def _jax_training(case: Case) -> Prepared:
     estimated, truth = draw(case)
     batch = {'estimated': estimated, 'poses': truth, 'known': np.ones(truth.shape, bool), 'mask': np.ones(truth.shape[:2], bool)}
     first, batch = jax.device_put((state.create_state(weights, optimizer, average=False), batch))
-    began = time.perf_counter()
-    traced = train.trace(first, batch)
-    program = traced.lower().compile()
-    compile_s = time.perf_counter() - began
+    program, compile_s, costs = compile_counted(train, first, batch)
     now, metrics = program(first, batch)
     outputs = _comparable(case, metrics['loss'], metrics['gradient_norm'])
     stage = Stage(Training(program, now, batch), jax.block_until_ready)
-    return Prepared({STEP: stage}, outputs, {STEP: compile_s}, {STEP: count(traced.jaxpr, program)})
+    return Prepared({STEP: stage}, outputs, {STEP: compile_s}, {STEP: costs})
 
 
 def _comparable(case: Case, loss: Any, norm: Any) -> dict[str, np.ndarray]:

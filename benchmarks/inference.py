@@ -22,7 +22,7 @@ import timing
 import torch
 from absl import app, flags
 from contenders import Prepared, Stage
-from costs import count
+from costs import compile_counted, count
 from flax import nnx
 from sides import CHANNELS_LAST, COMPILED, EAGER, JAX, Case
 from torch import Tensor
@@ -169,13 +169,10 @@ def _jax_clips(contender: str, case: Case) -> Prepared:
         return heatmap.decode(heatmaps, DECODING, jnp), heatmaps
 
     weights, frames = jax.device_put((weights, draw_clips(case.shape)))
-    began = time.perf_counter()
-    traced = jax.jit(forward).trace(weights, frames)
-    program = traced.lower().compile()
-    compile_s = time.perf_counter() - began
+    program, compile_s, costs = compile_counted(jax.jit(forward), weights, frames)
     heatmaps = np.moveaxis(np.asarray(program(weights, frames)[1]), -1, -3)
     stages = {CLIPS: Stage(lambda: program(weights, frames), jax.block_until_ready)}
-    return Prepared(stages, {'heatmaps': heatmaps}, {CLIPS: compile_s}, {CLIPS: count(traced.jaxpr, program)})
+    return Prepared(stages, {'heatmaps': heatmaps}, {CLIPS: compile_s}, {CLIPS: costs})
 
 
 def _torch_clips(contender: str, case: Case) -> Prepared:

@@ -22,7 +22,7 @@ import timing
 import torch
 from absl import app
 from contenders import Prepared, Stage
-from costs import count
+from costs import compile_counted
 from flax import nnx
 from jax.sharding import AxisType
 from sides import CHANNELS_LAST, COMPILED, EAGER, JAX, REMAT, Case
@@ -142,11 +142,7 @@ def _prepare_jax(contender: str, case: Case) -> Prepared:
     for name in case.stages:
         first = state.create_state(jax.tree.map(jnp.copy, weights), optimizer, average=False)
         arguments = (first, batch) if name == STEP else (*weights, batch)
-        began = time.perf_counter()
-        traced = functions[name].trace(*arguments)
-        program = traced.lower().compile()
-        compile_s[name] = time.perf_counter() - began
-        costs[name] = count(traced.jaxpr, program)
+        program, compile_s[name], costs[name] = compile_counted(functions[name], *arguments)
         if name == STEP:
             now, metrics = program(first, batch)
             statistics = flatten(now.weights.batch_stats)

@@ -259,8 +259,8 @@ def check_disjoint(train: ClipSource, evaluation: ClipSource, way_out: str) -> N
         )
 
 
-def overlap_notes(train: ClipSource, evaluation: ClipSource) -> list[str]:
-    """What is to be said of a result on `evaluation` after training on `train`; nothing where no clip is in both."""
+def report_notes(train: ClipSource, evaluation: ClipSource) -> list[str]:
+    """What is to be said of a result on `evaluation` after training on `train`: shared clips, and the data set's own note."""
     shared = len(set(train.names) & set(evaluation.names))
     notes = [f'No result on unseen clips: {evaluation.leak}.'] if evaluation.leak else []
     if shared:

@@ -69,7 +69,7 @@ def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
     weights = sharding.put(weights, mesh)
 
     training_clips = schema.open_clips(data_dir, dataset['name'], dataset['config'], dataset['train_split'])
-    notes = schema.overlap_notes(training_clips, source)
+    notes = schema.report_notes(training_clips, source)
     whole, there = WHOLE.get(dataset['name'], 0), len(set(training_clips.names) | set(source.names))
     if there < whole:
         notes.append(f"On a {there}-clip subset: {dataset['name']} has {whole} clips, so the paper's rows are of other data.")

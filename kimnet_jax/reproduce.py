@@ -88,7 +88,7 @@ def make_reports(
         f'Preset `{preset}`, {last["step"]} steps. The mean pose of the training clips scores '
         f'{tables.percent(_mean_pose(training, source))} here.'
     )
-    notes = schema.overlap_notes(training, source)
+    notes = schema.report_notes(training, source)
     notes.append('Ours is the evaluation at the end of training, not the best checkpoint: to choose on the test split flatters.')
     if dataset['name'] != 'penn_action' or preset != 'full':
         notes.append("The paper's numbers are of its full networks on Penn Action: compare gaps with gaps, not the numbers.")

@@ -122,7 +122,7 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
         plan=plan,
         told=[
             f'{count_parameters(model) / 1e6:.2f} M parameters, {model.dtype}; {len(train_clips)} clips',
-            *schema.overlap_notes(train_clips, eval_clips),
+            *schema.report_notes(train_clips, eval_clips),
         ],
         train_step=train_step,
         batches=train_stream,

@@ -16,7 +16,8 @@ class ChainNetwork(nnx.Module):
     """A network of videos whose heatmaps of a frame depend on the state that the frame before left.
 
     A subclass makes `feature_encoder`, [B, H, W, 3] -> [B, h, w, D], and `transition`, (state of frame t, features of frame t+1)
-    -> (state of frame t+1, dict of intermediates), and says in `begin` how a chain begins.
+    -> (state of frame t+1, dict of intermediates), and says how a chain begins: `begin`, (first frames [B, H, W, 3], their
+    features [B, h, w, D], further inputs of the network's own) -> (state, dict of intermediates).
 
     `model.train()` and `model.eval()` choose between batch and running statistics, as everywhere in NNX.
     """
@@ -24,14 +25,11 @@ class ChainNetwork(nnx.Module):
     stride: ClassVar[int] = 4  # crop pixels per heatmap cell
     feature_encoder: nnx.Module
     transition: nnx.Module
+    begin: Callable[..., tuple[Any, dict[str, Any]]]
 
     def __init__(self, *, dtype: Dtype):
         self.dtype = dtype
         self.deterministic = False  # set by `train` and `eval`
-
-    def begin(self, frames: Array, features: Array, **inputs: Array) -> tuple[Any, dict[str, Any]]:
-        """(State of first frames [B, H, W, 3] with features [B, h, w, D], intermediates); `inputs` beside the frames, if any."""
-        raise NotImplementedError
 
     def encode(self, frames: Array) -> Array:
         """Features [B, T, h, w, D] of frames [B, T, H, W, 3]."""

@@ -66,6 +66,6 @@ class DKDNet(ChainNetwork):
         self.pose_initializer = pose_initializer(config, dtype=dtype, rngs=rngs)
         self.transition = Transition(config, dtype=dtype, rngs=rngs)
 
-    def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:  # type: ignore[override]
+    def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""
         return ChainState(self.pose_initializer(frames).astype(jnp.float32), features), {}

@@ -133,7 +133,7 @@ class KIMNet(ChainNetwork):
         self.from_features = config.pose_initializer == 'none'
         self.transition = Transition(config, dtype=dtype, rngs=rngs)
 
-    def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:  # type: ignore[override]
+    def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""
         initial = self.pose_initializer(features if self.from_features else frames)
         return ChainState(self.transition.relation_decoder(initial), features), {}

@@ -191,9 +191,7 @@ class LSTMPM(ChainNetwork):
         self.pose_initializer = Initializer(config, dtype=dtype, rngs=rngs)
         self.transition = (Transition if config.temporal == 'lstm' else KMMTransition)(config, dtype=dtype, rngs=rngs)
 
-    def begin(  # type: ignore[override]
-        self, frames: Array, features: Array, centre: Array | None = None
-    ) -> tuple[State, dict[str, Any]]:
+    def begin(self, frames: Array, features: Array, centre: Array | None = None) -> tuple[State, dict[str, Any]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, C].
 
         `centre`: [B, H, W, 1], the centre map; None: `centre_map`, the person in the middle.

@@ -121,6 +121,6 @@ class RPSTN(ChainNetwork):
         """Features [B, T, h, w, D] of frames [B, T, H, W, 3]; the released variants in train mode encode frame by frame."""
         return encode_clip(self.feature_encoder, frames, frame_by_frame=self.frame_by_frame and not self.deterministic)
 
-    def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:  # type: ignore[override]
+    def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""
         return ChainState(self.transition.relate(self.pose_initializer(frames)), features), {}

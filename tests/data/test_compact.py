@@ -170,7 +170,7 @@ def test_what_cannot_fit_is_refused_and_leaves_nothing(source, tmp_path):
 
 def test_reports_say_that_the_pixels_are_others(half):
     train, test = schema.open_built(half, 'train'), schema.open_built(half, 'test')
-    note = schema.overlap_notes(train, test)[-1]
+    note = schema.report_notes(train, test)[-1]
     assert 'distances in pixels are not those in the original frames' in note
 
 

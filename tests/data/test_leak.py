@@ -65,7 +65,7 @@ def test_the_concatenated_folds_say_what_they_are(root, tmp_path, capsys):
     ]
     assert len(set(clips['train'].names) | set(clips['test'].names)) == 3 * len(LENGTHS)
     assert clips['test'][5]['clip'] == 'fold3/golf/Golf_swing_0'
-    (note,) = schema.overlap_notes(clips['train'], clips['test'])
+    (note,) = schema.report_notes(clips['train'], clips['test'])
     assert note.startswith(
         'No result on unseen clips: the three folds are concatenated, as in the releases of DeciWatch and HANet'
     )
@@ -106,8 +106,8 @@ def test_training_refuses_splits_that_share_clips_unless_it_is_meant(built, tmp_
 
 def test_what_is_said_of_a_result_on_clips_that_were_trained_on(built):
     train_clips, test_clips = (schema.open_clips(built, 'sub_jhmdb', 'fold1', split) for split in ('train', 'test'))
-    assert schema.overlap_notes(train_clips, test_clips) == []
+    assert schema.report_notes(train_clips, test_clips) == []
     both = schema.open_clips(built, 'sub_jhmdb', 'fold1', 'train[1:]+test')
-    assert schema.overlap_notes(train_clips, both) == [
+    assert schema.report_notes(train_clips, both) == [
         "No result on unseen clips: 1 of the 3 clips of 'train[1:]+test' are trained on."
     ]
