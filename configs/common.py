@@ -53,9 +53,13 @@ def base() -> ConfigDict:
                 'augment_scale': (0.8, 1.4),
                 'augment_rotation': 40.0,
                 'augment_flip': 0.5,
-                'augment_shift': 0.05,  # not in the paper: predict crops around the last pose, not around a true box
+                # not in the paper: predict crops around the last pose, not around a true box, and nobody may be there
+                'augment_shift': 0.05,
+                'augment_colour': 0.2,
+                'augment_closeup': 0.05,
+                'augment_background': 0.1,
             },
-            'target': {'sigma': 2.0, 'centre': 'cell', 'visibility_weighting': False},
+            'target': {'sigma': 2.0, 'centre': 'subpixel', 'visibility_weighting': False, 'outside': 'zeros'},
             'loader': {'threads': 4, 'workers': 0, 'prefetch': 4},
             'optimizer': {
                 'schedule': 'cosine',
@@ -127,5 +131,6 @@ def apply_recipe(config: ConfigDict, recipe: str, *, paper_rate: float, paper_ba
         raise ValueError(f"recipe {recipe!r}: choose 'ours', 'paper' or 'released'")
     config.eval.decoding = 'argmax'
     if 'output_scale' in config.model:
-        config.model.output_scale = 1.0
-    config.data.augment_shift = 0.0
+        config.model.update(output_scale=1.0, first_statistics='shared')
+    config.target.centre = 'cell'
+    config.data.update(augment_shift=0.0, augment_colour=0.0, augment_closeup=0.0, augment_background=0.0)

@@ -16,6 +16,7 @@ def kimnet_model() -> dict[str, Any]:
         'kmm_variant': 'full',
         'fusion_norm': True,
         'decoder_variant': 'intended',
+        'first_statistics': 'own',
         'output_scale': 0.05,
         'remat': False,
     }
@@ -32,6 +33,7 @@ def rpstn_model() -> dict[str, Any]:
         'temporal': 'jrpsp',
         'variant': 'intended',
         'decoder_variant': 'intended',
+        'first_statistics': 'own',
         'output_scale': 0.05,
         'remat': False,
     }

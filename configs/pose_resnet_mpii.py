@@ -31,8 +31,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
         augment_scale=(1 / 1.25, 1 / 0.75),
         augment_rotation=60.0,
         augment_shift=0.0,
+        augment_colour=0.0,
+        augment_closeup=0.0,
+        augment_background=0.0,
     )
-    config.target.visibility_weighting = True
+    config.target.update(centre='cell', visibility_weighting=True, outside='ignored')
     config.optimizer.update(schedule='step', drop_epochs=(90, 120), clip_norm=0.0)
     config.train.update(epochs=140.0, batch_size=32, average_decay=0.0)
     config.eval.update(batch_size=32, segment=1, decoding='quarter')

@@ -11,14 +11,15 @@ import functools
 import math
 import weakref
 from collections.abc import Generator, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grain
 import numpy as np
 from absl import flags
 
+from data_pipelines.backgrounds import background_window
 from data_pipelines.clips import Clips, Window, consecutive_windows, fill_slots, random_window
-from data_pipelines.transforms import DataConfig, crop_window, draw_augmentation
+from data_pipelines.transforms import DataConfig, closeup, crop_window, draw_augmentation
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import invert_affine
 from kimnet_jax.core.types import Array, Batch
@@ -179,15 +180,14 @@ class _TrainBatch:
         rng = np.random.default_rng([self.seed, epoch, clip])
         example = self.source[clip]
         window = random_window(clip, len(example['joints']), self.data.frames, rng)
-        row = crop_window(
-            example,
-            window,
-            self.data.frames,
-            self.data,
-            skeleton=self.source.skeleton,
-            folder=self.source.folder,
-            augmentation=draw_augmentation(self.data, rng),
-        )
+        augmentation, data = draw_augmentation(self.data, rng), self.data
+        place: dict[str, Any] = {'skeleton': self.source.skeleton, 'folder': self.source.folder}
+        if data.augment_background and rng.random() < data.augment_background:
+            row = background_window(example, window, data, augmentation, rng, **place)
+        else:
+            if data.augment_closeup and rng.random() < data.augment_closeup:
+                augmentation = closeup(example, window, data, augmentation, rng)
+            row = crop_window(example, window, data.frames, data, augmentation=augmentation, **place)
         return {key: row[key] for key in ('frames', 'joints', 'visible', 'mask')} | {'clip': np.int32(clip)}
 
 

@@ -9,12 +9,13 @@ import numpy as np
 from data_pipelines.clips import Window
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, crop_matrix, square_of_box
-from kimnet_jax.core.image import decode_image, warp
+from kimnet_jax.core.image import decode_image, opencv, warp
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array, Example
 
 Draw: TypeAlias = Literal['uniform', 'clipped_normal']
 ROTATED = 0.6  # share of the windows that `clipped_normal` rotates
+CLOSEUP = (1.6, 4.0)  # range of the further magnification of a part of the person
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,9 @@ class DataConfig:
         augment_rotation: range of the random rotation, +- degrees.
         augment_flip: probability of mirroring.
         augment_shift: range of the random shift of the crop, +- this share of its side: in use, boxes are never centred as truly.
+        augment_colour: range of the random gain of each colour channel, +- this share, and of brightness, +- half of it.
+        augment_closeup: share of the windows that show a part of the person: magnified further, by `CLOSEUP`, about a joint.
+        augment_background: share of the windows without a person (`backgrounds`): what the network must not find one in.
     """
 
     frames: int = 5
@@ -42,6 +46,9 @@ class DataConfig:
     augment_rotation: float = 40.0
     augment_flip: float = 0.5
     augment_shift: float = 0.0
+    augment_colour: float = 0.0
+    augment_closeup: float = 0.0
+    augment_background: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ('frames', 'input_size'):
@@ -55,8 +62,9 @@ class DataConfig:
             raise InputError(f'config.data.augment_scale is {self.augment_scale}; it must be (lowest, highest), both above 0')
         if self.augment_rotation < 0:
             raise InputError(f'config.data.augment_rotation is {self.augment_rotation}; it must be 0 or more degrees')
-        if not 0 <= self.augment_flip <= 1:
-            raise InputError(f'config.data.augment_flip is {self.augment_flip}; it must be a probability, 0 to 1')
+        for name in ('augment_flip', 'augment_colour', 'augment_closeup', 'augment_background'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f'config.data.{name} is {getattr(self, name)}; it must be 0 to 1')
         if not 0 <= self.augment_shift < 0.5:
             raise InputError(f'config.data.augment_shift is {self.augment_shift}; it must be a share of the side, 0 to 0.5')
 
@@ -70,16 +78,20 @@ class Augmentation:
         rotation: degrees, positive turns the picture counter-clockwise.
         flip: mirror left and right, after the rotation.
         shift: of the crop's centre to the right and down, shares of its side.
+        gain: factor of every colour channel, R G B.
+        brightness: what is added to them all, share of the range.
     """
 
     scale: float = 1.0
     rotation: float = 0.0
     flip: bool = False
     shift: tuple[float, float] = (0.0, 0.0)
+    gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    brightness: float = 0.0
 
 
 def draw_augmentation(config: DataConfig, rng: np.random.Generator) -> Augmentation:
-    """Scale and rotation as `augment_draw` says, a coin for the flip, a uniform shift."""
+    """Scale and rotation as `augment_draw` says, a coin for the flip, a uniform shift, uniform colours."""
     low, high = config.augment_scale
     if config.augment_draw == 'uniform':
         scale = rng.uniform(low, high)
@@ -89,7 +101,7 @@ def draw_augmentation(config: DataConfig, rng: np.random.Generator) -> Augmentat
         scale = 1 / np.clip(rng.normal((shortest + longest) / 2, (longest - shortest) / 2), shortest, longest)
         rotation = np.clip(rng.normal(0, config.augment_rotation / 2), -config.augment_rotation, config.augment_rotation)
         rotation *= rng.random() < ROTATED
-    return Augmentation(
+    drawn = Augmentation(
         scale=float(scale),
         rotation=float(rotation),
         flip=bool(rng.random() < config.augment_flip),
@@ -98,6 +110,25 @@ def draw_augmentation(config: DataConfig, rng: np.random.Generator) -> Augmentat
             rng.uniform(-config.augment_shift, config.augment_shift),
         ),
     )
+    if not config.augment_colour:
+        return drawn
+    reach = config.augment_colour
+    red, green, blue = rng.uniform(1 - reach, 1 + reach) * rng.uniform(1 - reach / 2, 1 + reach / 2, 3)
+    return dataclasses.replace(drawn, gain=(red, green, blue), brightness=rng.uniform(-reach, reach) / 2)
+
+
+def closeup(
+    example: Example, window: Window, config: DataConfig, augmentation: Augmentation, rng: np.random.Generator
+) -> Augmentation:
+    """The augmentation magnified about a joint that is visible in the middle of the window; unchanged where none is."""
+    middle = window.first + window.count // 2
+    visible = np.flatnonzero(example['visible'][middle])
+    if not len(visible):
+        return augmentation
+    scale = augmentation.scale * rng.uniform(*CLOSEUP)
+    centre, side = square_of_box(example['boxes'][middle], config.box_scale / scale)
+    x, y = (example['joints'][middle, rng.choice(visible)] - centre) / side + rng.uniform(-0.25, 0.25, 2)
+    return dataclasses.replace(augmentation, scale=scale, shift=(float(x), float(y)))
 
 
 def crop_window(
@@ -139,6 +170,8 @@ def crop_window(
     for i, row in enumerate(rows):
         name = f'{folder}: clip {example["clip"]!r}, frame {row}'
         warp(decode_image(example['frames'][row], name), matrix[i], size, out=images[i])
+    if augmentation.brightness or augmentation.gain != (1.0, 1.0, 1.0):
+        _recolour(images[: window.count], augmentation)
     images[window.count :] = images[window.count - 1]
     joints, visible = apply_affine(matrix, example['joints'][rows]), example['visible'][rows]
     if augmentation.flip:
@@ -152,3 +185,11 @@ def crop_window(
         'frame': (window.first + repeat).astype(np.int32),
         'matrix': matrix[repeat],
     }
+
+
+def _recolour(images: np.ndarray, augmentation: Augmentation) -> None:
+    """Changes uint8 [T, H, W, 3] in place."""
+    levels = np.arange(256)[:, None] * np.asarray(augmentation.gain) + 255 * augmentation.brightness
+    table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)[None]
+    for image in images:
+        opencv().LUT(image, table, dst=image)

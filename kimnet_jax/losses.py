@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from kimnet_jax.core import heatmap
 from kimnet_jax.core.sequence import sampled_frames
-from kimnet_jax.core.types import Batch, Target
+from kimnet_jax.core.types import Batch, Outside, Target
 
 Array = jax.Array
 Mutual = Literal['detached', 'released']
@@ -21,6 +21,7 @@ def heatmap_loss(
     sigma: float = 2.0,
     target: Target = 'cell',
     visibility_weighting: bool = False,
+    outside: Outside = 'zeros',
 ) -> Array:
     """Mean squared error of heatmaps (KIMNet Eq. 11, averaged over every element as in RPSTN's release).
 
@@ -28,7 +29,9 @@ def heatmap_loss(
         heatmaps: [B, T, h, w, J] float32.
         batch: `joints` [B, T, J, 2] crop pixels, `visible` bool [B, T, J], `mask` bool [B, T] (padding does not count).
         stride, sigma, target: of the target maps, which are drawn on the device (`core.heatmap.encode`).
-        visibility_weighting: leave invisible joints out, and those outside the crop, as SimpleBaseline does; RPSTN counts them.
+        visibility_weighting: leave invisible joints out, as SimpleBaseline does; RPSTN counts them.
+        outside: what a joint outside the crop counts for: a map of `zeros` is wanted of it (RPSTN), or it is `ignored`
+            (SimpleBaseline).
 
     Returns:
         float32 scalar; 0 where nothing counts.
@@ -37,7 +40,9 @@ def heatmap_loss(
     targets = heatmap.encode(batch['joints'], (h, w), stride=stride, sigma=sigma, target=target, xp=jnp)
     weight = jnp.broadcast_to(batch['mask'][..., None], batch['visible'].shape)
     if visibility_weighting:
-        weight = weight & batch['visible'] & (targets.max((2, 3)) > 0)
+        weight = weight & batch['visible']
+    if outside == 'ignored':
+        weight = weight & (targets.max((2, 3)) > 0)
     squared = jnp.mean((heatmaps - targets) ** 2, axis=(2, 3))  # [B, T, J]
     return jnp.sum(squared * weight) / jnp.maximum(jnp.sum(weight), 1)
 

@@ -47,14 +47,16 @@ def test_visibility_weighting(batch):
     assert heatmap_loss(heatmaps, batch, visibility_weighting=True) == pytest.approx(1 / 19, rel=1e-5)
 
 
-def test_visibility_weighting_leaves_out_what_the_crop_does_not_show(batch):
+def test_joints_outside_of_the_crop_have_no_peak_or_do_not_count(batch):
     batch['visible'][:] = True
     batch['joints'][0, 1, 3] = [4 * w, 5]  # the first pixel past the right border
     heatmaps = targets(batch).at[0, 1, :, :, 3].add(1.0)
-    assert heatmap_loss(heatmaps, batch, visibility_weighting=True) == pytest.approx(0, abs=1e-12)
+    for weighting in (False, True):
+        assert heatmap_loss(heatmaps, batch, visibility_weighting=weighting) == pytest.approx(1 / 20, rel=1e-5)
+        assert heatmap_loss(heatmaps, batch, visibility_weighting=weighting, outside='ignored') == pytest.approx(0, abs=1e-12)
     batch['joints'][0, 1, 3] = [4 * w - 1, 5]  # the last one before it
     heatmaps = targets(batch).at[0, 1, :, :, 3].add(1.0)
-    assert heatmap_loss(heatmaps, batch, visibility_weighting=True) == pytest.approx(1 / 20, rel=1e-5)
+    assert heatmap_loss(heatmaps, batch, outside='ignored') == pytest.approx(1 / 20, rel=1e-5)
 
 
 def test_nothing_counts(batch):

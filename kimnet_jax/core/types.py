@@ -15,7 +15,7 @@ Example (one clip of a built data set):
 
 Batch (windows of clips, cropped and resized, on their way to a model):
     frames      uint8 [B, T, H, W, 3], RGB
-    joints      float32 [B, T, J, 2], pixels of the crop
+    joints      float32 [B, T, J, 2], pixels of the crop; where a window shows no person, all at one place outside of it
     visible     bool [B, T, J]
     mask        bool [B, T], False where a frame is padding
     clip        int32 [B], index of the clip in its split (-1: padding)
@@ -32,3 +32,4 @@ Batch: TypeAlias = dict[str, Array]
 Example: TypeAlias = dict[str, Any]
 Decoding: TypeAlias = Literal['argmax', 'quarter', 'dark']
 Target: TypeAlias = Literal['cell', 'subpixel']
+Outside: TypeAlias = Literal['zeros', 'ignored']

@@ -36,7 +36,7 @@ POSE_RESNET: Table = (
 )
 RELATION_DECODER: Table = (
     Rule(r'(conv_g|conv_w)', r'\1', CONV),
-    Rule(r'(bn_w|bn_u)', r'\1', BATCH_NORM),
+    Rule(r'(bn_w|bn_u|first_bn_w|first_bn_u)', r'\1', BATCH_NORM),
 )
 RPSTN_JRE: Table = (  # theta and phi are in RPSTN's checkpoints and never used
     Rule(r'g', 'conv_g', CONV),
@@ -114,7 +114,7 @@ DKD: Table = (
 )
 JRPSP: Table = (
     *(rule._replace(path=f'dkd.{rule.path}') for rule in DKD),
-    Rule(r'bn_u', 'relation_decoder.bn_u', BATCH_NORM),
+    Rule(r'(bn_u|first_bn_w|first_bn_u)', r'relation_decoder.\1', BATCH_NORM),
     *prefixed('non_local_conv2d', 'relation_decoder', RPSTN_JRE),
 )
 KMM: Table = (Rule(r'(conv_q|conv_k|conv_p)', r'\1', CONV),)

@@ -21,7 +21,7 @@ from kimnet_jax.models.kimnet import KIMNet, KIMNetConfig, Temporal
 from kimnet_jax.models.kmm import KMM, KMMVariant
 from kimnet_jax.models.lstm_pm import LSTMPM, LSTMPMConfig
 from kimnet_jax.models.pose_resnet import BLOCKS, PoseResNet, PoseResNetConfig
-from kimnet_jax.models.relation_decoder import DecoderVariant, RelationDecoder
+from kimnet_jax.models.relation_decoder import DecoderVariant, FirstStatistics, RelationDecoder
 from kimnet_jax.models.rpstn import RPSTN, RPSTNConfig
 
 if TYPE_CHECKING:
@@ -176,6 +176,11 @@ def _backbones(shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def _first_statistics(shapes: Shapes) -> FirstStatistics:
+    """Of a relation decoder and what lies beside it."""
+    return 'own' if 'first_bn_u.running_mean' in shapes else 'shared'
+
+
 def _kimnet_config(shapes: Shapes) -> KIMNetConfig:
     temporal: Temporal = 'none'
     if kmm := part(shapes, 'kmm.'):
@@ -189,6 +194,7 @@ def _kimnet_config(shapes: Shapes) -> KIMNetConfig:
         temporal=temporal,
         kmm_variant=kmm_sizes(kmm).variant if kmm else KIMNetConfig.kmm_variant,
         fusion_norm='fusion.bn_g.weight' in shapes,
+        first_statistics=_first_statistics(part(shapes, 'relation_decoder.')),
         **_backbones(shapes),
     )
 
@@ -202,7 +208,9 @@ def _dkd_net_config(shapes: Shapes) -> DKDNetConfig:
 def _rpstn_config(shapes: Shapes) -> RPSTNConfig:
     """The releases for Penn Action, 13 joints, and Sub-JHMDB, 15, have the same entries; so have their two revisions."""
     if 'kmm_transfer.conv_u.weight' in shapes:
-        return RPSTNConfig(shapes['kmm_transfer.conv_u.weight'][0], temporal='kmm', **_backbones(shapes))
+        first_statistics = _first_statistics(part(shapes, 'relation_decoder.'))
+        joints = shapes['kmm_transfer.conv_u.weight'][0]
+        return RPSTNConfig(joints, temporal='kmm', first_statistics=first_statistics, **_backbones(shapes))
     initializer = pose_resnet_config(part(shapes, 'pose_net.'))
     children = {0: 'conv1', **{3 + i: f'layer{i}' for i in range(1, 5)}, 8: 'deconv_layers'}
     numbered = ((name, part(shapes, f'fea_ext.{i}.')) for i, name in children.items())
@@ -217,6 +225,7 @@ def _rpstn_config(shapes: Shapes) -> RPSTNConfig:
         features=features,
         variant='intended' if 'bn.0.weight' in shapes else released,
         decoder_variant='released' if 'non_local_conv2d.theta.weight' in shapes else 'intended',
+        first_statistics=_first_statistics(shapes),
     )
 
 
@@ -321,7 +330,7 @@ NETWORKS: dict[str, Network] = {
         read_config=_rpstn_config,
         presets={
             'tiny': RPSTNConfig(5, 'resnet18', 'resnet18', width=4, features=7),
-            'full': RPSTNConfig(13, variant='released_penn', decoder_variant='released'),
+            'full': RPSTNConfig(13, variant='released_penn', decoder_variant='released', first_statistics='shared'),
         },
         inputs=_clip,
         origin='YHDang/RPSTN (--pixels=rpstn)',

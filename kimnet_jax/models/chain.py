@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
+from kimnet_jax.models.layers import platform
+
 Array = jax.Array
 State = TypeVar('State', bound=tuple)  # a NamedTuple of arrays [B, h, w, ...] with the field `heatmaps`
 
@@ -126,7 +128,7 @@ def _scan(module: nnx.Module, step: Callable[..., tuple[Any, Any]], first: Any, 
         return (last, nnx.state(inner, nnx.BatchStat)), y
 
     # in a loop, XLA:CPU's gradients of convolutions are some 70 times slower; unrolled it is the same program
-    unroll = training and jax.default_backend() == 'cpu'
+    unroll = training and platform() == 'cpu'
     (last, stats), ys = jax.lax.scan(body, (first, stats), jnp.moveaxis(sequence, 1, 0), unroll=unroll)
     nnx.update(module, stats)
     return last, ys

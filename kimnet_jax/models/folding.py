@@ -68,7 +68,8 @@ def _pairs(model: Any, size: int) -> list[tuple[Any, Any]]:
     def of_convolution(conv: nnx.Module, x: Array, y: Array) -> None:
         links.append([conv, y, None])
 
-    def of_norm(norm: nnx.Module, x: Array, y: Array) -> None:
+    def of_norm(norm: nnx.Module, x: Array, y: Array, statistics: nnx.Module | None = None) -> None:
+        norm = norm if statistics is None else statistics  # to the convolution before it, another BatchNorm
         link = next((link for link in links if link[1] is x), None)
         if link is None:
             links.append([None, None, norm])
@@ -86,13 +87,13 @@ def _pairs(model: Any, size: int) -> list[tuple[Any, Any]]:
 
 
 @contextlib.contextmanager
-def _watched(kind: Any, seen: Callable[[nnx.Module, Array, Array], None]) -> Iterator[None]:
-    """Tells of every call of the modules of a class: (module, input, output)."""
+def _watched(kind: Any, seen: Callable[..., None]) -> Iterator[None]:
+    """Tells of every call of the modules of a class: (module, input, output, further arguments)."""
     method = kind.__call__
 
-    def call(module: nnx.Module, x: Array) -> Array:
-        y = method(module, x)
-        seen(module, x, y)
+    def call(module: nnx.Module, x: Array, *further: Any) -> Array:
+        y = method(module, x, *further)
+        seen(module, x, y, *further)
         return y
 
     kind.__call__ = call

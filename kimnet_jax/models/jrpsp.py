@@ -8,7 +8,7 @@ from flax import nnx
 from flax.typing import Dtype
 
 from kimnet_jax.models.dkd import DKD, DKDVariant
-from kimnet_jax.models.relation_decoder import DecoderVariant, RelationDecoder
+from kimnet_jax.models.relation_decoder import DecoderVariant, FirstStatistics, RelationDecoder
 
 Array = jax.Array
 
@@ -29,13 +29,16 @@ class JRPSP(nnx.Module):
         variant: DKDVariant = 'intended',
         decoder_variant: DecoderVariant = 'intended',
         output_scale: float = 1.0,
+        first_statistics: FirstStatistics = 'shared',
         dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """`variant`: see `DKD`; `decoder_variant` and `output_scale`: see `RelationDecoder`. `dtype`: of the convolutions."""
+        """`variant`: see `DKD`; `decoder_variant` and those after it: see `RelationDecoder`. `dtype`: of the convolutions."""
         self.variant = variant
         self.dkd = DKD(num_joints, features, variant=variant, dtype=dtype, rngs=rngs)
-        self.relation_decoder = RelationDecoder(num_joints, variant=decoder_variant, output_scale=output_scale, rngs=rngs)
+        self.relation_decoder = RelationDecoder(
+            num_joints, variant=decoder_variant, output_scale=output_scale, first_statistics=first_statistics, rngs=rngs
+        )
 
     def __call__(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array]:
         """Predicts the heatmaps of frame t+1: arguments and results as those of `DKD`."""

@@ -14,7 +14,7 @@ from kimnet_jax.models.dkd import DKD
 from kimnet_jax.models.jrpsp import JRPSP
 from kimnet_jax.models.kmm import KMM, KMMVariant
 from kimnet_jax.models.layers import BatchNorm, conv
-from kimnet_jax.models.relation_decoder import DecoderVariant, RelationDecoder
+from kimnet_jax.models.relation_decoder import DecoderVariant, FirstStatistics, RelationDecoder
 
 Array = jax.Array
 Temporal = Literal['kmm', 'dkd', 'jrpsp', 'none']
@@ -33,7 +33,7 @@ class KIMNetConfig:
         propagation (Table VI); `none`: nothing, every frame but the first comes from its features alone.
     kmm_variant: see `KMM`; of `kmm` only.
     fusion_norm: BatchNorm and ReLU between the two convolutions of Eq. 4.
-    decoder_variant: see `RelationDecoder`.
+    decoder_variant, first_statistics: see `RelationDecoder`.
     output_scale: initial scale of the BatchNorm that every output heatmap goes through. Target maps have a standard deviation
         near 0.05, so a smaller start than PyTorch's 1 saves many steps.
     remat: recompute the residual blocks in the backward pass: less memory, more time.
@@ -48,6 +48,7 @@ class KIMNetConfig:
     kmm_variant: KMMVariant = 'full'
     fusion_norm: bool = True
     decoder_variant: DecoderVariant = 'intended'
+    first_statistics: FirstStatistics = 'own'
     output_scale: float = 1.0
     remat: bool = False
 
@@ -100,7 +101,11 @@ class Transition(nnx.Module):
         predicted = 0 if self.temporal is None else joints
         self.fusion = Fusion(predicted, joints, features, norm=config.fusion_norm, dtype=dtype, rngs=rngs)
         self.relation_decoder = RelationDecoder(
-            joints, variant=config.decoder_variant, output_scale=config.output_scale, rngs=rngs
+            joints,
+            variant=config.decoder_variant,
+            output_scale=config.output_scale,
+            first_statistics=config.first_statistics,
+            rngs=rngs,
         )
 
     def __call__(self, state: ChainState, features: Array) -> tuple[ChainState, dict[str, Array]]:
@@ -136,4 +141,4 @@ class KIMNet(ChainNetwork):
     def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""
         initial = self.pose_initializer(features if self.from_features else frames)
-        return ChainState(self.transition.relation_decoder(initial), features), {}
+        return ChainState(self.transition.relation_decoder(initial, first=True), features), {}

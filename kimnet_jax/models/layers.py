@@ -1,4 +1,4 @@
-"""Layers with PyTorch's arithmetic, in the formulations that XLA differentiates fast on every backend."""
+"""Layers with PyTorch's arithmetic, in the formulations that XLA compiles to fast programs on each `platform`."""
 
 import functools
 from typing import Any, cast
@@ -8,8 +8,16 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
+from kimnet_jax.core.platform import Platform, platform_of, target_platform
+
 Array = jax.Array
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+
+
+def platform() -> Platform:
+    """The platform that what is traced now will run on."""
+    return target_platform() or platform_of(jax.default_backend())
+
 
 kaiming_normal = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # torchvision's for ResNets
 
@@ -92,14 +100,15 @@ def torch_conv(
 class Conv(nnx.Conv):
     """Convolution of [B, H, W, C].
 
-    A 1x1 is a matrix product, whose weight gradient is 3 to 8 times faster on CPU. The bias is added in float32: XLA:CPU sums its
-    gradient over all pixels in the type of that sum, and bfloat16 stalls at 256 terms.
+    A 1x1 is a matrix product, whose weight gradient is 3 to 8 times faster on CPU; with a stride only on CPU and TPU, as XLA's
+    compiler for GPUs aborts on two residual blocks whose second begins with such a slice. The bias is added in float32: XLA:CPU
+    sums its gradient over all pixels in the type of that sum, and bfloat16 stalls at 256 terms.
     """
 
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
         strides = cast(tuple[int, int], self.strides)
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        if kernel.shape[:2] == (1, 1):
+        if kernel.shape[:2] == (1, 1) and (strides == (1, 1) or platform() != 'gpu'):
             y = x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
         else:
             y = jax.lax.conv_general_dilated(x, kernel, strides, cast(Any, self.padding), dimension_numbers=_DIMENSIONS)
@@ -124,20 +133,30 @@ class BatchNorm(nnx.BatchNorm):
         )
         self.output_dtype = dtype
 
-    def __call__(self, x: Array) -> Array:  # type: ignore[override]
+    def __call__(self, x: Array, statistics: 'Statistics | None' = None) -> Array:  # type: ignore[override]
+        """[..., C] -> [..., C]. `statistics`: the running ones to use, and in train mode to move, instead of its own."""
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean, var = self.mean[...], self.var[...]
+        running = self if statistics is None else statistics
+        mean, var = running.mean[...], running.var[...]
         if not self.use_running_average:
             kept, fresh = self.momentum, 1 - self.momentum
             axes, n = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
             old_mean, old_var = mean, var
             mean = x.mean(axes)
             var = jnp.square(x - mean).mean(axes)
-            self.mean.set_value(kept * old_mean + fresh * mean)
-            self.var.set_value(kept * old_var + fresh * n / max(n - 1, 1) * var)
+            running.mean.set_value(kept * old_mean + fresh * mean)
+            running.var.set_value(kept * old_var + fresh * n / max(n - 1, 1) * var)
         scale, bias = cast(nnx.Param, self.scale), cast(nnx.Param, self.bias)
         y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale[...]) + bias[...]
         return y.astype(self.output_dtype)
+
+
+class Statistics(nnx.Module):
+    """Running mean and variance [C] of inputs that a BatchNorm sees beside its usual ones."""
+
+    def __init__(self, features: int):
+        self.mean = nnx.BatchStat(jnp.zeros(features))
+        self.var = nnx.BatchStat(jnp.ones(features))
 
 
 class ConvTranspose(nnx.Module):
@@ -149,7 +168,15 @@ class ConvTranspose(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Array) -> Array:
-        return _conv_transpose(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        return _conv_transpose(x, kernel) if platform() == 'cpu' else _dilated_conv_transpose(x, kernel)
+
+
+def _dilated_conv_transpose(x: Array, kernel: Array) -> Array:
+    """The convolution with inserted zeros that compilers for accelerators have kernels for."""
+    return jax.lax.conv_general_dilated(
+        x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=_DIMENSIONS
+    )
 
 
 @jax.custom_vjp
@@ -192,8 +219,13 @@ def _convolve(x: Array, kernel: Array, *, stride: int) -> Array:
 
 
 def max_pool(x: Array, *, padding: int = 1) -> Array:
-    """Max-pooling 3x3, stride 2 of [B, H, W, C]. Where the largest values of a window tie they share its gradient."""
-    return _max_pool(x, padding)
+    """Max-pooling 3x3, stride 2 of [B, H, W, C].
+
+    Where the largest values of a window tie they share its gradient on CPU; on accelerators one of them has it, as in PyTorch.
+    """
+    if platform() == 'cpu':
+        return _max_pool(x, padding)
+    return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((padding, padding), (padding, padding)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

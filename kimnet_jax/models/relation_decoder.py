@@ -1,15 +1,16 @@
 """Relation decoder: the spatial correlation of the joints of one frame (RPSTN's joint relation extractor, KIMNet Eq. 5)."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kimnet_jax.models.layers import BatchNorm, conv
+from kimnet_jax.models.layers import BatchNorm, Statistics, conv
 
 Array = jax.Array
 DecoderVariant = Literal['intended', 'released', 'released_2021']
+FirstStatistics = Literal['own', 'shared']
 
 
 class RelationDecoder(nnx.Module):
@@ -18,10 +19,25 @@ class RelationDecoder(nnx.Module):
     `intended`: softmax over the last axis, so that every output joint is a convex combination of all joints.
     `released`: RPSTN's last revision, for its weights: softmax over the first joint axis, and a reshape that exchanges joints and
     pixels. `released_2021`: its first revision: softmax over the last axis and the same reshape.
+
+    The heatmaps of a chain's first frame come from another network than the later ones, and may be a hundred times larger or
+    smaller. Batch statistics take care of that; running ones, shared by both, fit neither, so that in eval mode the first frame
+    comes out too faint. With `first_statistics='own'` both BatchNorms keep running statistics of the first frames apart (and
+    share their weights); `shared` is the paper's text and the releases.
     """
 
-    def __init__(self, num_joints: int, *, variant: DecoderVariant = 'intended', output_scale: float = 1.0, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        num_joints: int,
+        *,
+        variant: DecoderVariant = 'intended',
+        output_scale: float = 1.0,
+        first_statistics: FirstStatistics = 'shared',
+        rngs: nnx.Rngs,
+    ):
         """`output_scale`: initial scale of the last BatchNorm. Raises ValueError on an unknown variant."""
+        if first_statistics not in get_args(FirstStatistics):
+            raise ValueError(f"first_statistics {first_statistics!r}: choose 'own' or 'shared'")
         if variant not in ('intended', 'released', 'released_2021'):
             raise ValueError(f"relation decoder variant {variant!r}: choose 'intended', 'released' or 'released_2021'")
         self.variant = variant
@@ -29,12 +45,15 @@ class RelationDecoder(nnx.Module):
         self.conv_w = conv(num_joints, num_joints, 1, use_bias=True, rngs=rngs)
         self.bn_w = BatchNorm(num_joints, scale_init=0.0, rngs=rngs)  # the module starts as the identity
         self.bn_u = BatchNorm(num_joints, scale_init=output_scale, rngs=rngs)
+        own = first_statistics == 'own'
+        self.first_bn_w = Statistics(num_joints) if own else None
+        self.first_bn_u = Statistics(num_joints) if own else None
 
-    def __call__(self, heatmaps: Array) -> Array:
-        """[B, h, w, J] -> float32 [B, h, w, J]."""
-        return self.bn_u(self.relate(heatmaps))
+    def __call__(self, heatmaps: Array, *, first: bool = False) -> Array:
+        """[B, h, w, J] -> float32 [B, h, w, J]. `first`: these are of the first frame of a chain."""
+        return self.bn_u(self.relate(heatmaps, first=first), self.first_bn_u if first else None)
 
-    def relate(self, heatmaps: Array) -> Array:
+    def relate(self, heatmaps: Array, *, first: bool = False) -> Array:
         """The joint relation extractor alone, before the last BatchNorm: [B, h, w, J] -> float32 [B, h, w, J]."""
         x = heatmaps.astype(jnp.float32)
         b, h, w, joints = x.shape
@@ -44,4 +63,4 @@ class RelationDecoder(nnx.Module):
         y = jnp.einsum('bij,bnj->bni', attention, g)
         # the release reads a [pixels, joints] buffer as [joints, rows, columns]
         y = y.reshape(x.shape) if self.variant == 'intended' else y.reshape(b, joints, h, w).transpose(0, 2, 3, 1)
-        return x + self.bn_w(self.conv_w(y))
+        return x + self.bn_w(self.conv_w(y), self.first_bn_w if first else None)

@@ -14,7 +14,7 @@ from kimnet_jax.models.dkd import DKDVariant
 from kimnet_jax.models.jrpsp import JRPSP
 from kimnet_jax.models.kimnet import ChainState
 from kimnet_jax.models.kmm_transfer import KMMTransfer
-from kimnet_jax.models.relation_decoder import DecoderVariant, RelationDecoder
+from kimnet_jax.models.relation_decoder import DecoderVariant, FirstStatistics, RelationDecoder
 
 Array = jax.Array
 RPSTNTemporal = Literal['jrpsp', 'kmm']
@@ -32,7 +32,8 @@ class RPSTNConfig:
     variant: of `jrpsp`, see `DKD`. The released ones carry the projected features to the next frame, but the first frame's
         as they are, and in train mode encode frame by frame, BatchNorm seeing one at a time; `intended` carries every frame's
         features as they are and encodes all frames at once.
-    decoder_variant: see `RelationDecoder`; `released` or, of the first revision, `released_2021` for the release's weights.
+    decoder_variant, first_statistics: see `RelationDecoder`; for the release's weights `released`, or `released_2021` for those
+        of its first revision, and `shared`.
     output_scale: initial scale of the BatchNorm that every output heatmap goes through, see `KIMNetConfig`.
     remat: recompute the residual blocks in the backward pass: less memory, more time.
     """
@@ -45,6 +46,7 @@ class RPSTNConfig:
     temporal: RPSTNTemporal = 'jrpsp'
     variant: DKDVariant = 'intended'
     decoder_variant: DecoderVariant = 'intended'
+    first_statistics: FirstStatistics = 'own'
     output_scale: float = 1.0
     remat: bool = False
 
@@ -59,6 +61,7 @@ class Transition(nnx.Module):
             variant=config.variant,
             decoder_variant=config.decoder_variant,
             output_scale=config.output_scale,
+            first_statistics=config.first_statistics,
             dtype=dtype,
             rngs=rngs,
         )
@@ -67,9 +70,9 @@ class Transition(nnx.Module):
         heatmaps, kernels, projected = self.jrpsp.propagate(state.features, features, state.heatmaps)
         return ChainState(heatmaps, features if self.jrpsp.variant == 'intended' else projected), {'kernels': kernels}
 
-    def relate(self, heatmaps: Array) -> Array:
-        """The relation decoder, [B, h, w, J] -> [B, h, w, J]."""
-        return self.jrpsp.relation_decoder(heatmaps)
+    def relate(self, heatmaps: Array, *, first: bool = False) -> Array:
+        """The relation decoder, [B, h, w, J] -> [B, h, w, J]. `first`: these are of the first frame of a chain."""
+        return self.jrpsp.relation_decoder(heatmaps, first=first)
 
 
 class KMMTransition(nnx.Module):
@@ -78,16 +81,20 @@ class KMMTransition(nnx.Module):
     def __init__(self, config: RPSTNConfig, *, dtype: Dtype, rngs: nnx.Rngs):
         self.temporal = KMMTransfer(config.num_joints, config.features, dtype=dtype, rngs=rngs)
         self.relation_decoder = RelationDecoder(
-            config.num_joints, variant=config.decoder_variant, output_scale=config.output_scale, rngs=rngs
+            config.num_joints,
+            variant=config.decoder_variant,
+            output_scale=config.output_scale,
+            first_statistics=config.first_statistics,
+            rngs=rngs,
         )
 
     def __call__(self, state: ChainState, features: Array) -> tuple[ChainState, dict[str, Array]]:
         heatmaps, correlation = self.temporal(state.features, features, state.heatmaps)
         return ChainState(self.relate(heatmaps), features), {'correlation': correlation}
 
-    def relate(self, heatmaps: Array) -> Array:
+    def relate(self, heatmaps: Array, *, first: bool = False) -> Array:
         """As that of `Transition`."""
-        return self.relation_decoder(heatmaps)
+        return self.relation_decoder(heatmaps, first=first)
 
 
 class RPSTN(ChainNetwork):
@@ -123,4 +130,4 @@ class RPSTN(ChainNetwork):
 
     def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""
-        return ChainState(self.transition.relate(self.pose_initializer(frames)), features), {}
+        return ChainState(self.transition.relate(self.pose_initializer(frames), first=True), features), {}

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.platform import Platform, platform_of
 
 
 def join_processes() -> None:
@@ -34,6 +35,11 @@ def join_processes() -> None:
 def make_mesh() -> Mesh:
     """All devices of all processes in one row."""
     return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+
+
+def platform(mesh: Mesh) -> Platform:
+    """Of the devices of a mesh."""
+    return platform_of(mesh.devices.flat[0].platform)
 
 
 def split(mesh: Mesh) -> NamedSharding:

@@ -14,8 +14,9 @@ from kimnet_jax import losses, metrics
 from kimnet_jax.core import heatmap
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import normalise
+from kimnet_jax.core.platform import compiled_for
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.types import Batch, Decoding, Target
+from kimnet_jax.core.types import Batch, Decoding, Outside, Target
 from kimnet_jax.training import sharding
 from kimnet_jax.training.state import TrainState, Weights
 
@@ -31,17 +32,21 @@ class TargetConfig:
         sigma: standard deviation of the target Gaussians, heatmap cells.
         centre: `cell` or `subpixel`, see `core.heatmap.encode`.
         visibility_weighting: leave invisible joints out of the loss.
+        outside: of joints outside of the crop: `zeros` are their target, or they are `ignored`.
     """
 
     sigma: float = 2.0
     centre: Target = 'cell'
     visibility_weighting: bool = False
+    outside: Outside = 'zeros'
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
             raise InputError(f'config.target.sigma={self.sigma}: must be positive')
         if self.centre not in get_args(Target):
             raise InputError(f'config.target.centre={self.centre!r}: choose one of {", ".join(get_args(Target))}')
+        if self.outside not in get_args(Outside):
+            raise InputError(f'config.target.outside={self.outside!r}: choose one of {", ".join(get_args(Outside))}')
 
 
 def make_train_step(
@@ -73,7 +78,8 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         def objective(params: nnx.State) -> tuple[Array, tuple[nnx.State, Array]]:
             model = nnx.merge(graph, params, state.weights.batch_stats, copy=True)
-            heatmaps, intermediates = model(normalise(batch['frames'], jnp))
+            with compiled_for(sharding.platform(mesh)):
+                heatmaps, intermediates = model(normalise(batch['frames'], jnp))
             loss = _loss(heatmaps, batch, stride, target)
             for maps in intermediates.get('auxiliary', ()):
                 loss += _loss(maps, batch, stride, target)
@@ -107,6 +113,7 @@ def _loss(heatmaps: Array, batch: Batch, stride: int, target: TargetConfig) -> A
         sigma=target.sigma,
         target=target.centre,
         visibility_weighting=target.visibility_weighting,
+        outside=target.outside,
     )
 
 
@@ -139,7 +146,8 @@ def make_eval_step(
 
     def step(weights: Weights, batch: Batch, chain: Chain) -> tuple[Array, Array, Chain]:
         model = nnx.merge(graph, *weights, copy=True)
-        heatmaps, intermediates = model(normalise(batch['frames'], jnp), chain, batch['start'])
+        with compiled_for(sharding.platform(mesh)):
+            heatmaps, intermediates = model(normalise(batch['frames'], jnp), chain, batch['start'])
         positions, scores = heatmap.decode(heatmaps, decoding, jnp)
         positions = heatmap.cells_to_pixels(positions, stride)
         linear, shift = batch['to_image'][..., :2], batch['to_image'][..., 2]

@@ -5,7 +5,7 @@ import pytest
 from memory_clips import make_clips
 
 from data_pipelines.clips import Window
-from data_pipelines.transforms import Augmentation, DataConfig, crop_window, draw_augmentation
+from data_pipelines.transforms import CLOSEUP, Augmentation, DataConfig, closeup, crop_window, draw_augmentation
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, invert_affine
 from kimnet_jax.core.image import encode_png
@@ -156,6 +156,34 @@ def test_augmentation_can_be_switched_off():
         assert draw_augmentation(config, np.random.default_rng(0)) == Augmentation()
 
 
+def test_colours(dotted):
+    image = encode_png(np.full((101, 149, 3), (100, 150, 200), np.uint8))
+    for t in range(3):
+        dotted.examples[0]['frames'][t] = image
+    row = crop(dotted, Window(0, 0, 2), augmentation=Augmentation(gain=(1.1, 0.5, 2.0), brightness=0.1))
+    assert row['frames'][:, 48, 48].tolist() == [[136, 100, 255]] * 3  # 110 + 25.5, 75 + 25.5, more than there is
+    draws = [draw_augmentation(DataConfig(augment_colour=0.2), np.random.default_rng(seed)) for seed in range(300)]
+    gains, brightness = np.array([d.gain for d in draws]), np.array([d.brightness for d in draws])
+    assert 0.72 <= gains.min() < 0.8 < 1.2 < gains.max() <= 1.32
+    assert -0.1 <= brightness.min() < -0.09 < 0.09 < brightness.max() <= 0.1
+
+
+def test_colours_change_no_other_draw():
+    plain, coloured = (draw_augmentation(DataConfig(augment_colour=c), np.random.default_rng(5)) for c in (0.0, 0.3))
+    assert dataclasses.replace(coloured, gain=plain.gain, brightness=plain.brightness) == plain
+
+
+def test_a_closeup_shows_a_visible_joint_large(dotted):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        drawn = closeup(dotted.examples[0], Window(0, 0, 3), CONFIG, Augmentation(scale=1.2), rng)
+        assert CLOSEUP[0] * 1.2 <= drawn.scale <= CLOSEUP[1] * 1.2
+        joint = crop(dotted, Window(0, 0, 3), augmentation=drawn)['joints'][1, WRIST]
+        assert (np.abs(joint - 48) <= 0.26 * 97).all()
+    dotted.examples[0]['visible'][:] = False
+    assert closeup(dotted.examples[0], Window(0, 0, 3), CONFIG, Augmentation(), rng) == Augmentation()
+
+
 @pytest.mark.parametrize(
     ('field', 'value'),
     [
@@ -166,6 +194,9 @@ def test_augmentation_can_be_switched_off():
         ('augment_scale', (1.4, 0.8)),
         ('augment_rotation', -1.0),
         ('augment_flip', 1.5),
+        ('augment_colour', 2.0),
+        ('augment_closeup', -0.1),
+        ('augment_background', float('nan')),
     ],
 )
 def test_settings_out_of_range_are_named(field, value):

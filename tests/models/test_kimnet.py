@@ -93,10 +93,11 @@ def loop(model, frames):
     b, t = frames.shape[:2]
     features = model.feature_encoder(frames.reshape(b * t, *frames.shape[2:]))
     features = features.reshape(b, t, *features.shape[1:])
-    heatmaps, records = [model.transition.relation_decoder(model.pose_initializer(frames[:, 0]))], collections.defaultdict(list)
+    decoder, records = model.transition.relation_decoder, collections.defaultdict(list)
+    heatmaps = [decoder(model.pose_initializer(frames[:, 0]), first=True)]
     for i in range(1, t):
         predicted, correlation = model.transition.temporal(features[:, i - 1], features[:, i], heatmaps[-1])
-        heatmaps.append(model.transition.relation_decoder(model.transition.fusion(predicted, features[:, i])))
+        heatmaps.append(decoder(model.transition.fusion(predicted, features[:, i])))
         records['predicted'].append(predicted)
         records['correlation'].append(correlation)
     return jnp.stack(heatmaps, 1), {key: jnp.stack(values, 1) for key, values in records.items()}
@@ -184,13 +185,33 @@ def test_every_parameter_is_used(reference_gradients):
     assert unused <= {f'transition.{path}.bias' for path in ('fusion.conv_g', 'relation_decoder.conv_w')}  # before a BatchNorm
 
 
+def first_share(model, frames):
+    """Largest value of the first frame's heatmaps over that of the second's."""
+    heatmaps = np.asarray(forward(model, frames)[0])
+    return heatmaps[:, 0].max() / heatmaps[:, 1].max()
+
+
+@pytest.mark.parametrize(('statistics', 'faithful'), [('own', True), ('shared', False)])
+def test_the_first_frame_is_as_strong_in_eval_mode_as_in_train_mode(statistics, faithful):
+    """The initializer's heatmaps are a hundredth of the chain's: statistics of both together fit neither."""
+    model, frames = tiny(first_statistics=statistics), clip(t=2)
+    head = model.pose_initializer.final_layer
+    head.kernel.set_value(head.kernel[...] / 100)
+    head.bias.set_value(head.bias[...] / 100)
+    model.train()
+    for _ in range(300):  # until the running statistics are those of the batch
+        in_training = first_share(model, frames)
+    model.eval()
+    assert (abs(first_share(model, frames) / in_training - 1) < 0.15) == faithful  # running variances are unbiased, of few pixels
+
+
 def test_first_heatmaps_from_the_features():
     model = tiny(pose_initializer='none')
     model.eval()
     frames = clip(b=1, t=2)
     features = nnx.jit(lambda model, frame: model.feature_encoder(frame))(model, frames[:, 0])
     heatmaps, _ = forward(model, frames)
-    expected = model.transition.relation_decoder(model.pose_initializer(features))
+    expected = model.transition.relation_decoder(model.pose_initializer(features), first=True)
     assert golden.relative_error(heatmaps[:, 0], expected) < 1e-5
 
 

@@ -7,16 +7,24 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kimnet_jax.models.layers import BatchNorm, ConvTranspose, conv, max_pool, max_pool_2x2, upsample_nearest
+from kimnet_jax.core.platform import compiled_for
+from kimnet_jax.models.layers import BatchNorm, ConvTranspose, Statistics, conv, max_pool, max_pool_2x2, upsample_nearest
 
 
 def normal(name, *shape):
     return golden.tensor(name, shape, 'normal', 0)
 
 
+@pytest.fixture(params=['cpu', 'gpu', 'tpu'])
+def platform(request):
+    """What is traced in the test has the formulations for this platform; all of them run on a CPU."""
+    with compiled_for(request.param):
+        yield request.param
+
+
 @pytest.mark.parametrize(('kernel', 'stride'), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
 @pytest.mark.parametrize('size', [(11, 13), (12, 10)])
-def test_convolution_is_the_stock_one(kernel, stride, size):
+def test_convolution_is_the_stock_one(kernel, stride, size, platform):
     layer = golden.randomised(lambda: conv(3, 5, kernel, stride=stride, use_bias=True, rngs=nnx.Rngs(0)))
     x, p = normal('x', 2, *size, 3), kernel // 2
 
@@ -30,7 +38,16 @@ def test_convolution_is_the_stock_one(kernel, stride, size):
     compare(ours, stock, (x, layer.kernel[...], layer.bias[...]))
 
 
-def test_transposed_convolution_is_the_stock_one():
+def test_a_strided_pointwise_convolution_is_no_slice_on_a_gpu():
+    """XLA's compiler for GPUs aborts on the product of a strided slice, where one residual block follows another."""
+    layer = conv(3, 5, 1, stride=2, rngs=nnx.Rngs(0))
+    with compiled_for('gpu'):
+        operations = str(jax.make_jaxpr(lambda x: layer(x))(normal('x', 1, 8, 8, 3)))
+    assert 'conv_general_dilated' in operations
+    assert 'slice' not in operations
+
+
+def test_transposed_convolution_is_the_stock_one(platform):
     layer = golden.randomised(lambda: ConvTranspose(3, 5, rngs=nnx.Rngs(0)))
 
     def stock(x, kernel):  # the sum of the definition, output row 2i - 1 + k, as a convolution with inserted zeros
@@ -46,7 +63,7 @@ def test_transposed_convolution_is_the_stock_one():
 
 @pytest.mark.parametrize('size', [(8, 6), (11, 7), (6, 5)])
 @pytest.mark.parametrize('padding', [0, 1])
-def test_max_pool_is_the_stock_one(size, padding):
+def test_max_pool_is_the_stock_one(size, padding, platform):
     def stock(x):
         return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((padding, padding),) * 2)
 
@@ -103,6 +120,21 @@ def test_batch_norm_by_hand():
     expected = ([1, 1001] - np.float64([0.3, 100.3])) / np.sqrt(0.9 + 1.4 / 3 + 1e-5)
     np.testing.assert_allclose(layer(x)[0, 0, 0], expected, rtol=1e-5)
     np.testing.assert_allclose(layer.mean[...], [0.3, 100.3], rtol=1e-6)
+
+
+def test_batch_norm_with_other_statistics():
+    """Train mode moves those that it is given and no others; eval mode reads them."""
+    layer, other = BatchNorm(2, rngs=nnx.Rngs(0)), Statistics(2)
+    x = np.float32([1, 2, 3, 6]).reshape(2, 1, 2, 1) + np.float32([0, 1000])
+    np.testing.assert_array_equal(layer(x, other), BatchNorm(2, rngs=nnx.Rngs(0))(x))
+    np.testing.assert_array_equal(layer.mean[...], [0, 0])
+    np.testing.assert_array_equal(layer.var[...], [1, 1])
+    np.testing.assert_allclose(other.mean[...], [0.3, 100.3], rtol=1e-6)
+    np.testing.assert_allclose(other.var[...], np.full(2, 0.9 + 0.1 * 14 / 3), rtol=1e-6)
+    layer.eval()
+    np.testing.assert_allclose(
+        layer(x, other)[0, 0, 0], (np.float64([1, 1001]) - other.mean[...]) / np.sqrt(other.var[...] + 1e-5), rtol=1e-5
+    )
 
 
 def test_batch_norm_gradients_are_the_stock_ones():

@@ -21,7 +21,16 @@ JOINTS = {'penn': 13, 'jhmdb': 15}
 PARAMETERS = {'penn': 89_488_038, 'jhmdb': 89_489_818}
 TINY = {
     'intended': RPSTNConfig(5, 'resnet18', 'resnet18', width=3, features=6),
-    'released': RPSTNConfig(5, 'resnet18', 'resnet18', width=3, features=6, variant='released_penn', decoder_variant='released'),
+    'released': RPSTNConfig(
+        5,
+        'resnet18',
+        'resnet18',
+        width=3,
+        features=6,
+        variant='released_penn',
+        decoder_variant='released',
+        first_statistics='shared',
+    ),
 }
 SLOW = pytest.mark.slow  # 10 to 20 seconds each, of 89 M parameters; the default run has one, and the temporal part alone
 
@@ -31,7 +40,7 @@ def channels_last(heatmaps):
 
 
 def released(name, decoder='released'):
-    return RPSTNConfig(JOINTS[name], variant=f'released_{name}', decoder_variant=decoder)
+    return RPSTNConfig(JOINTS[name], variant=f'released_{name}', decoder_variant=decoder, first_statistics='shared')
 
 
 def public(shared_dir, name):
@@ -44,7 +53,7 @@ def tensors(weights):
 
 def begin(transition, initial, features):
     """The state of the first of the frames."""
-    return ChainState(transition.relate(initial), features[:, 0])
+    return ChainState(transition.relate(initial, first=True), features[:, 0])
 
 
 class TestCore:

@@ -43,12 +43,12 @@ class KIMNet(nn.Module):
             case 'jrpsp':
                 self.jrpsp = JRPSP(joints, features)
         self.fusion = Fusion(0 if config.temporal == 'none' else joints, joints, features, config.fusion_norm)
-        self.relation_decoder = RelationDecoder(joints, config.decoder_variant)
+        self.relation_decoder = RelationDecoder(joints, config.decoder_variant, config.first_statistics)
 
     def forward(self, frames: Tensor) -> Tensor:
         features = self.feature_encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         first = self.pose_initializer(features[:, 0] if self.from_features else frames[:, 0])
-        heatmaps, predicted = [self.relation_decoder(first)], None
+        heatmaps, predicted = [self.relation_decoder(first, first=True)], None
         for t in range(1, frames.shape[1]):
             if self.temporal != 'none':
                 predicted, _ = getattr(self, self.temporal)(features[:, t - 1], features[:, t], heatmaps[-1])

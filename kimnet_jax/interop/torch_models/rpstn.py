@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kimnet_jax.interop.torch_models.backbones import feature_encoder, pose_initializer
 from kimnet_jax.interop.torch_models.dkd import DKD
 from kimnet_jax.interop.torch_models.dkd_net import DKDNet
-from kimnet_jax.interop.torch_models.relation_decoder import RelationDecoder
+from kimnet_jax.interop.torch_models.relation_decoder import RelationDecoder, normalised
 from kimnet_jax.models.dkd_net import DKDNetConfig
 from kimnet_jax.models.rpstn import RPSTNConfig
 
@@ -26,24 +26,36 @@ class JRE(nn.Module):
             self.theta = nn.Conv2d(num_joints, num_joints, 1)
             self.phi = nn.Conv2d(num_joints, num_joints, 1)
 
-    def forward(self, heatmaps: Tensor) -> Tensor:
+    def forward(self, heatmaps: Tensor, statistics: nn.BatchNorm2d | None = None) -> Tensor:
         x = heatmaps.flatten(2)
         y = torch.softmax(x @ x.mT, dim=1 if self.variant == 'released' else -1) @ self.g(heatmaps).flatten(2)
         if self.variant != 'intended':
             y = y.mT.contiguous()
-        return heatmaps + self.W(y.view_as(heatmaps))
+        conv, norm = self.W
+        return heatmaps + normalised(conv(y.view_as(heatmaps)), norm, statistics)  # type: ignore[arg-type]
 
 
 class JRPSP(DKD):
     """`DKD` and the relation of the joints after it."""
 
-    def __init__(self, num_joints: int, features: int, variant: str = 'intended', decoder_variant: str = 'intended'):
+    def __init__(
+        self,
+        num_joints: int,
+        features: int,
+        variant: str = 'intended',
+        decoder_variant: str = 'intended',
+        first_statistics: str = 'shared',
+    ):
         super().__init__(num_joints, features, variant)
         self.bn_u = nn.BatchNorm2d(num_joints)
         self.non_local_conv2d = JRE(num_joints, decoder_variant)
+        own = first_statistics == 'own'
+        self.first_bn_w = nn.BatchNorm2d(num_joints, affine=False) if own else None
+        self.first_bn_u = nn.BatchNorm2d(num_joints, affine=False) if own else None
 
-    def relate(self, heatmaps: Tensor) -> Tensor:
-        return self.bn_u(self.non_local_conv2d(heatmaps))
+    def relate(self, heatmaps: Tensor, first: bool = False) -> Tensor:
+        related = self.non_local_conv2d(heatmaps, self.first_bn_w if first else None)
+        return normalised(related, self.bn_u, self.first_bn_u if first else None)
 
     def propagate(self, features: Tensor, next_features: Tensor, heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         heatmaps, kernels, projected = super().propagate(features, next_features, heatmaps)
@@ -51,7 +63,7 @@ class JRPSP(DKD):
 
     def chain(self, initial: Tensor, features: Tensor) -> Tensor:
         """Initial heatmaps [B, J, h, w] of the first frame and features [B, T, D, h, w] of all -> heatmaps [B, T, J, h, w]."""
-        heatmaps, carried = [self.relate(initial)], features[:, 0]
+        heatmaps, carried = [self.relate(initial, first=True)], features[:, 0]
         for following in features[:, 1:].unbind(1):
             predicted, _, projected = self.propagate(carried, following, heatmaps[-1])
             heatmaps.append(predicted)
@@ -68,7 +80,7 @@ class ReleasedRPSTN(JRPSP):
     """The release's network."""
 
     def __init__(self, config: RPSTNConfig):
-        super().__init__(config.num_joints, config.features, config.variant, config.decoder_variant)
+        super().__init__(config.num_joints, config.features, config.variant, config.decoder_variant, config.first_statistics)
         self.pose_net = pose_initializer(config)
         net: Any = feature_encoder(config)
         stages = (net.layer1, net.layer2, net.layer3, net.layer4)
@@ -88,7 +100,7 @@ class KMMRPSTN(DKDNet):
     def __init__(self, config: RPSTNConfig):
         networks = (config.pose_initializer, config.feature_encoder)
         super().__init__(DKDNetConfig(config.num_joints, *networks, config.width, config.features, 'kmm'))
-        self.relation_decoder = RelationDecoder(config.num_joints, config.decoder_variant)
+        self.relation_decoder = RelationDecoder(config.num_joints, config.decoder_variant, config.first_statistics)
 
-    def relate(self, heatmaps: Tensor) -> Tensor:
-        return self.relation_decoder(heatmaps)
+    def relate(self, heatmaps: Tensor, first: bool = False) -> Tensor:
+        return self.relation_decoder(heatmaps, first)

@@ -1,0 +1,29 @@
+"""The platform that a program is compiled for, which need not be that of this machine."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Literal, TypeAlias, get_args
+
+Platform: TypeAlias = Literal['cpu', 'gpu', 'tpu']
+_TARGET: contextvars.ContextVar[Platform | None] = contextvars.ContextVar('platform', default=None)
+
+
+def platform_of(name: str) -> Platform:
+    """The platform of a JAX backend or device (`device.platform`); an accelerator that is not known is treated as a GPU."""
+    return name if name in get_args(Platform) else 'gpu'  # type: ignore[return-value]
+
+
+def target_platform() -> Platform | None:
+    """What `compiled_for` says; None outside of it."""
+    return _TARGET.get()
+
+
+@contextlib.contextmanager
+def compiled_for(target: Platform) -> Iterator[None]:
+    """What is traced within is meant for `target`; outside, networks are traced for JAX's default backend."""
+    token = _TARGET.set(target)
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
