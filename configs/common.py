@@ -117,6 +117,15 @@ def set_model(config: ConfigDict, model: str, row: str, preset: str) -> None:
         config.eval.update(segment=min(config.eval.segment, 4), batch_size=8)
 
 
+def set_pose_resnet(config: ConfigDict, depth: int, preset: str) -> None:
+    """Makes `config.model` SimpleBaseline's network in a preset's size, of a ResNet of that depth; 0: the preset's."""
+    if depth not in (0, 18, 34, 50, 101, 152):
+        raise ValueError(f'depth {depth}: choose 18, 34, 50, 101 or 152')
+    set_model(config, 'pose_resnet', '', preset)
+    if depth:
+        config.model.depth = depth
+
+
 def apply_recipe(config: ConfigDict, recipe: str, *, paper_rate: float, paper_batch: int) -> None:
     """Sets the optimisation: `ours`, `paper` (as stated: constant rate) or `released` (RPSTN's, with its odd schedule)."""
     if recipe == 'paper':

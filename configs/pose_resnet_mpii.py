@@ -19,8 +19,6 @@ from configs import common
 def get_config(arg: str | None = None) -> ConfigDict:
     """`depth`: 18, 34, 50, 101, 152, or 0: the preset's; `preset`: full, small, tiny; `split`: simple_baseline, held_out."""
     args = common.parse_arg(arg, depth=0, preset='full', split='simple_baseline')
-    if args.depth not in (0, 18, 34, 50, 101, 152):
-        raise ValueError(f'depth {args.depth}: choose 18, 34, 50, 101 or 152')
     if args.split not in ('simple_baseline', 'held_out'):
         raise ValueError(f"split {args.split!r}: choose 'simple_baseline' or 'held_out'")
     config = common.base()
@@ -39,7 +37,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optimizer.update(schedule='step', drop_epochs=(90, 120), clip_norm=0.0)
     config.train.update(epochs=140.0, batch_size=32, average_decay=0.0)
     config.eval.update(batch_size=32, segment=1, decoding='quarter')
-    common.set_model(config, 'pose_resnet', '', args.preset)
-    if args.depth:
-        config.model.depth = args.depth
+    common.set_pose_resnet(config, args.depth, args.preset)
     return config

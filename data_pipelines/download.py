@@ -35,12 +35,15 @@ class Download:
     PARENTS: ClassVar[str]
     INSTRUCTIONS: ClassVar[str]
 
-    def find(self, part: str) -> pathlib.Path | None:
-        """The folder of a part, or else its archive."""
+    def candidates(self, part: str) -> list[pathlib.Path]:
+        """The folders and the archives that go by the name of a part, the preferred ones first."""
         folders = [self.root / part, *sorted(self.root.glob(f'{self.PARENTS}/{part}'))]
         archives = [self.root / f'{stem}{suffix}' for stem in self.ARCHIVES[part] for suffix in ARCHIVE_SUFFIXES]
-        found = [p for p in folders if p.is_dir()] + [p for p in archives if p.is_file()]
-        return found[0] if found else None
+        return [p for p in folders if p.is_dir()] + [p for p in archives if p.is_file()]
+
+    def find(self, part: str) -> pathlib.Path | None:
+        """The folder of a part, or else its archive."""
+        return next(iter(self.candidates(part)), None)
 
     def locate(self, part: str) -> pathlib.Path:
         """As `find`; raises `InputError` where there is neither."""
@@ -70,6 +73,26 @@ class Download:
         if not target.is_dir():
             raise InputError(f'{source}: no folder {part!r} in it')
         return target
+
+    def beside(self, part: str, name: str) -> pathlib.Path:
+        """A file that lies beside the folder of a part; where the part is an archive, the file is unpacked from it.
+
+        Raises:
+            InputError: the part or the file is missing, or the archive is damaged.
+        """
+        source = self.locate(part)
+        file = source.with_name(name) if source.is_dir() else self.scratch / source.name / name
+        if not source.is_dir():
+            with _readable(source):
+                for inner, content in _files(source):
+                    path = pathlib.PurePosixPath(inner)
+                    if path.name == name and '__MACOSX' not in path.parts:
+                        file.parent.mkdir(parents=True, exist_ok=True)
+                        with file.open('wb') as out:
+                            shutil.copyfileobj(content, out)
+        if not file.is_file():
+            raise InputError(f'{file}: missing; expected {self.INSTRUCTIONS}')
+        return file
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:

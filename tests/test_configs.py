@@ -20,7 +20,7 @@ from data_pipelines.loader import LoaderConfig
 from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.skeleton import JHMDB, MPII, PENN_ACTION, Skeleton
+from kimnet_jax.core.skeleton import JHMDB, LSP, MPII, PENN_ACTION, Skeleton
 from kimnet_jax.models import MODELS, abstract_model, build_model
 from kimnet_jax.training import loop
 from kimnet_jax.training.initial import InitConfig
@@ -36,6 +36,7 @@ VARIANTS = {
     'penn_action': [None, 'preset=tiny', 'recipe=paper', 'recipe=released,model=pose_resnet'] + [f'row={row}' for row in ROWS],
     'pose_resnet_mpii': [None, *(f'preset={preset}' for preset in PRESETS), 'split=held_out']
     + [f'depth={depth},preset=small' for depth in (18, 34, 50, 101, 152)],
+    'pose_resnet_lsp': [None, *(f'preset={preset}' for preset in PRESETS), 'data=original', 'depth=18,preset=small'],
     'sub_jhmdb': [None, 'fold=1', 'fold=2', 'fold=3', 'recipe=ours', 'recipe=paper', 'recipe=released']
     + [f'fold=2,preset={preset},recipe=paper' for preset in PRESETS],
 }
@@ -77,7 +78,7 @@ def test_variant(name, arg):
 def _skeleton(dataset: ConfigDict) -> Skeleton:
     if dataset.name == 'kinetic_puppets':
         return {'joints13': PENN_ACTION, 'joints15': JHMDB}[dataset.config]
-    return {'sub_jhmdb': JHMDB, 'penn_action': PENN_ACTION, 'mpii': MPII}[dataset.name]
+    return {'sub_jhmdb': JHMDB, 'penn_action': PENN_ACTION, 'mpii': MPII, 'lsp': LSP}[dataset.name]
 
 
 @functools.cache  # most variants have the same network
@@ -124,6 +125,8 @@ def test_the_papers_recipe():
         ('penn_action', 'row=table3', "row 'table3': choose one of without_p"),
         ('penn_action', 'row=dkd,model=dkd', 'choose one of them'),
         ('pose_resnet_mpii', 'depth=20', 'choose 18, 34, 50, 101 or 152'),
+        ('pose_resnet_lsp', 'depth=20', 'choose 18, 34, 50, 101 or 152'),
+        ('pose_resnet_lsp', 'data=held_out', "choose 'extended' or 'original'"),
         ('pose_resnet_mpii', 'split=test', "choose 'simple_baseline' or 'held_out'"),
     ],
 )

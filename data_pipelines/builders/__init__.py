@@ -4,7 +4,7 @@ from typing import Any
 
 from kimnet_jax.core.errors import InputError
 
-BUILDERS = ('kinetic_puppets', 'mpii', 'penn_action', 'sub_jhmdb')
+BUILDERS = ('kinetic_puppets', 'lsp', 'mpii', 'penn_action', 'sub_jhmdb')
 
 
 def import_builder(name: str) -> Any:

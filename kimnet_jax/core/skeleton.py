@@ -85,6 +85,12 @@ MPII = _skeleton(
     f'head_top-upper_neck upper_neck-thorax thorax-pelvis thorax-l_shoulder thorax-r_shoulder pelvis-l_hip pelvis-r_hip {_LIMBS}',
     head='head_top',
 )
+LSP = _skeleton(
+    'lsp',
+    'r_ankle r_knee r_hip l_hip l_knee l_ankle r_wrist r_elbow r_shoulder l_shoulder l_elbow l_wrist neck head_top',
+    f'head_top-neck neck-l_shoulder neck-r_shoulder l_shoulder-l_hip r_shoulder-r_hip {_LIMBS}',
+    head='head_top',
+)
 SMPL = _skeleton(
     'smpl',
     'pelvis l_hip r_hip spine1 l_knee r_knee spine2 l_ankle r_ankle spine3 l_foot r_foot '
@@ -93,7 +99,7 @@ SMPL = _skeleton(
     f'r_collar-r_shoulder pelvis-l_hip pelvis-r_hip l_ankle-l_foot r_ankle-r_foot l_wrist-l_hand r_wrist-r_hand {_LIMBS}',
     head='head',
 )
-SKELETONS = {skeleton.name: skeleton for skeleton in (PENN_ACTION, JHMDB, MPII, SMPL)}
+SKELETONS = {skeleton.name: skeleton for skeleton in (PENN_ACTION, JHMDB, MPII, LSP, SMPL)}
 
 
 def get_skeleton(name: str) -> Skeleton:

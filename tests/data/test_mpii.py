@@ -75,7 +75,7 @@ def test_both_annotations_give_the_same_persons(config, root, tmp_path, capsys):
 def test_the_crop_is_that_of_simple_baseline(root):
     splits, _ = read_json({split: root / f'annot/{split}.json' for split in ('train', 'valid')})
     for person in splits['train'] + splits['valid']:
-        centre, scale = position_of(person.image, person.number - 1)
+        centre, scale = position_of(person.image, int(person.name.rpartition('/')[2]) - 1)
         middle, side = square_of_box(person.box, 1.25)
         np.testing.assert_allclose(middle, centre + np.array([0, 15 * scale]), atol=1e-5)
         assert side == pytest.approx(200 * scale * 1.25, rel=1e-6)

@@ -1,11 +1,9 @@
 """MPII's persons: from SimpleBaseline's JSON files or the official MATLAB file; both are 1-based and become 0-based here."""
 
 import collections
-import dataclasses
 import json
 import math
 import pathlib
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,45 +13,16 @@ from data_pipelines import matlab
 from data_pipelines.builders.mpii.layout import SPLITS
 from data_pipelines.download import read_bytes
 from data_pipelines.findings import Finding
+from data_pipelines.persons import Person, Splits, held_out
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import MPII
 
-HELD_OUT = 10  # one of so many videos
 J = MPII.num_joints
 # What is left out or kept, as it is counted; to be read after a number.
 NO_JOINTS = 'persons have no joints and are left out'
 NO_SCALE = 'persons have no scale or no position, so no box, and are left out'
 TRAINED_ON = 'persons of train are in an image of valid and are left out'
 TWICE = 'joints are annotated twice; the first one is taken'
-OUTSIDE = 'joints lie outside of the image and are kept'
-
-
-@dataclasses.dataclass(frozen=True)
-class Person:
-    """One annotated person; pixels are 0-based.
-
-    Attributes:
-        image: name of the image file.
-        number: of the person in its image, from 1.
-        joints: float32 [16, 2]; (0, 0) where not annotated.
-        visible: bool [16]: annotated. Whether a joint is hidden, which only the MATLAB file tells, plays no part.
-        box: float32 [4], a square of 200 * scale pixels about the position, which is moved down by 15 * scale: the crop of
-            SimpleBaseline is this box times 1.25.
-    """
-
-    image: str
-    number: int
-    joints: np.ndarray
-    visible: np.ndarray
-    box: np.ndarray
-
-    @property
-    def name(self) -> str:
-        """Unique in the data set."""
-        return f'{pathlib.PurePosixPath(self.image).stem}/{self.number}'
-
-
-Splits = dict[str, list[Person]]
 
 
 def read_json(files: dict[str, pathlib.Path]) -> tuple[Splits, list[Finding]]:
@@ -108,7 +77,7 @@ def read_mat(file: pathlib.Path) -> tuple[Splits, list[Finding]]:
             if isinstance(error, InputError):
                 raise
             raise InputError(f'{file}: annolist({index + 1}) is not made as in the release ({error})') from error
-        splits['valid' if zlib.crc32((video or image).encode()) % HELD_OUT == 0 else 'train'] += persons
+        splits['valid' if held_out(video or image) else 'train'] += persons
         findings += found
     return _not_empty(splits, str(file)), findings
 
@@ -133,7 +102,10 @@ def _kept(persons: Iterable[tuple[str, Person | None, list[str]]]) -> tuple[list
 def _person(
     where: str, image: str, number: int, joints: np.ndarray, annotated: np.ndarray, position: np.ndarray, scale: float
 ) -> tuple[Person | None, list[str]]:
-    """A person from 1-based joints [16, 2], position [2] and scale; None and why where there is something missing."""
+    """A person from 1-based joints [16, 2], position [2] and scale; None and why where there is something missing.
+
+    The box is a square of 200 * scale pixels about the position, which is moved down by 15 * scale.
+    """
     if not annotated.any():
         return None, [NO_JOINTS]
     if not (np.isfinite(position).all() and np.isfinite(scale)) or scale <= 0 or (position == -1).all():
@@ -141,13 +113,13 @@ def _person(
     bad = np.flatnonzero(annotated & ~np.isfinite(joints).all(-1))
     if len(bad):
         raise InputError(f'{where}: {MPII.joints[bad[0]]!r} is not finite ({len(bad)} such joints)')
-    centre = position - 1 + [0, 15 * scale]
+    centre = position - 1 + [0, 15 * scale]  # the crop of SimpleBaseline is this box times 1.25
     half = 100 * scale
     box = matlab.single(np.concatenate([centre - half, centre + half]))
     points = matlab.single(np.where(annotated[:, None], joints - 1, 0))
     if not (np.isfinite(box).all() and np.isfinite(points).all()):
         raise InputError(f'{where}: scale, position or joints are too large')
-    return Person(image, number, points, annotated, box), []
+    return Person(image, f'{pathlib.PurePosixPath(image).stem}/{number}', points, annotated, box), []
 
 
 def _json_persons(file: pathlib.Path, entries: list[Any]) -> Iterator[tuple[str, Person | None, list[str]]]:

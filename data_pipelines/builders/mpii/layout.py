@@ -3,9 +3,10 @@
 import pathlib
 
 from data_pipelines import download
+from data_pipelines.persons import IMAGES
 from kimnet_jax.core.errors import InputError
 
-IMAGES, ANNOT, RELEASE = 'images', 'annot', 'mpii_human_pose_v1_u12_2'
+ANNOT, RELEASE = 'annot', 'mpii_human_pose_v1_u12_2'
 MAT = 'mpii_human_pose_v1_u12_1.mat'
 SPLITS = ('train', 'valid')
 INSTRUCTIONS = (
