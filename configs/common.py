@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from configs.models import MODELS, ROWS, SMALLER, TINY_BACKBONES, kimnet_model
 
+PRESETS = ('full', 'medium', 'small', 'tiny')
+
 
 def parse_arg(arg: str | None, **defaults: int | str) -> ConfigDict:
     """The text after the colon, `key=value,...`, over its defaults; values take the type of the default."""
@@ -95,7 +97,8 @@ def base() -> ConfigDict:
 def set_model(config: ConfigDict, model: str, row: str, preset: str) -> None:
     """Makes `config.model` that of an argument, `model` (default KIMNet) or `row` of a table of the paper, in a preset's size.
 
-    Presets: `full` (the paper's), `small` (trains on a CPU in minutes) or `tiny` (for tests; learns little).
+    Presets: `full` (the paper's), `medium` (runs on a CPU in real time), `small` (trains on a CPU in minutes) or `tiny` (for tests;
+    learns little).
     """
     if model and row:
         raise ValueError(f'model={model} and row={row}: choose one of them')
@@ -105,12 +108,14 @@ def set_model(config: ConfigDict, model: str, row: str, preset: str) -> None:
     name = changes.pop('name', model or 'kimnet')
     if name not in MODELS:
         raise ValueError(f'model {name!r}: choose one of {", ".join(MODELS)}')
-    if preset not in ('full', 'small', 'tiny'):
-        raise ValueError(f"preset {preset!r}: choose 'full', 'small' or 'tiny'")
+    if preset not in PRESETS:
+        raise ValueError(f'preset {preset!r}: choose one of {", ".join(PRESETS)}')
     if preset == 'tiny':
         changes = {key: TINY_BACKBONES.get(value, value) for key, value in changes.items()}
     config.model = ConfigDict(MODELS[name]() | SMALLER[name].get(preset, {}) | changes)
-    if preset == 'small':
+    if preset == 'medium':
+        config.data.input_size = 192
+    elif preset == 'small':
         config.data.input_size = 128
     elif preset == 'tiny':
         config.data.update(input_size=64, frames=min(config.data.frames, 3))

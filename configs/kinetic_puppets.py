@@ -13,7 +13,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`joints`: 13 (Penn Action) or 15 (JHMDB); `preset`: full, small or tiny; `model` or `row`: see `configs.models`."""
+    """`joints`: 13 (Penn Action) or 15 (JHMDB); `preset`: full, medium, small or tiny; `model` or `row`: see `configs.models`."""
     args = common.parse_arg(arg, joints=15, preset='small', model='', row='')
     if args.joints not in (13, 15):
         raise ValueError(f'joints {args.joints}: choose 13 or 15')

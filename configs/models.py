@@ -83,6 +83,7 @@ MODELS: dict[str, Callable[[], dict[str, Any]]] = {
     'hrnet': hrnet_model,
 }
 _SMALLER_CHAIN: dict[str, dict[str, Any]] = {
+    'medium': {'pose_initializer': 'resnet18', 'feature_encoder': 'resnet18', 'width': 32, 'features': 96},
     'small': {'pose_initializer': 'resnet18', 'feature_encoder': 'resnet18', 'width': 16, 'features': 64},
     'tiny': {'pose_initializer': 'resnet18', 'feature_encoder': 'resnet18', 'width': 4, 'features': 8},
 }
@@ -91,18 +92,22 @@ SMALLER: dict[str, dict[str, dict[str, Any]]] = {
     'rpstn': _SMALLER_CHAIN,
     'dkd': _SMALLER_CHAIN,
     'lstm_pm': {
+        'medium': {'width': 64, 'features': 24, 'memory': 36},
         'small': {'width': 32, 'features': 16, 'memory': 24},
         'tiny': {'width': 8, 'features': 8, 'memory': 8},
     },
     'pose_resnet': {
+        'medium': {'depth': 18, 'width': 32, 'features': 96},
         'small': {'depth': 18, 'width': 16, 'features': 64},
         'tiny': {'depth': 18, 'width': 4, 'features': 8},
     },
     'hourglass': {
+        'medium': {'num_stacks': 2, 'features': 128},
         'small': {'num_stacks': 1, 'features': 64},
         'tiny': {'num_stacks': 1, 'features': 16},
     },
     'hrnet': {
+        'medium': {'width': 16, 'stem': 32, 'blocks': 2, 'modules': (1, 2, 2)},
         'small': {'width': 8, 'stem': 16, 'blocks': 1, 'modules': (1, 1, 1)},
         'tiny': {'width': 4, 'stem': 8, 'blocks': 1, 'modules': (1, 1, 1)},
     },

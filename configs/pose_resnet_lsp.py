@@ -15,7 +15,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`depth`: 18, 34, 50, 101, 152, or 0: the preset's; `preset`: full, small, tiny; `data`: extended, original."""
+    """`depth`: 18, 34, 50, 101, 152, or 0: the preset's; `preset`: full, medium, small, tiny; `data`: extended, original."""
     args = common.parse_arg(arg, depth=0, preset='full', data='extended')
     if args.data not in ('extended', 'original'):
         raise ValueError(f"data {args.data!r}: choose 'extended' or 'original'")

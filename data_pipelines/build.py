@@ -1,8 +1,9 @@
 """`python -m data_pipelines.build NAME[/CONFIG] --manual_dir DOWNLOAD --data_dir BUILT`: builds a data set.
 
 The flags are those of `tfds build`; the files are always array_record. Without CONFIG every config is built, save those whose
-splits share clips. A data set appears under --data_dir only when it is whole; one that is there already is left as it is unless
---overwrite is given. With --beam_pipeline_options=runner=... the clips are read and written by Apache Beam.
+splits share clips and those to choose settings by. A data set appears under --data_dir only when it is whole; one that is there
+already is left as it is unless --overwrite is given. With --beam_pipeline_options=runner=... the clips are read and written by
+Apache Beam.
 """
 
 import contextlib
@@ -53,7 +54,7 @@ def _targets(dataset: str, args: tfds_build.Args) -> list[tuple[str, str]]:
     name, _, config = dataset.partition('/')
     builder = import_builder(name)
     by_name = {known.name: known for known in builder.BUILDER_CONFIGS}
-    configs = [known for known in by_name if not leak_of(by_name[known])]
+    configs = [name for name, known in by_name.items() if not (leak_of(known) or getattr(known, 'on_request', False))]
     index = args.generation.config_idx
     if index is not None:
         if index not in range(len(configs)):

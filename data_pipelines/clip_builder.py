@@ -36,11 +36,13 @@ class ClipConfig(tfds.core.BuilderConfig):
     """A config whose splits may share clips.
 
     Attributes:
+        on_request: it is built only when it is asked for by name, as those with a leak are.
         leak: why a result on this config is no result on unseen clips; '' where no clip is in two splits. It is said when the
             data set is built, trained on and evaluated, and such a config is built only when it is asked for by name.
     """
 
     leak: str = ''
+    on_request: bool = False
 
 
 class ClipBuilder(dataset_builder.FileReaderBuilder):

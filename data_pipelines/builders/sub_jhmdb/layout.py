@@ -3,12 +3,14 @@
 import dataclasses
 import pathlib
 import re
+import zlib
 from collections.abc import Mapping
 
 from data_pipelines import download
 from kimnet_jax.core.errors import InputError
 
 IMAGES, VIDEOS, JOINTS, MASKS, SPLITS = 'Rename_Images', 'ReCompress_Videos', 'joint_positions', 'puppet_mask', 'sub_splits'
+HELD_OUT = 5  # one of so many source videos, where settings are chosen
 EMPTY_MASK = 'frames with an empty puppet mask, whose box is the extent of the joints'  # to be read after a number
 ARCHIVES = {  # the folder -> the names its archive goes by, without suffix; the official one first
     IMAGES: ('Rename_Images',),
@@ -92,6 +94,19 @@ def read_folds(folder: pathlib.Path) -> dict[int, dict[str, list[Clip]]]:
             if not clips:
                 raise InputError(f'{folder}: the files of fold {fold} name no {split} clip')
     return folds
+
+
+def video_of(clip: Clip) -> str:
+    """The source video of a clip: its name up to the action and what was noted of the clip."""
+    return re.sub(rf'_{re.escape(clip.action)}_[^_]+_[^_]+_np\d+_[^_]+_[^_]+_\d+$', '', clip.name)
+
+
+def held_out(clips: list[Clip]) -> dict[str, list[Clip]]:
+    """`train`, `test` -> clips; all clips of one in `HELD_OUT` source videos, by a checksum of its name, are `test`."""
+    splits: dict[str, list[Clip]] = {'train': [], 'test': []}
+    for clip in clips:
+        splits['test' if zlib.crc32(video_of(clip).encode()) % HELD_OUT == 0 else 'train'].append(clip)
+    return splits
 
 
 def _read_split(path: pathlib.Path, action: str, labels: dict[Clip, str]) -> None:

@@ -16,6 +16,7 @@ from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.core.types import Example
 
 CONCATENATED = 'folds_concatenated'
+DEVELOPMENT = '_development'
 LEAK = (
     'the three folds are concatenated, as in the releases of DeciWatch and HANet (687 and 261 sequences of 316 clips): '
     'a clip that is held out in one fold is trained on in another'
@@ -29,6 +30,15 @@ class Builder(clip_builder.ClipBuilder):
     RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012 (read by TFDS)
     BUILDER_CONFIGS = [  # noqa: RUF012
         *(clip_builder.ClipConfig(name=f'fold{fold}', description=f'Train and test split {fold} of 3.') for fold in (1, 2, 3)),
+        *(
+            clip_builder.ClipConfig(
+                name=f'fold{fold}{DEVELOPMENT}',
+                description=f'The training clips of fold {fold} alone, to choose settings by: the clips of one in '
+                f'{layout.HELD_OUT} source videos are its test split.',
+                on_request=True,
+            )
+            for fold in (1, 2, 3)
+        ),
         clip_builder.ClipConfig(name=CONCATENATED, description=f'Train and test share clips: {LEAK}.', leak=LEAK),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = layout.INSTRUCTIONS
@@ -39,10 +49,12 @@ class Builder(clip_builder.ClipBuilder):
         frames_part = source.frames_part()
         folds = layout.read_folds(source.folder(layout.SPLITS))
         name = self.builder_config.name
-        wanted = (1, 2, 3) if name == CONCATENATED else (int(name.removeprefix('fold')),)
+        wanted = (1, 2, 3) if name == CONCATENATED else (int(name.removeprefix('fold').removesuffix(DEVELOPMENT)),)
         for fold in wanted:
             if fold not in folds:
                 raise InputError(f'{source.root}: {layout.SPLITS} has no fold {fold}; it has {", ".join(map(str, folds))}')
+        if name.endswith(DEVELOPMENT):
+            folds = {fold: layout.held_out(folds[fold]['train']) for fold in wanted}
         chosen = {clip for fold in wanted for split in folds[fold].values() for clip in split}
         parts = {
             part: source.folder(part, lambda inner: layout.clip_of(inner) in chosen)
