@@ -97,7 +97,7 @@ def base() -> ConfigDict:
 def set_model(config: ConfigDict, model: str, row: str, preset: str) -> None:
     """Makes `config.model` that of an argument, `model` (default KIMNet) or `row` of a table of the paper, in a preset's size.
 
-    Presets: `full` (the paper's), `medium` (runs on a CPU in real time), `small` (trains on a CPU in minutes) or `tiny` (for tests;
+    Presets: `full` (the paper's), `medium` (runs on a CPU in real time), `small` (trains on a CPU in minutes), `tiny` (for tests;
     learns little).
     """
     if model and row:

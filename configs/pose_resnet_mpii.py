@@ -17,7 +17,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`depth`: 18, 34, 50, 101, 152, or 0: the preset's; `preset`: full, medium, small, tiny; `split`: simple_baseline, held_out."""
+    """`depth`: 18, 34, 50, 101, 152, or 0: the preset's; `preset`: `common.PRESETS`; `split`: simple_baseline, held_out."""
     args = common.parse_arg(arg, depth=0, preset='full', split='simple_baseline')
     if args.split not in ('simple_baseline', 'held_out'):
         raise ValueError(f"split {args.split!r}: choose 'simple_baseline' or 'held_out'")
