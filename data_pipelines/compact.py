@@ -224,13 +224,28 @@ def _write(
     base: Any, config: str, readers: dict[str, list[ClipReader]], folder: pathlib.Path, settings: Settings, quality: int
 ) -> pathlib.Path:
     """Writes the clips that the readers return as the data set that `base` builds; returns its folder."""
-    methods = {'__module__': base.__module__, 'name': base.name, '_clip_readers': lambda self, dl_manager: readers}
-    builder = type(base.__name__, (base,), methods, skip_registration=True)(config=config, data_dir=str(folder))
-    builder.info.metadata['compact'] = settings._asdict() | {'quality': quality}
-    builder.info.metadata['note'] = (
+    note = (
         f'A compact copy, cut out and, where a person has more than {settings.pixels} pixels, scaled down, as WebP of quality '
         f'{quality}: distances in pixels are not those in the original frames, PCK is the same'
     )
+    return write_copy(base, config, readers, folder, {'compact': settings._asdict() | {'quality': quality}, 'note': note})
+
+
+def write_copy(
+    base: Any, config: str, readers: dict[str, list[ClipReader]], folder: pathlib.Path, metadata: dict[str, Any]
+) -> pathlib.Path:
+    """Writes a data set that has the name of the one that `base` builds, with clips of other readers; returns its folder.
+
+    Args:
+        base: class of the builder.
+        config: its config.
+        readers: split -> what returns its clips.
+        folder: the `data_dir` of the copy.
+        metadata: what the copy has beside the usual.
+    """
+    methods = {'__module__': base.__module__, 'name': base.name, '_clip_readers': lambda self, dl_manager: readers}
+    builder = type(base.__name__, (base,), methods, skip_registration=True)(config=config, data_dir=str(folder))
+    builder.info.metadata.update(metadata)
     with contextlib.redirect_stdout(io.StringIO()):  # where it is written for the time being
         builder.download_and_prepare(file_format=build.FILE_FORMAT)
     return pathlib.Path(builder.data_path)
