@@ -9,7 +9,7 @@ import numpy as np
 from absl import app, flags
 
 from kimnet_jax.core.errors import InputError, parse_flags, run_command
-from kimnet_jax.core.skeleton import get_skeleton
+from kimnet_jax.core.skeleton import SKELETONS, get_skeleton
 from kimnet_jax.interop import has_torch, pixels
 from kimnet_jax.interop.convert import (
     Weights,
@@ -36,6 +36,7 @@ def convert(options: flags.FlagValues) -> None:
     weights, entries, notes = _read(source, options)
     to = options.to or ('flax' if weights is None else 'torch')
     _check_flags(options, weights, target, to)
+    skeleton = options.skeleton or ('' if weights is None else weights.skeleton)
     if weights is not None:
         check_complete(weights)
 
@@ -58,6 +59,8 @@ def convert(options: flags.FlagValues) -> None:
             notes.append('the first layer takes our images now: R, G, B, normalised with the statistics of R, G, B')
 
     # checks, then the file
+    weights = weights._replace(skeleton=skeleton)
+    _check_joints(weights)
     for line in (*notes, *(f'stays unfilled: {path}' for path in unfilled), f'{weights.network}: {weights.config}'):
         print(line)
     if entries and not unfilled:
@@ -89,7 +92,7 @@ def read_run(workdir: pathlib.Path, checkpoint: str) -> tuple[Weights, int]:
         arrays = {path.removeprefix(NETWORK): array for path, array in arrays.items()}
     fields = {'num_joints': get_skeleton(skeleton).num_joints, **config['model']}
     name = fields.pop('name', 'kimnet')
-    return Weights(name, make_config(name, fields), arrays), meta['step']
+    return Weights(name, make_config(name, fields), arrays, skeleton), meta['step']
 
 
 def _part(entries: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
@@ -113,8 +116,19 @@ def _check_flags(options: flags.FlagValues, weights: Weights | None, target: pat
         raise InputError('--template is for weights of ours on the way to PyTorch')
     if options.partial and to == 'torch':
         raise InputError('--partial is for weights on the way to ours; a PyTorch file is written whole or not at all')
+    if options.skeleton and to == 'torch':
+        raise InputError('--skeleton is for weights on the way to ours; a PyTorch file has no place for it')
+    if options.skeleton and weights is not None and weights.skeleton not in ('', options.skeleton):
+        raise InputError(f'--skeleton={options.skeleton}: the joints of {options.source} are those of {weights.skeleton!r}')
     if options.pixels and (weights is not None or options.model not in pixels.FOLDABLE):
         raise InputError(f'--pixels is for the PyTorch weights of {", ".join(pixels.FOLDABLE)}')
+
+
+def _check_joints(weights: Weights) -> None:
+    joints = getattr(weights.config, 'num_joints', None)  # HANet has channels, a network of features has none
+    known = get_skeleton(weights.skeleton).num_joints if weights.skeleton else joints
+    if joints not in (None, known):
+        raise InputError(f'--skeleton={weights.skeleton}: it has {known} joints, these weights have {joints}')
 
 
 def list_networks() -> None:
@@ -140,6 +154,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum('pixels', None, list(pixels.RELEASED), expected, flag_values=values)
     template = 'The PyTorch file that the weights came from: its keys are written, those without effect with its values.'
     flags.DEFINE_string('template', None, template, flag_values=values)
+    joints = 'Whose joints the weights have, so that a training carries them over by name; runs and files of ours tell it.'
+    flags.DEFINE_enum('skeleton', None, sorted(SKELETONS), joints, flag_values=values)
     checkpoint = "Of a run: 'best', 'last' or a step."
     flags.DEFINE_string('checkpoint', 'best', checkpoint, flag_values=values)
     verify = 'Compare the outputs of both frameworks on random inputs, where PyTorch is installed.'

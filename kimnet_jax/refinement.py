@@ -117,7 +117,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     model = build_refiner(config['model'], channels=skeleton.num_joints * ours.dims, dtype=config['dtype'], seed=config['seed'])
     begun = bool(Checkpoints(folder, read_only=True).steps())
     init = InitConfig(model=config['init']['model'], partial=config['init']['partial'])
-    origin = None if begun else initialise_parts(model, init, initialise, lambda file: read_weights(file).arrays)
+    origin = None if begun else initialise_parts(model, init, initialise, read_weights)
     eval_graph, _ = split_model(model, training=False)
     train_graph, weights = split_model(model, training=True)
 

@@ -22,7 +22,7 @@ from kimnet_jax.core.errors import InputError, explained, parse_flags, run_comma
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Batch, Decoding
 from kimnet_jax.interop.weight_files import read_weights
-from kimnet_jax.models import REFINERS, build_model, count_parameters
+from kimnet_jax.models import REFINERS, abstract_model, build_model, count_parameters
 from kimnet_jax.models.weights import initialise
 from kimnet_jax.training import evaluation, loop, session, sharding
 from kimnet_jax.training.checkpoint import Checkpoints
@@ -69,7 +69,10 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
     model = build_model(config.model, num_joints=skeleton.num_joints, dtype=config.dtype, seed=config.seed)
     init = make(InitConfig, config.init, 'init')
     begun = bool(Checkpoints(folder, read_only=True).steps())
-    origin = None if begun else initialise_parts(model, init, initialise, lambda file: read_weights(file).arrays)
+    origin = None
+    if not begun:
+        larger = functools.partial(abstract_model, config.model, num_joints=skeleton.num_joints + 1, dtype=config.dtype)
+        origin = initialise_parts(model, init, functools.partial(initialise, skeleton=skeleton), read_weights, larger)
     eval_graph, _ = split_model(model, training=False)
     train_graph, weights = split_model(model, training=True)
 

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.interop import import_torch
 from kimnet_jax.interop.networks import NETWORKS, Network
 from kimnet_jax.interop.translation import placed, places, translate_back
@@ -21,11 +22,12 @@ TOLERANCE = 1e-3  # of the outputs' relative error; float32 through the deepest 
 
 
 class Weights(NamedTuple):
-    """Our weights of a network: its name in the registry, its config, its arrays by path."""
+    """Our weights of a network: its name in the registry, its config, its arrays by path, its skeleton's name or ''."""
 
     network: str
     config: Any
     arrays: dict[str, np.ndarray]
+    skeleton: str = ''
 
 
 def from_torch(name: str, entries: Arrays, *, config: Any = None, partial: bool = False) -> tuple[Weights, list[str], list[str]]:
@@ -150,7 +152,8 @@ def describe(weights: Weights) -> dict[str, str]:
     """The metadata of our files."""
     config = weights.config
     fields = config._asdict() if hasattr(config, '_asdict') else dataclasses.asdict(config)
-    return {'network': weights.network, 'config': json.dumps(fields)}
+    known = {'skeleton': weights.skeleton} if weights.skeleton else {}
+    return {'network': weights.network, 'config': json.dumps(fields), **known}
 
 
 def described(metadata: Mapping[str, str], arrays: dict[str, np.ndarray], source: object) -> Weights | None:
@@ -161,7 +164,10 @@ def described(metadata: Mapping[str, str], arrays: dict[str, np.ndarray], source
         return None
     try:
         fields = json.loads(metadata['config'])
-        return Weights(metadata['network'], make_config(metadata['network'], fields), arrays)
+        skeleton = str(metadata.get('skeleton', ''))
+        if skeleton:
+            get_skeleton(skeleton)
+        return Weights(metadata['network'], make_config(metadata['network'], fields), arrays, skeleton)
     except (InputError, json.JSONDecodeError) as error:
         raise InputError(f'{source}: metadata of another program or version: {error}') from None
 

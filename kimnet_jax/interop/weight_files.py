@@ -1,8 +1,8 @@
 """Files of weights: PyTorch's checkpoints, safetensors and npz, to flat dicts of NumPy arrays and back.
 
 Ours hold the keys of `translation.translate` (`layer1.0.conv1.kernel`) in .npz or .safetensors, and, as metadata, the network's
-name in the registry and its config (JSON). An .npz has its metadata, as JSON, in the comment of the zip archive, so that
-`numpy.load` gives the arrays alone.
+name in the registry, its config (JSON) and, where it is known, the name of the skeleton. An .npz has its metadata, as JSON, in
+the comment of the zip archive, so that `numpy.load` gives the arrays alone.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _STATE_DICTS = ('state_dict', 'model_state_dict', 'model', 'net')  # where train
 class WeightFile(NamedTuple):
     """Attributes:
     arrays: flat, floating ones float32.
-    metadata: text by name; ours have `network` and `config`.
+    metadata: text by name; ours have `network` and `config`, and `skeleton` where it is known.
     notes: what was left out or changed in reading, lines for the user.
     """
 

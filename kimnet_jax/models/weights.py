@@ -1,7 +1,7 @@
 """Weights by name: the variables of a module as a flat dict, and filling a module from one, strict on both sides."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,9 +9,25 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import Skeleton
 
 # of networks of images: heatmaps from features, one channel a joint, and an hourglass's way from them into the next stack
 _HEADS = re.compile(r'(final_layer)\.|stacks\.\d+\.(score|merge_score)\.')
+
+
+def joint_axes(model: nnx.Module, larger: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """Path -> axes that run over the joints, of the variables that have such: those that grow with the number of joints.
+
+    Where an axis has other channels too, as that of features joined to heatmaps has, the joints are the first ones: every network
+    here joins in that order.
+
+    Args:
+        model: a network, or a part of one; may be abstract.
+        larger: the same for one joint more.
+    """
+    shapes, grown = ({path: leaf.shape for path, leaf in _variables(m).items()} for m in (model, larger))
+    found = {path: tuple(i for i, n in enumerate(shape) if grown[path][i] != n) for path, shape in shapes.items()}
+    return {path: axes for path, axes in found.items() if axes}
 
 
 def flatten(state: Any) -> dict[str, Any]:
@@ -27,23 +43,37 @@ def assign(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
     _fill(model, arrays, ())
 
 
-def initialise(model: nnx.Module, arrays: Mapping[str, np.ndarray], *, partial: bool = False) -> list[str]:
+def initialise(
+    model: nnx.Module,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    partial: bool = False,
+    skeleton: Skeleton | None = None,
+    source_skeleton: Skeleton | None = None,
+    larger: nnx.Module | None = None,
+) -> list[str]:
     """Fills `model` as `assign` does, but for what another data set or another use of the network brings with it.
 
     Args:
         model: the network, or a part of one, with its random weights.
         arrays: its weights by path.
         partial: whole children of `model` that `arrays` have nothing of (the upsampling of a plain backbone) may keep theirs.
+        skeleton: of `model`; None: joints are not told apart.
+        source_skeleton: of `arrays`; None: not known.
+        larger: `model` for one joint more, abstract, which tells the axes of joints; needed with `skeleton`.
 
     Returns:
-        What was left out or stayed random, for the user. The layers that give heatmaps are left out where their joints differ in
-        number or where `model` has none.
+        What was left out, carried over by name or stayed random, for the user. Where the skeletons differ, each joint of `model`
+        takes what the joint of the same name has, in every variable with an axis of joints, and the others stay random. Layers
+        that give heatmaps are left out where `model` has none, and where the joints are not known and differ in number.
 
     Raises:
         InputError: as `assign`.
     """
     ours = _variables(model)
-    given, lines = dict(arrays), []
+    given, lines = dict(arrays), list[str]()
+    if skeleton is not None and larger is not None:
+        given, lines = _by_name(ours, given, joint_axes(model, larger), skeleton, source_skeleton)
     kept: set[str] = set()
     heads, expected = _heads(given), _heads(ours)
     names = ', '.join(sorted(set(heads.values())))
@@ -63,6 +93,50 @@ def initialise(model: nnx.Module, arrays: Mapping[str, np.ndarray], *, partial: 
             kept |= {path for path in ours if _child(path) in absent}
     _fill(model, given, kept)
     return lines
+
+
+def _by_name(
+    ours: Mapping[str, Any],
+    arrays: dict[str, np.ndarray],
+    joint_axes: Mapping[str, Sequence[int]],
+    here: Skeleton,
+    there: Skeleton | None,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays for the joints of the model, and lines for the user. Raises `InputError` where they are not of those joints."""
+    shared = [path for path in joint_axes if path in arrays]
+    if not shared or (there is not None and there.joints == here.joints):
+        return arrays, []
+    if there is None:
+        same = all(arrays[path].shape == ours[path].shape for path in shared)
+        way = f'taken for those of {here.name}' if same else 'not carried over by name'
+        return arrays, [f'which joints these weights are of is not known; they are {way}']
+    names = [name for name in here.joints if name in there.joints]
+    sources, targets = ([skeleton.joints.index(name) for name in names] for skeleton in (there, here))
+    given = dict(arrays)
+    fewer = here.num_joints - there.num_joints
+    for path in shared:
+        array, value, axes = arrays[path], np.array(ours[path][...]), joint_axes[path]
+        expected = tuple(size - fewer if axis in axes else size for axis, size in enumerate(value.shape))
+        if array.shape != expected:
+            raise InputError(f'{path}: {array.shape} in the weights, {expected} by the joints of {there.name!r} and the model')
+        taken = np.ix_(*(_along(size, axis in axes, sources, there) for axis, size in enumerate(array.shape)))
+        filled = np.ix_(*(_along(size, axis in axes, targets, here) for axis, size in enumerate(value.shape)))
+        value[filled] = array[taken]
+        given[path] = value
+    return given, [_describe_joints(there, here, names)]
+
+
+def _along(size: int, over_joints: bool, chosen: Sequence[int], skeleton: Skeleton) -> Sequence[int]:
+    """Indices along an axis: those of the chosen joints, and all channels that come after the joints."""
+    return [*chosen, *range(skeleton.num_joints, size)] if over_joints else range(size)
+
+
+def _describe_joints(there: Skeleton, here: Skeleton, names: list[str]) -> str:
+    parts = [f'joints of {there.name} carried over by name: {", ".join(names) or "none"}']
+    for what, one, other in (('new, so still random', here, there), ('left out', there, here)):
+        rest = [name for name in one.joints if name not in other.joints]
+        parts += [f'{what}: {", ".join(rest)}'] if rest else []
+    return '; '.join(parts)
 
 
 def _fill(model: nnx.Module, arrays: Mapping[str, np.ndarray], kept: Collection[str]) -> None:

@@ -3,17 +3,20 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from flax import nnx
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.workdir import read_config
 
 SUFFIXES = ('.npz', '.safetensors')
 NETWORK = 'network.'  # where a run of a network of single images has it (`models.PerFrame`), and an encoder with an adapter
-Initialise = Callable[..., list[str]]  # `models.weights.initialise`
-ReadFile = Callable[[pathlib.Path], Mapping[str, np.ndarray]]  # of `interop.weight_files`
+Initialise = Callable[..., list[str]]  # `models.weights.initialise`, given the joints of the model
+ReadFile = Callable[[pathlib.Path], tuple[Mapping[str, np.ndarray], Mapping[str, str], Any]]  # of `interop.weight_files`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +35,24 @@ class InitConfig:
     partial: bool = False
 
 
-def initialise_parts(model: nnx.Module, config: InitConfig, initialise: Initialise, read_file: ReadFile) -> list[str]:
+def initialise_parts(
+    model: nnx.Module,
+    config: InitConfig,
+    initialise: Initialise,
+    read_file: ReadFile,
+    larger: Callable[[], nnx.Module] | None = None,
+) -> list[str]:
     """Fills a model, or parts of it, from their sources.
 
     Args:
         model: with random weights.
         config: the sources.
-        initialise: (module, arrays by path, partial=...) -> what the user is to know.
-        read_file: file -> arrays by path.
+        initialise: (module, arrays by path, partial=..., source_skeleton=..., larger=...) -> what the user is to know.
+        read_file: file -> (arrays by path, metadata, ...).
+        larger: gives the model for one joint more, abstract; None: joints are not told apart.
 
     Returns:
-        For each source a line that says what it gave, and lines of what was left out.
+        For each source a line that says what it gave, and lines of what was left out or carried over by name.
 
     Raises:
         InputError: naming the config field: there is no such part or source, it cannot be read, or it does not fit (all listed).
@@ -53,21 +63,31 @@ def initialise_parts(model: nnx.Module, config: InitConfig, initialise: Initiali
         if not source:
             continue
         where = f'config.init.{field}={source}'
-        part = model if field == 'model' else getattr(model, field, None)
+        part = _part(model, field)
         if part is None:
             raise InputError(f'{where}: {type(model).__name__} has no such part; give config.init.model for a whole network')
-        part = getattr(part, 'network', part)
         try:
-            arrays, name = read_source(pathlib.Path(source).expanduser(), read_file)
-            told = initialise(part, arrays, partial=config.partial)
+            arrays, skeleton, name = read_source(pathlib.Path(source).expanduser(), read_file)
+            told = initialise(
+                part,
+                arrays,
+                partial=config.partial,
+                source_skeleton=get_skeleton(skeleton) if skeleton else None,
+                larger=_part(larger(), field) if larger else None,
+            )
         except InputError as error:
             raise InputError(f'{where}: {error}') from error
         lines += [f'{field}: weights of {name}', *(f'{field}: {line}' for line in told)]
     return lines
 
 
-def read_source(source: pathlib.Path, read_file: ReadFile) -> tuple[Mapping[str, np.ndarray], str]:
-    """(arrays by path, what they are) of a run's best checkpoint, the average where there is one, or of a file.
+def _part(model: nnx.Module, field: str) -> nnx.Module | None:
+    part = model if field == 'model' else getattr(model, field, None)
+    return getattr(part, 'network', part)
+
+
+def read_source(source: pathlib.Path, read_file: ReadFile) -> tuple[Mapping[str, np.ndarray], str, str]:
+    """(arrays by path, name of their skeleton or '', what they are) of a run's best checkpoint, the average if any, or of a file.
 
     Raises `InputError` where there is no such thing, or it is damaged.
     """
@@ -75,9 +95,11 @@ def read_source(source: pathlib.Path, read_file: ReadFile) -> tuple[Mapping[str,
         arrays, meta = Checkpoints(source, read_only=True).read_weights('best')
         if all(path.startswith(NETWORK) for path in arrays):
             arrays = {path.removeprefix(NETWORK): array for path, array in arrays.items()}
-        return arrays, f'{source.resolve()}, checkpoint of step {meta["step"]}'
+        skeleton = read_config(source)[1] if (source / 'config.json').exists() else ''  # copied without it
+        return arrays, skeleton, f'{source.resolve()}, checkpoint of step {meta["step"]}'
     if not source.is_file():
         raise InputError('there is no such run or file')
     if source.suffix not in SUFFIXES:
         raise InputError(f'a file of weights ends with {" or ".join(SUFFIXES)}; make one with kimnet_jax.convert')
-    return read_file(source), str(source.resolve())
+    weights, metadata, _ = read_file(source)
+    return weights, str(metadata.get('skeleton', '')), str(source.resolve())

@@ -256,7 +256,7 @@ def test_a_part_begins_a_training(command, released, tmp_path):
     assert command(model='pose_resnet', source='released.pth.tar', target='ours.npz', verify=False) == 0
     model = nnx.eval_shape(lambda: KIMNet(KIMNetConfig(5, 'resnet18', 'resnet18', width=4, features=7), rngs=nnx.Rngs(0)))
     init = InitConfig(pose_initializer=str(tmp_path / 'ours.npz'))
-    initialise_parts(model, init, initialise, lambda file: read_weights(file).arrays)
+    initialise_parts(model, init, initialise, read_weights)
     kernel = np.asarray(model.pose_initializer.conv1.kernel[...])
     np.testing.assert_array_equal(kernel, released['conv1.weight'].transpose(2, 3, 1, 0))
 

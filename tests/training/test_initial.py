@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from configs import kinetic_puppets
 from kimnet_jax import train
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import JHMDB, LSP, Skeleton
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.models import PerFrame, abstract_model
 from kimnet_jax.models.layers import BatchNorm, conv
@@ -20,6 +21,7 @@ from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import InitConfig, initialise_parts
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from kimnet_jax.training.state import create_state, split_model
+from kimnet_jax.training.workdir import write_config
 
 WIDE = {'width': 4, 'features': 8}
 POSE_RESNET = {'name': 'pose_resnet', 'depth': 18, **WIDE}
@@ -41,7 +43,7 @@ def make(fields, num_joints: int, seed: int = 1) -> nnx.Module:
 
 def begin(module: nnx.Module, **sources) -> list[str]:
     init = InitConfig(**{key: value if key == 'partial' else str(value) for key, value in sources.items()})
-    return initialise_parts(module, init, initialise, lambda file: read_weights(file).arrays)
+    return initialise_parts(module, init, initialise, read_weights)
 
 
 @pytest.fixture(scope='module')
@@ -139,6 +141,89 @@ def test_a_run_gives_the_average_of_its_best_checkpoint(source, tmp_path):
     assert_equal(variables(target.feature_encoder), split(source)[1])
 
 
+def begin_named(fields, skeleton: Skeleton, **sources) -> tuple[nnx.Module, list[str]]:
+    """As a training on a data set of that skeleton begins."""
+    model, larger = make(fields, skeleton.num_joints, seed=3), lambda: abstract_model(fields, num_joints=skeleton.num_joints + 1)
+    init = InitConfig(**{key: str(value) for key, value in sources.items()})
+    return model, initialise_parts(model, init, functools.partial(initialise, skeleton=skeleton), read_weights, larger)
+
+
+def assert_named(after: nnx.Module, given: dict[str, np.ndarray], before: nnx.Module) -> None:
+    """`final_layer` is LSP's for the joints that LSP has and random for the others, and all else is LSP's."""
+    (last, rest), (source, source_rest), (random, _) = (split(arrays) for arrays in (variables(after), given, variables(before)))
+    assert_equal(rest, source_rest)
+    for path, array in last.items():
+        for index, joint in enumerate(JHMDB.joints):
+            known = joint in LSP.joints
+            expected = source[path][..., LSP.joints.index(joint)] if known else random[path][..., index]
+            np.testing.assert_array_equal(array[..., index], expected)
+
+
+def test_joints_of_a_run_are_carried_over_by_name(tmp_path):
+    """A PoseResNet of LSP's 14 joints begins both parts of a KIMNet of JHMDB's 15, and a PoseResNet of them."""
+    model = make(POSE_RESNET, 14)
+    _, weights = split_model(model, training=True)
+    adam = make_optimizer(config := OptimizerConfig(schedule='constant'), make_schedule(config, steps=9, steps_per_epoch=1))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, create_state(weights, adam, average=False), {}, 0.5)
+    checkpoints.close()
+    write_config(tmp_path, {'model': POSE_RESNET}, 'lsp')
+    given = variables(model.network)
+    chain, lines = begin_named(KIMNET, JHMDB, pose_initializer=tmp_path, feature_encoder=tmp_path)
+    names = 'neck, r_shoulder, l_shoulder, r_hip, l_hip, r_elbow, l_elbow, r_knee, l_knee, r_wrist, l_wrist, r_ankle, l_ankle'
+    carried = f'joints of lsp carried over by name: {names}; new, so still random: belly, face; left out: head_top'
+    assert lines == [
+        f'pose_initializer: weights of {tmp_path}, checkpoint of step 1',
+        f'pose_initializer: {carried}',
+        f'feature_encoder: weights of {tmp_path}, checkpoint of step 1',
+        'feature_encoder: final_layer left out: there is none here',
+    ]
+    assert_named(chain.pose_initializer, given, make(KIMNET, 15, seed=3).pose_initializer)
+    assert_equal(variables(chain.feature_encoder), split(given)[1])
+    alone, lines = begin_named(POSE_RESNET, JHMDB, model=tmp_path)
+    assert lines[1:] == [f'model: {carried}']
+    assert_named(alone.network, given, make(POSE_RESNET, 15, seed=3).network)
+
+
+@pytest.mark.parametrize('name', ['a.npz', 'a.safetensors'])
+def test_joints_of_a_file_are_carried_over_where_it_names_its_skeleton(name, tmp_path):
+    given = variables(make(POSE_RESNET, 14).network)
+    write_weights(tmp_path / name, given, {'skeleton': 'lsp'})
+    model, lines = begin_named(KIMNET, JHMDB, pose_initializer=tmp_path / name)
+    assert 'carried over by name: neck, r_shoulder' in lines[1]
+    assert_named(model.pose_initializer, given, make(KIMNET, 15, seed=3).pose_initializer)
+    write_weights(tmp_path / name, given, {})
+    _, lines = begin_named(KIMNET, JHMDB, pose_initializer=tmp_path / name)
+    assert lines[1:] == [
+        'pose_initializer: which joints these weights are of is not known; they are not carried over by name',
+        'pose_initializer: final_layer left out, it stays random: 14 joints there, 15 here',
+    ]
+    write_weights(tmp_path / name, given, {'skeleton': 'coco'})
+    with pytest.raises(InputError, match=rf"config\.init\.model=.*{name}: unknown skeleton 'coco'"):
+        begin_named(POSE_RESNET, JHMDB, model=tmp_path / name)
+
+
+def test_the_same_skeleton_needs_no_word(tmp_path):
+    given = variables(make(POSE_RESNET, 15).network)
+    write_weights(tmp_path / 'a.npz', given, {'skeleton': 'jhmdb'})
+    model, lines = begin_named(POSE_RESNET, JHMDB, model=tmp_path / 'a.npz')
+    assert lines == [f'model: weights of {tmp_path}/a.npz']
+    assert_equal(variables(model.network), given)
+
+
+def test_a_whole_kimnet_of_other_joints(tmp_path):
+    given = variables(make(KIMNET, 14))
+    write_weights(tmp_path / 'a.npz', given, {'skeleton': 'lsp'})
+    model, lines = begin_named(KIMNET, JHMDB, model=tmp_path / 'a.npz')
+    assert 'new, so still random: belly, face' in lines[1]
+    after, before = variables(model), variables(make(KIMNET, 15, seed=3))
+    path, (neck, face) = 'transition.relation_decoder.conv_g.kernel', (JHMDB.joints.index(joint) for joint in ('neck', 'face'))
+    there = LSP.joints.index('neck')
+    assert after[path][0, 0, neck, neck] == given[path][0, 0, there, there]
+    np.testing.assert_array_equal(after[path][..., face], before[path][..., face])
+    np.testing.assert_array_equal(after[path][:, :, face], before[path][:, :, face])
+
+
 def test_a_whole_kimnet_and_then_another_part(source, tmp_path):
     write_weights(tmp_path / 'kimnet.npz', variables(kimnet(16)), {})
     write_weights(tmp_path / 'part.npz', source, {})
@@ -226,7 +311,8 @@ class Chain(PerFrame):
 def test_a_run_begins_with_another_and_goes_on_without_it(data_dir, tmp_path, capsys, monkeypatch):
     """A network of images alone, then a video model from it, which is started again when the first run is gone."""
     models = {'pose_resnet': functools.partial(PerFrame, Part), 'kimnet': Chain}
-    monkeypatch.setattr(train, 'build_model', lambda fields, **options: models[fields.name](15, rngs=nnx.Rngs(0)))
+    for name in ('build_model', 'abstract_model'):
+        monkeypatch.setattr(train, name, lambda fields, num_joints, **options: models[fields.name](num_joints, rngs=nnx.Rngs(0)))
 
     def settings(model: str) -> ConfigDict:
         config = kinetic_puppets.get_config(f'preset=tiny,model={model}')
