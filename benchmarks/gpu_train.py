@@ -28,12 +28,11 @@ import sys
 import time
 from collections.abc import Callable
 
-PLATFORMS = os.environ.get('JAX_PLATFORMS', '')  # of the trainings; this process leaves the devices to them
-os.environ['JAX_PLATFORMS'] = 'cpu'
-
 import numpy as np
 import safetensors.numpy
 
+PLATFORMS = os.environ.get('JAX_PLATFORMS', '')  # of the trainings; this process leaves the devices to them
+os.environ['JAX_PLATFORMS'] = 'cpu'
 METRIC = 'torso/pck/0.2/mPCK'
 GROUPS = ('pretrain', 'choose', 'ship', 'claim', 'full')
 CHOICES = {  # settings that are compared on the development split: (learning rate, epochs)
