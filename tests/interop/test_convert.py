@@ -261,6 +261,25 @@ def test_a_part_begins_a_training(command, released, tmp_path):
     np.testing.assert_array_equal(kernel, released['conv1.weight'].transpose(2, 3, 1, 0))
 
 
+def test_the_skeleton_goes_along(command, tmp_path, capsys):
+    config = PoseResNetConfig(depth=18, num_joints=15, width=4, features=7)
+    write_weights(tmp_path / 'a.safetensors', state_dict('pose_resnet', config), {})
+    options = {'verify': False, 'overwrite': True}
+    assert command(model='pose_resnet', source='a.safetensors', target='a.npz', skeleton='jhmdb', **options) == 0
+    assert read_weights(tmp_path / 'a.npz').metadata['skeleton'] == 'jhmdb'
+    assert command(source='a.npz', target='b.npz', to='flax', **options) == 0
+    assert read_weights(tmp_path / 'b.npz').metadata['skeleton'] == 'jhmdb'
+    assert command(source='a.npz', target='b.npz', to='flax', skeleton='lsp', **options) == 2
+    assert "a.npz are those of 'jhmdb'" in capsys.readouterr().err
+    assert command(model='pose_resnet', source='a.safetensors', target='b.npz', **options) == 0
+    assert 'skeleton' not in read_weights(tmp_path / 'b.npz').metadata
+    write_weights(
+        tmp_path / 'b.npz', *[read_weights(tmp_path / 'a.npz')[i] | ({'skeleton': 'coco'} if i else {}) for i in (0, 1)]
+    )
+    assert command(source='b.npz', target='c.npz', to='flax', **options) == 2
+    assert "b.npz: metadata of another program or version: unknown skeleton 'coco'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('name', ['kimnet', 'pose_resnet'])
 def test_run_of_ours(name, command, tmp_path):
     fields = {'pose_initializer': 'none', 'feature_encoder': 'resnet18'} if name == 'kimnet' else {'depth': 18}
@@ -282,6 +301,7 @@ def test_run_of_ours(name, command, tmp_path):
     assert command(target='best.npz', to='flax', **options) == 0
     best = read_weights(tmp_path / 'best.npz')
     assert described(best.metadata, best.arrays, '').config == config
+    assert best.metadata['skeleton'] == 'jhmdb'
     assert_equal(best.arrays, from_torch(name, entries)[0].arrays)
     assert command(target='best.pth', **options) == 0
     assert command(target='last.pth', checkpoint='last', **options) == 0
@@ -324,6 +344,8 @@ def test_run_of_ours(name, command, tmp_path):
             '--pixels is for',
         ),
         ({'source': 'ours.npz', 'target': 'x.pth', 'model': 'kimnet'}, '--model=kimnet: .*ours.npz holds a pose_resnet'),
+        ({**RELEASED, 'skeleton': 'lsp'}, '--skeleton=lsp: it has 14 joints, these weights have 5'),
+        ({'source': 'ours.npz', 'target': 'x.pth', 'skeleton': 'lsp'}, '--skeleton is for weights on the way to ours'),
         ({'source': 'ours.npz', 'target': 'x.pth', 'partial': True}, '--partial is for'),
         ({'source': 'ours.npz', 'target': 'x.npz', 'to': 'flax', 'part': 'conv1'}, '--model is needed'),
         ({'source': 'anonymous.npz', 'target': 'x.pth'}, 'our keys and no metadata'),
