@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.scripts.cli import build as tfds_build
 from tensorflow_datasets.scripts.cli import cli_utils
 
+from data_pipelines import checksums, schema
 from data_pipelines.builders import BUILDERS, import_builder
 from data_pipelines.clip_builder import leak_of
 from kimnet_jax.core.errors import InputError, run_command
@@ -84,6 +85,7 @@ def _build(name: str, config: str, args: tfds_build.Args) -> None:
     if args.generation.update_metadata_only:
         if not final.is_dir():
             raise InputError(f'{final}: not built yet, so --update_metadata_only has nothing to update')
+        checksums.check(final, in_full=lambda name: True)  # new ones are written: what is damaged must not get any
         _execute(name, config, args, data_dir)
     elif not _is_built(final, args):
         with staging(data_dir, f'{name}/{config}') as place:
@@ -94,7 +96,7 @@ def _build(name: str, config: str, args: tfds_build.Args) -> None:
                 if final.exists():
                     final.rename(place / 'replaced')
                 (place / relative).rename(final)
-    splits = tfds.builder_from_directory(str(final)).info.splits
+    splits = schema.read_built(final).splits
     counts = ', '.join(f'{split} {info.num_examples} clips' for split, info in splits.items())
     size = sum(file.stat().st_size for file in final.iterdir()) / 1e6
     print(f'{name}/{config}: {counts}, {size:.1f} MB in {final}', flush=True)

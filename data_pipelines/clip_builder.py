@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from tensorflow_datasets.core import dataset_builder, split_builder, writer
 
-from data_pipelines import schema
+from data_pipelines import checksums, schema
 from data_pipelines.findings import Finding, summarise
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import Skeleton
@@ -65,6 +65,15 @@ class ClipBuilder(dataset_builder.FileReaderBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return schema.dataset_info(self, self.SKELETON, leak_of(self.builder_config))
+
+    def download_and_prepare(self, **options: Any) -> None:
+        """TFDS's; the checksums come last, over all that it wrote. A data set that it left as it was keeps its own."""
+        folder = pathlib.Path(self.data_path)
+        info = folder / 'dataset_info.json'
+        before = info.stat().st_mtime_ns if info.exists() else None
+        super().download_and_prepare(**options)
+        if info.stat().st_mtime_ns != before:
+            checksums.write(folder)
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         config = download_config or tfds.download.DownloadConfig()

@@ -105,10 +105,10 @@ def compact(source: pathlib.Path, out: pathlib.Path, settings: Settings, *, over
     """
     name, config, version = source.parts[-3:]
     builder = import_builder(name)
-    info = tfds.builder_from_directory(str(source)).info
-    if 'compact' in info.metadata:
+    built = schema.read_built(source)
+    if 'compact' in built.metadata:
         raise InputError(f'{source}: a compact copy already; give the folder of the original as --data_dir')
-    splits = {split: schema.open_built(source, split) for split in info.splits}
+    splits = {split: schema.open_built(source, split) for split in built.splits}
     final = out.expanduser().absolute() / name / config / version
     if final == source:
         raise InputError(f'--out {out}: the original is there; choose another folder')
@@ -138,7 +138,7 @@ def compact(source: pathlib.Path, out: pathlib.Path, settings: Settings, *, over
 
 
 def _settings_of(folder: pathlib.Path) -> Settings | None:
-    made = tfds.builder_from_directory(str(folder)).info.metadata.get('compact')
+    made = schema.read_built(folder).metadata.get('compact')
     return Settings(*(made[key] for key in Settings._fields)) if made else None
 
 
@@ -262,9 +262,9 @@ def main(argv: Sequence[str]) -> None:
     tfds.disable_progress_bar()
     settings = Settings(args.max_mb, args.pixels, reach_of(WIDEST))
     folder = compact(source.absolute(), args.out, settings, overwrite=args.overwrite)
-    info = tfds.builder_from_directory(str(folder)).info
-    listed = ', '.join(f'{split} {part.num_examples} clips' for split, part in info.splits.items())
-    made = info.metadata['compact']
+    built = schema.read_built(folder)
+    listed = ', '.join(f'{split} {part.num_examples} clips' for split, part in built.splits.items())
+    made = built.metadata['compact']
     print(f'{args.dataset}: {listed}, {_megabytes(folder):.1f} MB at quality {made["quality"]} in {folder}')
 
 

@@ -148,7 +148,7 @@ class Artifact:
             if self.description['format'] != FORMAT:
                 raise InputError(f'{folder}: format {self.description["format"]}; this version reads format {FORMAT}')
             calls = {name: jax.export.deserialize(bytearray((folder / f'{name}.stablehlo').read_bytes())) for name in FUNCTIONS}
-            with np.load(folder / WEIGHTS) as arrays:
+            with np.load(folder / WEIGHTS, allow_pickle=False) as arrays:
                 weights = {key: jnp.asarray(arrays[key]) for key in arrays.files}
         except FileNotFoundError as error:
             raise InputError(f'{error.filename}: missing, so {folder} is not an exported model') from error

@@ -145,7 +145,7 @@ def _read_npz(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]
             comment = archive.comment
         with np.load(file, allow_pickle=False) as entries:
             arrays = {key: entries[key] for key in entries.files}
-    return arrays, json.loads(comment) if comment.startswith(b'{') else {}
+        return arrays, json.loads(comment) if comment.startswith(b'{') else {}
 
 
 def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -54,10 +54,13 @@ def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str]:
     file = workdir / 'config.json'
     try:
         record = json.loads(file.read_text())
-        return record['config'], record['skeleton']
+        config, skeleton = record['config'], record['skeleton']
+        if not isinstance(config, dict) or not isinstance(skeleton, str):
+            raise TypeError('config is no object, or skeleton no name')
+        return config, skeleton
     except FileNotFoundError:
         raise InputError(f'{workdir}: no run there (config.json is missing); give the --workdir that train was given') from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f'{file}: not a config that train wrote ({error})') from error
 
 
