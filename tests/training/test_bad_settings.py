@@ -149,7 +149,7 @@ def test_settings_that_change_no_number_may_change(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
 
-@pytest.mark.parametrize('text', ['{"config": {}}', '{', '[]'])
+@pytest.mark.parametrize('text', ['{"config": {}}', '{', '[]', '[' * 100_000, '{"config": 1, "skeleton": "jhmdb"}'])
 def test_damaged_config(tmp_path, text):
     (tmp_path / 'config.json').write_text(text)
     with pytest.raises(InputError, match=r'config\.json: not a config that train wrote'):
