@@ -1,7 +1,8 @@
 """`python -m data_pipelines.build NAME[/CONFIG] --manual_dir DOWNLOAD --data_dir BUILT`: builds a data set.
 
 The flags are those of `tfds build`; the files are always array_record. Without CONFIG every config is built, save those whose
-splits share clips. A data set appears under --data_dir only when it is whole; one that is there already is left as it is unless
+splits share clips. With --leave_out_damaged clips with a damaged frame are left out and counted; without it the first one ends
+the build. A data set appears under --data_dir only when it is whole; one that is there already is left as it is unless
 --overwrite is given. With --beam_pipeline_options=runner=... the clips are read and written by Apache Beam.
 """
 
@@ -27,11 +28,13 @@ from data_pipelines.clip_builder import leak_of
 from kimnet_jax.core.errors import InputError, run_command
 
 FILE_FORMAT = 'array_record'
+LEAVE_OUT = '--leave_out_damaged'
 
 
 def main(argv: Sequence[str]) -> None:
     """Builds what the command line (`argv[0]` is the program) asks for. Raises `InputError`."""
-    args = cli_utils.make_flags_parser(tfds_build.Args, description=__doc__)(list(argv))
+    leave_out = LEAVE_OUT in argv
+    args = cli_utils.make_flags_parser(tfds_build.Args, description=__doc__)([part for part in argv if part != LEAVE_OUT])
     names = args.positional_datasets + args.datasets
     if not names:
         raise InputError(f'which data set? python -m data_pipelines.build NAME[/CONFIG]; known: {", ".join(BUILDERS)}')
@@ -46,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
             raise InputError("--beam_pipeline_options: needs Apache Beam; pip install 'kimnet-jax[beam]'") from error
     tfds.disable_progress_bar()  # the builders show one of clips
     for name, config in [target for dataset in names for target in _targets(dataset, args)]:
+        import_builder(name).leave_out_damaged = leave_out
         _build(name, config, args)
 
 

@@ -77,7 +77,7 @@ class Download:
         try:
             yield
         except InputError as error:
-            raise InputError(str(error).replace(str(self.scratch), str(self.root))) from error
+            raise type(error)(str(error).replace(str(self.scratch), str(self.root))) from error
 
 
 def read_bytes(path: pathlib.Path) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import DamagedError
 from kimnet_jax.core.types import Array
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, R G B
@@ -30,11 +30,11 @@ def opencv() -> Any:
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Encoded bytes to uint8 [H, W, 3] RGB. Raises `InputError` naming `name` where they are no whole image."""
+    """Encoded bytes to uint8 [H, W, 3] RGB. Raises `DamagedError` naming `name` where they are no whole image."""
     cv2 = opencv()
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     if image is None:
-        raise InputError(f'{name}: not a readable image ({len(data)} bytes); replace the file')
+        raise DamagedError(f'{name}: not a readable image ({len(data)} bytes); replace the file')
     return image
 
 

@@ -167,7 +167,7 @@ class _JsonWriter:
             'box': _numbers(pose.box),
             'joints': _numbers(pose.joints),
             'scores': _numbers(pose.scores, 4),
-        }
+        } | ({'damaged': True} if pose.damaged else {})
         self._file.write((',\n' if pose.frame else '\n') + json.dumps(record, allow_nan=False))
 
     def finish(self) -> None:
@@ -175,18 +175,18 @@ class _JsonWriter:
 
 
 class _CsvWriter:
-    """One row a frame: frame, score, lost, box, then x, y and score of each joint."""
+    """One row a frame: frame, score, lost, box, then x, y and score of each joint; last, whether the frame is damaged."""
 
     def __init__(self, file: IO[str], skeleton: Skeleton):
         self._rows = csv.writer(file, lineterminator='\n')
         joints = [f'{joint}_{part}' for joint in skeleton.joints for part in ('x', 'y', 'score')]
-        self._rows.writerow(['frame', 'score', 'lost', 'x0', 'y0', 'x1', 'y1', *joints])
+        self._rows.writerow(['frame', 'score', 'lost', 'x0', 'y0', 'x1', 'y1', *joints, 'damaged'])
 
     def write(self, frame: np.ndarray, pose: FramePose) -> None:
         joints = [
             n for point, score in zip(_numbers(pose.joints), _numbers(pose.scores, 4), strict=True) for n in (*point, score)
         ]
-        self._rows.writerow([pose.frame, round(pose.score, 4), int(pose.lost), *_numbers(pose.box), *joints])
+        self._rows.writerow([pose.frame, round(pose.score, 4), int(pose.lost), *_numbers(pose.box), *joints, int(pose.damaged)])
 
     def finish(self) -> None:
         """A table has no end to write."""
