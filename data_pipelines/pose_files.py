@@ -13,6 +13,7 @@ from data_pipelines.array_files import draft_of, read_npz, write_npz
 from data_pipelines.poses import DIMS, Estimates, Kind
 from data_pipelines.sequence_files import check_boxes, read_sequence_file, write_sequence_file
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import read_file
 from kimnet_jax.core.pose_windows import extent
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
 
@@ -108,12 +109,10 @@ def read_pose_json(path: pathlib.Path) -> tuple[dict[str, Any], Estimates, Skele
         InputError: naming the file, the frame and the field that is wrong.
     """
     try:
-        data = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such file of poses') from None
-    except IsADirectoryError:
-        raise InputError(f'{path}: a folder, not a file of poses') from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        data = json.loads(read_file(path, 'file of poses'))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f'{path}: not valid JSON ({error}); give the .json file that predict wrote') from error
     try:
         about, frames = data['about'], data['frames']

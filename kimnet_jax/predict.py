@@ -120,9 +120,10 @@ def predict_videos(
                     progress.update()
             _warn(video, damaged, pose.frame + 1, stated)
             print(f'{video}: {pose.frame + 1} frames -> {out / stem}{{{",".join(SUFFIXES[kind] for kind in kinds)}}}')
-        except InputError as error:
+        except (InputError, MemoryError) as error:
             failed += 1
-            message = str(error) if str(video) in str(error) else f'{video}: {error}'
+            text = str(error) if isinstance(error, InputError) else f'not enough memory ({error})'
+            message = text if str(video) in text else f'{video}: {text}'
             print(f'error: {message}; nothing was written for it', file=sys.stderr)
     if failed:
         print(f'error: {failed} of {len(videos)} videos failed, see above', file=sys.stderr)

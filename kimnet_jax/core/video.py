@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kimnet_jax.core.errors import DamagedError, InputError
+from kimnet_jax.core.files import MAX_PIXELS, check_pixels, limit, read_file, require_file
 from kimnet_jax.core.image import decode_image
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
@@ -64,7 +65,7 @@ def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _folder_frames(folder: pathlib.Path) -> Iterator[np.ndarray]:
     for file in image_files(folder):
-        yield decode_image(file.read_bytes(), str(file))
+        yield decode_image(read_file(file, 'image'), str(file))
 
 
 @functools.cache
@@ -82,8 +83,7 @@ def _pyav() -> Any:
 
 def _open(path: pathlib.Path) -> Any:
     av = _pyav()
-    if not path.is_file():
-        raise InputError(f'{path}: no such video file or folder of images')
+    require_file(path, 'video file or folder of images')
     try:
         container = av.open(str(path), options=_STRICT)
     except av.FFmpegError as error:
@@ -94,6 +94,12 @@ def _open(path: pathlib.Path) -> Any:
     if container.streams.video[0].codec_context is None:
         container.close()
         raise InputError(f'{path}: no decoder for its video stream; convert it, to H.264 for example')
+    context = container.streams.video[0].codec_context
+    try:
+        check_pixels(context.height, context.width, str(path))
+    except InputError:
+        container.close()
+        raise
     return container
 
 
@@ -102,7 +108,7 @@ def _video_frames(path: pathlib.Path, tell: Callable[[int], object] | None) -> I
     with _open(path) as container:
         stream = container.streams.video[0]
         context = stream.codec_context
-        context.options = _STRICT
+        context.options = _STRICT | {'max_pixels': str(limit(MAX_PIXELS))}
         context.thread_count = 1  # in a thread of its own the decoder's complaints would be those of any video
         packets = iter(container.demux(stream))
         count, resting = 0, ''

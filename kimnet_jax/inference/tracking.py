@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import read_text
 from kimnet_jax.core.geometry import box_of_points
 from kimnet_jax.core.types import Array
 
@@ -128,19 +129,14 @@ def read_boxes(path: str | pathlib.Path) -> np.ndarray:
         InputError: naming the file, and the row where one is wrong.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise InputError(f'{path}: no such file of boxes')
-    try:
-        text = path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise InputError(f'{path}: no text file; boxes are JSON or CSV') from error
+    text = read_text(path, 'file of boxes', 'utf-8-sig')
     if text.lstrip()[:1] not in ('[', '{'):
         rows = [row for row in csv.reader(text.splitlines()) if row]
         header = bool(rows) and [name.strip() for name in rows[0]] == ['x0', 'y0', 'x1', 'y1']
         return _boxes(rows[header:], str(path))
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f'{path}: not valid JSON ({error})') from error
     if isinstance(data, dict):
         if 'boxes' not in data:

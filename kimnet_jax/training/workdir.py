@@ -10,6 +10,7 @@ import jax
 
 from kimnet_jax import __version__
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import read_file
 
 # fields that may change between a run and its resumption: they change no number of the training
 FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'eval.batch_size', 'eval.segment')
@@ -52,14 +53,15 @@ def write_config(
 def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str]:
     """(config, skeleton name) of a run. Raises `InputError` where the folder holds none."""
     file = workdir / 'config.json'
+    if not file.exists():
+        raise InputError(f'{workdir}: no run there (config.json is missing); give the --workdir that train was given')
+    text = read_file(file)
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(text)
         config, skeleton = record['config'], record['skeleton']
         if not isinstance(config, dict) or not isinstance(skeleton, str):
             raise TypeError('config is no object, or skeleton no name')
         return config, skeleton
-    except FileNotFoundError:
-        raise InputError(f'{workdir}: no run there (config.json is missing); give the --workdir that train was given') from None
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f'{file}: not a config that train wrote ({error})') from error
 

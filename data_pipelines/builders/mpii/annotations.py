@@ -13,9 +13,9 @@ import numpy as np
 
 from data_pipelines import matlab
 from data_pipelines.builders.mpii.layout import SPLITS
-from data_pipelines.download import read_bytes
 from data_pipelines.findings import Finding
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import read_file
 from kimnet_jax.core.skeleton import MPII
 
 HELD_OUT = 10  # one of so many videos
@@ -68,7 +68,7 @@ def read_json(files: dict[str, pathlib.Path]) -> tuple[Splits, list[Finding]]:
     splits, findings = {}, []
     for split, file in files.items():
         try:
-            entries = json.loads(read_bytes(file))
+            entries = json.loads(read_file(file))
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise InputError(f'{file}: not a JSON file ({error}); replace it') from error
         if not isinstance(entries, list):
