@@ -47,6 +47,14 @@ def main(argv: Sequence[str]) -> None:
             import apache_beam  # noqa: F401
         except ImportError as error:  # of which TFDS would say nothing, and build without it
             raise InputError("--beam_pipeline_options: needs Apache Beam; pip install 'kimnet-jax[beam]'") from error
+    for flag, value in (
+        ('max_examples_per_split', args.debug.max_examples_per_split),
+        ('num_shards', args.generation.num_shards),
+        ('max_shard_size_mb', args.generation.max_shard_size_mb),
+        ('num-processes', args.generation.num_processes),
+    ):
+        if value is not None and not value > 0:
+            raise InputError(f'--{flag} {value}: must be 1 or more')
     tfds.disable_progress_bar()  # the builders show one of clips
     for name, config in [target for dataset in names for target in _targets(dataset, args)]:
         import_builder(name).leave_out_damaged = leave_out

@@ -41,6 +41,7 @@ QUALITIES = range(5, 101)  # of WebP; below, the compression is what one sees
 SAMPLE = 256  # frames by which the quality is found
 RECORDS = 1.06  # bytes of a data set over those of its frames, at first
 MEGABYTE = 1e6
+MOST = 1e9  # of --max_mb and --pixels
 
 
 class Settings(NamedTuple):
@@ -256,8 +257,8 @@ def main(argv: Sequence[str]) -> None:
     if not config:
         raise InputError(f'{args.dataset}: give NAME/CONFIG, such as {name}/fold1')
     for flag, value in (('max_mb', args.max_mb), ('pixels', args.pixels)):
-        if not value > 0:
-            raise InputError(f'--{flag} {value:g}: must be above 0')
+        if not 0 < value <= MOST:
+            raise InputError(f'--{flag} {value:g}: must be above 0, and at most {MOST:g}')
     source = schema.built_folder(args.data_dir, name, config)
     tfds.disable_progress_bar()
     settings = Settings(args.max_mb, args.pixels, reach_of(WIDEST))

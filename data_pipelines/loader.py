@@ -19,6 +19,7 @@ from absl import flags
 
 from data_pipelines.clips import Clips, Window, consecutive_windows, fill_slots, random_window
 from data_pipelines.transforms import DataConfig, crop_window, draw_augmentation
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import invert_affine
 from kimnet_jax.core.types import Array, Batch
@@ -50,6 +51,7 @@ class LoaderConfig:
         for name, least in (('threads', 1), ('workers', 0), ('prefetch', 1)):
             if getattr(self, name) < least:
                 raise InputError(f'config.loader.{name} is {getattr(self, name)}; it must be at least {least}')
+        check_ranges('loader', self, threads=(1, 1024), workers=(0, 1024), prefetch=(1, 1024))
 
 
 def train_batches(

@@ -144,13 +144,13 @@ def _warn(video: pathlib.Path, damaged: set[int], frames: int, stated: int | Non
 
 def requested_boxes(box: str | None, files: Sequence[str], videos: int) -> list[tuple[str, np.ndarray | None]]:
     """What `--box` and `--boxes` give for every video: what to call the boxes, and these [N, 4] or None. Raises `InputError`."""
-    if box and files:
+    if box is not None and files:
         raise InputError('--box and --boxes: give one of them')
     if files and len(files) != videos:
         raise InputError(f'--boxes: {len(files)} files for {videos} videos; give one for each, in the same order')
     if files:
         return [(file, read_boxes(file)) for file in files]
-    return [(f'--box {box}', parse_box(box)) if box else ('the whole frame', None)] * videos
+    return [(f'--box {box}', parse_box(box)) if box is not None else ('the whole frame', None)] * videos
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -19,6 +19,7 @@ from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.logging import RunLog
 from kimnet_jax.training.state import TrainState, Weights
 
+MOST_STEPS = 2**31 - 1  # the counter of steps has 32 bits
 DEVICE_KEYS = ('frames', 'joints', 'visible', 'mask')  # what the step reads
 
 
@@ -74,6 +75,8 @@ def make_plan(clips: int, batch_size: int, *, epochs: float, steps: int, eval_ev
 
     Raises `InputError` naming the config field that is out of range.
     """
+    if not max(steps, epochs * clips / batch_size) <= MOST_STEPS:  # NaN is refused, too
+        raise InputError(f'config.train.epochs={epochs}, config.train.steps={steps}: must be at most {MOST_STEPS:,} steps')
     per_epoch = clips / batch_size
     total = steps or round(epochs * per_epoch)
     if total < 0 or (total == 0 and epochs != 0):

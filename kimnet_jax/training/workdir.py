@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from kimnet_jax import __version__
+from kimnet_jax.core.config import check_finite
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import read_file
 
@@ -17,15 +18,16 @@ FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'eval.batch_size', 'ev
 
 
 def write_config(
-    workdir: pathlib.Path, config: dict[str, Any], skeleton: str, initial_weights: Sequence[str] | None = ()
+    workdir: pathlib.Path, config: dict[str, Any], skeleton: str, initial_weights: Sequence[str] | None = (), *, begins: bool = False
 ) -> None:
     """Writes `config.json`; in the folder of an earlier run checks that it is the same one.
 
     `initial_weights` says where the weights come from that the run begins with; None: what stands there already, as it goes on.
+    `begins`: there is no checkpoint, so that the settings of the earlier run, which cannot go on, count for nothing.
     Raises `InputError` listing the fields that differ.
     """
     file = workdir / 'config.json'
-    if file.exists():
+    if file.exists() and not begins:
         before, now = _flat(read_config(workdir)[0]), _flat(_plain(config))
         changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and not key.startswith(FREE)]
         if changed:
@@ -61,6 +63,7 @@ def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str]:
         config, skeleton = record['config'], record['skeleton']
         if not isinstance(config, dict) or not isinstance(skeleton, str):
             raise TypeError('config is no object, or skeleton no name')
+        check_finite(config, 'config')
         return config, skeleton
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f'{file}: not a config that train wrote ({error})') from error

@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from fake_jhmdb import write_jhmdb
 
-from data_pipelines import build, clip_builder, export
+from data_pipelines import build, clip_builder, compact, export
 from data_pipelines.builders.sub_jhmdb import layout
 from data_pipelines.schema import open_clips
 from kimnet_jax.core.errors import InputError
@@ -243,3 +243,21 @@ def test_export_replaces_only_what_it_may(tmp_path):
 def test_export_needs_a_config(data_dir):
     with pytest.raises(InputError, match='give NAME/CONFIG'):
         export.main(['export', 'sub_jhmdb', '--data_dir', str(data_dir), '--clip', '0', '--out', 'x'])
+
+
+@pytest.mark.parametrize(
+    'flag',
+    ['--max_examples_per_split=-3', '--max_examples_per_split=0', '--num_shards=-2', '--num_shards=0', '--num-processes=-1'],
+)
+def test_numbers_below_one_are_refused_before_anything_is_made(flag, root, data_dir):
+    name, value = flag.split('=')
+    with pytest.raises(InputError, match=f'^{name} {value}: must be 1 or more'):
+        run(root, data_dir, flag)
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize('flag', ['--max_mb=inf', '--max_mb=nan', '--max_mb=-1', '--pixels=0', '--pixels=99999999999999999999'])
+def test_sizes_of_a_compact_copy_are_checked_before_anything_is_made(flag, tmp_path):
+    with pytest.raises(InputError, match=f'^{flag.partition("=")[0]} .*: must be above 0'):
+        compact.main(['compact', 'sub_jhmdb/fold1', '--data_dir', str(tmp_path), '--out', str(tmp_path / 'out'), flag])
+    assert not list(tmp_path.iterdir())

@@ -58,6 +58,8 @@ def test_command(command, write_video, tmp_path, capfd):
         (['v.mp4', '--outputs', 'json,xml'], '--outputs=json,xml'),
         (['v.mp4', '--outputs', ''], '--outputs='),
         (['v.mp4', '--box', '1,2,3'], '--box 1,2,3'),
+        (['v.mp4', '--box='], '--box : box 0 is'),
+        (['v.mp4', '--box=', '--boxes', 'f'], 'give one of them'),
         (['v.mp4', '--box', '1,2,3,4', '--boxes', 'f'], 'give one of them'),
         (['v.mp4', '--boxes', 'f', '--boxes', 'g'], '2 files for 1 videos'),
         (['v.mp4', '--boxes', '/nowhere/f.csv'], '/nowhere/f.csv: no such file'),
