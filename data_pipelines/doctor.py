@@ -26,6 +26,7 @@ from data_pipelines.builders import BUILDERS, import_inspect
 from data_pipelines.findings import Check, Finding, Report, attempt, summarise
 from data_pipelines.inspect_built import built_folders, inspect_built
 from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.files import work_folder
 
 ERRORS_SHOWN = 50
 
@@ -61,8 +62,9 @@ def examine(dataset: str, root: pathlib.Path, pixels: bool) -> Report:
     findings: list[Finding] = []
     counts: collections.Counter[str] = collections.Counter()
     official: dict[str, int] = {}
-    with tempfile.TemporaryDirectory(prefix='doctor-') as scratch:
-        whole = attempt(findings, str(root), inspect, root, pathlib.Path(scratch), pixels)
+    with work_folder(pathlib.Path(tempfile.gettempdir()), 'doctor') as folder:
+        scratch = str(folder)
+        whole = attempt(findings, str(root), inspect, root, folder, pixels)
         for report in () if whole is None else (whole[0], *_run(whole[1])):
             findings += report.findings
             counts.update(report.counts)
@@ -122,8 +124,8 @@ def _print(report: Report) -> None:
 
 def _write_json(path: pathlib.Path, head: dict[str, object], report: Report) -> None:
     """Writes the report to a temporary name first."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.doctor-') as folder:
-        draft = pathlib.Path(folder, path.name)
+    with work_folder(path.parent, path.name) as folder:
+        draft = folder / path.name
         draft.write_text(json.dumps(head | dataclasses.asdict(report), indent=1) + '\n')
         draft.replace(path)
 

@@ -9,6 +9,9 @@ import ctypes
 import dataclasses
 import functools
 import math
+import multiprocessing
+import os
+import threading
 import weakref
 from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -264,10 +267,23 @@ def _stream(batches: grain.MapDataset, loader: LoaderConfig) -> Generator[Batch,
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read its flags, also where no absl main ran
         buffered = math.ceil(loader.prefetch / loader.workers)
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(loader.workers, per_worker_buffer_size=buffered))
+        options = grain.MultiprocessingOptions(loader.workers, per_worker_buffer_size=buffered)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
     stream = _iterate(dataset, copy=bool(loader.workers))
     _STREAMS.add(stream)
     return stream
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """In a worker: ends it when the process that wants its batches has ended, even by a signal that lets nobody clean up."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _iterate(dataset: grain.IterDataset, copy: bool) -> Generator[Batch, None, None]:

@@ -30,11 +30,13 @@ def dataset_info(builder: tfds.core.DatasetBuilder, skeleton: Skeleton, leak: st
     megabytes of a clip. The metadata: `skeleton`; `leak`, why a result says nothing of unseen clips, or ''; and, once built,
     `clips`: split -> a list of [name, frames].
     """
-    return builder.dataset_info_from_configs(
+    info = builder.dataset_info_from_configs(
         features=_features(skeleton),
         disable_shuffling=True,
         metadata=tfds.core.MetadataDict(skeleton=skeleton.name, leak=leak),
     )
+    info.initialize_from_bucket = lambda: None  # none of ours is in TFDS's bucket, and each look leaves a folder in TMPDIR
+    return info
 
 
 def _features(skeleton: Skeleton) -> tfds.features.FeaturesDict:

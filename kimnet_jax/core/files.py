@@ -1,13 +1,18 @@
-"""Files that others wrote, and how large they may be: what is none, or larger, is an error instead of a wait or a full memory.
+"""Files: those of others, which may be none or too large, and ours, which appear whole and together.
 
 The environment changes the limits: `KIMNET_MAX_BYTES`, of the content of one file when it is read or unpacked into memory (2 GiB;
 of a MATLAB file, a quarter of it), and `KIMNET_MAX_PIXELS`, rows times columns of an image or of a frame (100 million).
 """
 
+import contextlib
+import fcntl
 import math
 import os
 import pathlib
+import shutil
+import tempfile
 import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO
 
 import numpy as np
@@ -15,6 +20,7 @@ import numpy as np
 from kimnet_jax.core.errors import InputError
 
 MAX_BYTES, MAX_PIXELS = 'KIMNET_MAX_BYTES', 'KIMNET_MAX_PIXELS'
+_WORK = '.unfinished-'
 _DEFAULTS = {MAX_BYTES: 2 << 30, MAX_PIXELS: 100_000_000}
 
 
@@ -88,3 +94,70 @@ def check_pixels(rows: int, columns: int, source: str) -> None:
         raise InputError(
             f'{source}: {columns}x{rows} pixels, more than {limit(MAX_PIXELS):,} in all; scale it down, or set {MAX_PIXELS}'
         )
+
+
+@contextlib.contextmanager
+def work_folder(parent: pathlib.Path, label: str) -> Iterator[pathlib.Path]:
+    """A new hidden folder in `parent`, gone afterwards. Those of this kind that killed processes left there are removed first.
+
+    Each is locked by its process, and the system lifts the lock when that ends, however it does.
+    """
+    for found in parent.glob(f'{_WORK}*'):
+        with contextlib.suppress(OSError), _locked(found) as handle:
+            if handle is not None:
+                shutil.rmtree(found, ignore_errors=True)
+    with contextlib.ExitStack() as held:
+        while True:
+            folder = pathlib.Path(tempfile.mkdtemp(prefix=f'{_WORK}{label[:100]}-', dir=parent))
+            with contextlib.suppress(FileNotFoundError):
+                if held.enter_context(_locked(folder)) is not None and folder.exists():
+                    break  # else another process took it for a dead one before it was locked
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[int | None]:
+    """A handle of the folder, locked; None where another process has the lock."""
+    handle: int | None = None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle = descriptor
+        yield handle
+    finally:
+        os.close(descriptor)
+
+
+def require_free(files: Iterable[pathlib.Path]) -> None:
+    """Raises `InputError` where a folder stands in a file's place."""
+    for file in files:
+        if file.is_dir():
+            raise InputError(f'{file}: a folder is in the way of that file; remove it, or choose another place')
+
+
+def place_together(drafts: Mapping[pathlib.Path, pathlib.Path]) -> None:
+    """Gives each draft its final name, in place of what is there: all of them, or, where one cannot be placed, none."""
+    require_free(drafts.values())
+    kept: dict[pathlib.Path, pathlib.Path] = {}
+    placed: list[pathlib.Path] = []
+    try:
+        for draft, final in drafts.items():
+            if final.exists():
+                kept[final] = draft.with_name(f'{draft.name}.kept')
+                shutil.copy2(final, kept[final])
+            os.replace(draft, final)
+            placed.append(final)
+    except BaseException:
+        for final in placed:
+            if final in kept:
+                os.replace(kept[final], final)
+            else:
+                final.unlink()
+        raise
+    finally:
+        for copy in kept.values():
+            copy.unlink(missing_ok=True)

@@ -18,7 +18,12 @@ FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'eval.batch_size', 'ev
 
 
 def write_config(
-    workdir: pathlib.Path, config: dict[str, Any], skeleton: str, initial_weights: Sequence[str] | None = (), *, begins: bool = False
+    workdir: pathlib.Path,
+    config: dict[str, Any],
+    skeleton: str,
+    initial_weights: Sequence[str] | None = (),
+    *,
+    begins: bool = False,
 ) -> None:
     """Writes `config.json`; in the folder of an earlier run checks that it is the same one.
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -231,8 +232,13 @@ def test_export_replaces_only_what_it_may(tmp_path):
     with pytest.raises(InputError, match='exists already; choose another folder or give --overwrite'):
         export.export_clip(example, JHMDB, out)
     assert (out / 'mine').exists()
+    with pytest.raises(InputError, match="holds 'mine', which is none of what is written here"):
+        export.export_clip(example, JHMDB, out, overwrite=True)
+    assert (out / 'mine').exists()
+    (out / 'mine').unlink()
+    (out / '000002.jpg').touch()  # of a longer clip
     export.export_clip(example, JHMDB, out, overwrite=True)
-    assert not (out / 'mine').exists()
+    assert sorted(file.name for file in out.iterdir()) == ['000001.jpg', 'boxes.json', 'joints.json']
     with pytest.raises(InputError, match='exists already'):
         export.export_clip(example, JHMDB, out / 'boxes.json', overwrite=True)
     with pytest.raises(TypeError):
@@ -261,3 +267,26 @@ def test_sizes_of_a_compact_copy_are_checked_before_anything_is_made(flag, tmp_p
     with pytest.raises(InputError, match=f'^{flag.partition("=")[0]} .*: must be above 0'):
         compact.main(['compact', 'sub_jhmdb/fold1', '--data_dir', str(tmp_path), '--out', str(tmp_path / 'out'), flag])
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_replaces_what_it_wrote_and_nothing_else(root, data_dir, tmp_path):
+    run(root, data_dir)
+    command = ['export', 'sub_jhmdb/fold1', '--data_dir', str(data_dir), '--clip', '0', '--out', str(tmp_path / 'clip')]
+    export.main(command)
+    export.main([*command, '--overwrite'])
+    (tmp_path / 'clip/thesis.tex').write_text('years of work')
+    with pytest.raises(
+        InputError, match=r"clip: holds 'thesis\.tex', which is none of what is written here; choose another folder"
+    ):
+        export.main([*command, '--overwrite'])
+    (tmp_path / 'clip/thesis.tex').rename(tmp_path / 'thesis.tex')
+    (tmp_path / 'clip/000009.png').mkdir()
+    with pytest.raises(InputError, match=r"clip: holds '000009\.png'"):
+        export.main([*command, '--overwrite'])
+
+
+def test_a_build_leaves_nothing_in_the_folder_of_temporary_files(root, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'temporary'))
+    (tmp_path / 'temporary').mkdir()
+    run(root, data_dir)
+    assert not list((tmp_path / 'temporary').iterdir())
