@@ -11,6 +11,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import numpy as np
 
 from data_pipelines.clips import Clips
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import Normalise, WindowConfig, fill_gaps, pad, reference_frame
 from kimnet_jax.core.skeleton import Skeleton
@@ -81,6 +82,7 @@ class PoseConfig:
         for name in ('augment_rotation', 'augment_shift'):
             if getattr(self, name) < 0:
                 raise InputError(f'config.poses.{name}={getattr(self, name)}: must be 0 or more')
+        check_ranges('poses', self, augment_scale=(0.1, 10), augment_rotation=(0, 180), augment_shift=(0, 10), root=(0, 10_000))
 
     def _check_smpl(self) -> None:
         if not self.smpl_file:
@@ -122,6 +124,7 @@ class NoiseConfig:
                 raise InputError(f'config.noise.{name}={getattr(self, name)}: must be a share, 0 to 1')
         if self.gap_length < 1:
             raise InputError(f'config.noise.gap_length={self.gap_length}: must be 1 frame or more')
+        check_ranges('noise', self, jitter=(0, 10), gap_length=(1, 100_000))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,33 +107,50 @@ def predict_videos(
             outputs = PoseOutputs(
                 out, stem, kinds, video=video, skeleton=trained.skeleton, model=trained.about, joint_score=config.joint_score
             )
-            frames = read_frames(video)
-            with outputs, tqdm(desc=stem, total=stated_frame_count(video), unit='frame', disable=None) as progress:
+            damaged: set[int] = set()
+            frames = read_frames(video, damaged.add)
+            stated = stated_frame_count(video)
+            with outputs, tqdm(desc=stem, total=stated, unit='frame', disable=None) as progress:
                 poses = predict_poses(trained.predictor, frames, given, boxes_source=source, config=config)
                 if trained.refiner is not None:
-                    poses = refine_video(trained.refiner, poses, functools.partial(read_frames, video), trained.look_ahead)
+                    read_again = functools.partial(read_frames, video, damaged.add)
+                    poses = refine_video(trained.refiner, poses, read_again, trained.look_ahead)
                 for frame, pose in poses:
-                    outputs.write(frame, pose)
+                    outputs.write(frame, dataclasses.replace(pose, damaged=pose.frame in damaged))
                     progress.update()
+            _warn(video, damaged, pose.frame + 1, stated)
             print(f'{video}: {pose.frame + 1} frames -> {out / stem}{{{",".join(SUFFIXES[kind] for kind in kinds)}}}')
-        except InputError as error:
+        except (InputError, MemoryError) as error:
             failed += 1
-            message = str(error) if str(video) in str(error) else f'{video}: {error}'
+            text = str(error) if isinstance(error, InputError) else f'not enough memory ({error})'
+            message = text if str(video) in text else f'{video}: {text}'
             print(f'error: {message}; nothing was written for it', file=sys.stderr)
     if failed:
         print(f'error: {failed} of {len(videos)} videos failed, see above', file=sys.stderr)
     return 2 if failed else 0
 
 
+def _warn(video: pathlib.Path, damaged: set[int], frames: int, stated: int | None) -> None:
+    """Tells of a damaged file on stderr."""
+    if damaged:
+        print(
+            f'warning: {video}: {len(damaged)} of {frames} frames are damaged, the first is frame {min(damaged)}; '
+            'they are marked `damaged` in JSON and CSV, and their poses are of no worth',
+            file=sys.stderr,
+        )
+    if stated not in (None, frames):
+        print(f'warning: {video}: {frames} frames could be read, the file states {stated}', file=sys.stderr)
+
+
 def requested_boxes(box: str | None, files: Sequence[str], videos: int) -> list[tuple[str, np.ndarray | None]]:
     """What `--box` and `--boxes` give for every video: what to call the boxes, and these [N, 4] or None. Raises `InputError`."""
-    if box and files:
+    if box is not None and files:
         raise InputError('--box and --boxes: give one of them')
     if files and len(files) != videos:
         raise InputError(f'--boxes: {len(files)} files for {videos} videos; give one for each, in the same order')
     if files:
         return [(file, read_boxes(file)) for file in files]
-    return [(f'--box {box}', parse_box(box)) if box else ('the whole frame', None)] * videos
+    return [(f'--box {box}', parse_box(box)) if box is not None else ('the whole frame', None)] * videos
 
 
 def define_flags(values: flags.FlagValues) -> None:

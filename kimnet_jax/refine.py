@@ -5,6 +5,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import numpy as np
 from absl import app, flags
 
 from data_pipelines.pose_files import open_pose_file
@@ -25,6 +26,8 @@ def refine_file(trained: refinement.TrainedRefiner, source: pathlib.Path, target
         raise InputError(
             f'{source}: poses of {found.skeleton!r}; {trained.about["workdir"]} refines those of {trained.skeleton!r}'
         )
+    if not any(np.isfinite(one.joints).all(-1).any() for one in found.clips):
+        raise InputError(f'{source}: no joint in any of its frames; there is nothing to refine')
     joints = [trained.refine(one, str(source)) for one in found.clips]
     found.write(target, joints, trained.about)
     return sum(map(len, joints))

@@ -11,7 +11,7 @@ from flax import nnx
 
 from data_pipelines import pose_files, poses, schema, sequence_files, smpl_files
 from data_pipelines.loader import prefetch_to_device
-from kimnet_jax.core.config import make
+from kimnet_jax.core.config import check_finite, make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position
 from kimnet_jax.core.skeleton import SMPL, get_skeleton
@@ -85,6 +85,7 @@ def windows_of(config: Mapping[str, Any]) -> WindowConfig:
 
 def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     """Runs the training that a config describes; returns the exit status."""
+    check_finite(config, 'config')
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config['train']['batch_size'], 'train.batch_size', mesh)
 
@@ -233,7 +234,10 @@ class TrainedRefiner(NamedTuple):
     root: tuple[int, ...] = ()
 
     def refine(self, one: poses.Estimates, source: str) -> np.ndarray:
-        """Refined joints float32 [T, J, D] of a clip. Raises `InputError` naming `source` where they are of another kind."""
+        """Refined joints float32 [T, J, D] of a clip; a joint that is in none of its frames stays missing (NaN).
+
+        Raises `InputError` naming `source` where they are of another kind.
+        """
         joints, dims = one.joints.shape[1:]
         wanted = get_skeleton(self.skeleton).num_joints, poses.DIMS[self.kind]
         if (joints, dims) != wanted:
@@ -242,10 +246,16 @@ class TrainedRefiner(NamedTuple):
             )
         if self.refiner.windows.normalise == 'image' and not one.image_size.all():
             raise InputError(f'{source}: no size of the image in it, by which {self.about["workdir"]} normalises poses')
-        if not self.root:
-            return self.refiner(one.joints, one.boxes, one.image_size)
-        origin = root_position(one.joints, self.root)
-        return self.refiner(one.joints - origin, extent(one.joints - origin), one.image_size) + origin
+        nowhere = ~np.isfinite(one.joints).all(-1).any(0)
+        if nowhere.all():
+            return np.full_like(one.joints, np.nan)
+        if self.root:
+            origin = root_position(one.joints, self.root)
+            refined = self.refiner(one.joints - origin, extent(one.joints - origin), one.image_size) + origin
+        else:
+            refined = self.refiner(one.joints, one.boxes, one.image_size)
+        refined[:, nowhere] = np.nan
+        return refined
 
 
 def load(folder: pathlib.Path, checkpoint: str) -> TrainedRefiner:

@@ -162,6 +162,9 @@ def test_read_boxes_rejects_what_is_no_text(tmp_path):
 
 
 def test_check_boxes():
+    for box in ([-1e30, -1e30, 1e30, 1e30], [-3e38, -3e38, 3e38, 3e38], [10, 10, 10.0001, 10.0001], [-4000, -4000, 4400, 4400]):
+        with pytest.raises(InputError, match=r'f: box 0 is .* it must have 1 pixel or more, and at most 10 times the image'):
+            check_boxes(np.array([box], np.float32), SIZE, 'f')
     check_boxes(np.array([[-20, -20, 100, 100]], np.float32), SIZE, 'f')  # people reach out of the image
     with pytest.raises(InputError, match=r'f: box 1 .* outside the 640x480 image'):
         check_boxes(np.array([[0, 0, 10, 10], [640, 0, 700, 50]], np.float32), SIZE, 'f')
