@@ -62,7 +62,11 @@ def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str]:
     file = workdir / 'config.json'
     if not file.exists():
         raise InputError(f'{workdir}: no run there (config.json is missing); give the --workdir that train was given')
-    text = read_file(file)
+    return parse_record(read_file(file), str(file))
+
+
+def parse_record(text: str | bytes, source: str) -> tuple[dict[str, Any], str]:
+    """(config, skeleton name) of the text of a `config.json`. Raises `InputError` naming `source` where it is something else."""
     try:
         record = json.loads(text)
         config, skeleton = record['config'], record['skeleton']
@@ -71,7 +75,7 @@ def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str]:
         check_finite(config, 'config')
         return config, skeleton
     except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise InputError(f'{file}: not a config that train wrote ({error})') from error
+        raise InputError(f'{source}: not a config that train wrote ({error})') from error
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
