@@ -34,6 +34,7 @@ class PoseConfig:
             with the truth of `config.dataset`) or `sequences` (DeciWatch's npz files, truth included).
         kind: `2d`; of `sequences` also `3d` or `smpl`, the rotations of SMPL's joints.
         train, eval: these files, or folders of them; several with commas between.
+        allow_missing: leave out clips of the training split that the files of `predictions` have no poses of.
         train_truth, eval_truth: of `sequences`, the files with the truth.
         root: of `3d`, joints whose mean is the origin of each pose; none: poses stay where they are.
         smpl_file: of `smpl`, the file of the body model, by which rotations are measured as joints.
@@ -48,6 +49,7 @@ class PoseConfig:
     kind: Kind = '2d'
     train: str = ''
     eval: str = ''
+    allow_missing: bool = False
     train_truth: str = ''
     eval_truth: str = ''
     root: tuple[int, ...] = ()
@@ -214,12 +216,12 @@ class NoisyPairs:
         return PosePair(Estimates(example['clip'], noisy, scores, boxes, example['image_size']), joints, visible, boxes)
 
 
-def pair_with_truth(estimates: Sequence[Estimates], clips: Clips, source: str) -> FixedPairs:
+def pair_with_truth(estimates: Sequence[Estimates], clips: Clips, source: str, *, allow_missing: bool = False) -> FixedPairs:
     """Finds the truth of each clip by its name.
 
     Raises:
         InputError: naming `source`, where a clip is not in the split, has other joints or frames, or the split has clips without
-            estimates.
+            estimates and that is not to be (`allow_missing`).
     """
     examples = {example['clip']: example for example in (clips[i] for i in range(len(clips)))}
     there = f'split {clips.split!r} of {clips.folder}'
@@ -227,7 +229,7 @@ def pair_with_truth(estimates: Sequence[Estimates], clips: Clips, source: str) -
     if unknown:
         raise InputError(f'{source}: clip {unknown[0]!r} ({len(unknown)} such) is not in {there}; choose the split it is of')
     missing = sorted(set(examples) - {one.clip for one in estimates})
-    if missing:
+    if missing and not (allow_missing and estimates):
         raise InputError(f'{source}: no poses of clip {missing[0]!r} ({len(missing)} such) of {there}')
     pairs = []
     for one in estimates:

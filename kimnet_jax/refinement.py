@@ -66,7 +66,9 @@ def open_split(config: Mapping[str, Any], part: str, *, data_dir: str | None = N
     )
     if settings.source == 'predictions':
         found = pose_files.read_predictions(files, clips.skeleton.name)
-        return Split(poses.pair_with_truth(found, clips, f'config.poses.{part}={files}'), 2, clips)
+        allow_missing = settings.allow_missing and part == 'train'
+        pairs_2d = poses.pair_with_truth(found, clips, f'config.poses.{part}={files}', allow_missing=allow_missing)
+        return Split(pairs_2d, 2, clips)
     noise = make(poses.NoiseConfig, config['noise'], 'noise')
     return Split(poses.NoisyPairs(clips, noise, config['seed']), 2, clips)
 

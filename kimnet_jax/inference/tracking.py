@@ -28,7 +28,7 @@ class TrackerConfig:
         pose_score: a pose whose mean score is lower is unsure.
         pose_share: a pose with a smaller share of sure joints is unsure.
         patience: unsure poses in a row after which the person is lost; until then the box waits where it is.
-        widening: factor by which the searched box grows with every second frame, up to the whole image.
+        widening: factor by which the searched box grows with every frame, up to the whole image.
         min_side: pixels; a pose whose extent, or whose box within the image, is smaller is unsure.
         same_view: where a box overlaps the last one less (intersection over union), the recursion starts anew.
     """
@@ -71,9 +71,8 @@ class Tracker:
             return
         self._unsure += 1
         self.lost = self.lost or self._unsure >= self._config.patience
-        # a recursion begins with the initializer's pose alone, which may be faint: each searched box is given a second frame
-        self.restart = self.lost and not self.restart
-        if self.restart:
+        self.restart = self.lost
+        if self.lost:
             self.box = self._widened()
 
     def _box_of_pose(self, joints: Array, scores: Array) -> np.ndarray | None:
