@@ -22,6 +22,7 @@ from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import NETWORK
 from kimnet_jax.training.workdir import parse_record, read_config
 
+flags.disclaim_key_flags()  # those defined here are the calling command's, and in its --help
 Network = TypeVar('Network', bound=nnx.Module)
 RECORD, STEP = 'run', 'step'  # metadata of a file: the `config.json` of the run it is of, and the step
 
