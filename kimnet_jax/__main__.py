@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-COMMANDS = ('convert', 'evaluate', 'export', 'parity', 'predict', 'refine', 'reproduce', 'train')
+COMMANDS = ('convert', 'evaluate', 'export', 'occlusion', 'parity', 'predict', 'refine', 'reproduce', 'train')
 
 
 def main() -> None:
