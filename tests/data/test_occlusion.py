@@ -80,7 +80,9 @@ def test_temporal_masks_are_on_one_frame(clip, image):
                 expected[t][square(clip['joints'][t, joint], 3)] = 0
             np.testing.assert_array_equal(painted(occlusion, clip, image), expected)
     assert frames == set(range(1, 12))
-    first = {np.flatnonzero(Occlusion('temporal', 1, s, first_frame=True).place(clip).rectangles.any((1, 2)))[0] for s in range(200)}
+    first = {
+        np.flatnonzero(Occlusion('temporal', 1, s, first_frame=True).place(clip).rectangles.any((1, 2)))[0] for s in range(200)
+    }
     assert first == set(range(12))
 
 
@@ -117,7 +119,9 @@ def test_length_is_one_joint_for_so_many_frames_in_a_row(clip, image, count):
 def test_occluded_is_what_lies_under_a_mask_whosever_it_is(clip, image):
     clip['joints'][:] = 5  # all 13 at one place ...
     clip['joints'][:, 7] = 30  # ... but one
-    masks = Occlusion('joints', 1, seed=next(s for s in range(99) if Occlusion('joints', 1, s).place(clip).joints != [7])).place(clip)
+    masks = Occlusion('joints', 1, seed=next(s for s in range(99) if Occlusion('joints', 1, s).place(clip).joints != [7])).place(
+        clip
+    )
     expected = np.ones((12, 13), bool)
     expected[0], expected[:, 7] = False, False
     np.testing.assert_array_equal(masks.occluded, expected)
