@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 import weakref
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grain
@@ -22,11 +22,11 @@ from absl import flags
 
 from data_pipelines.backgrounds import background_window
 from data_pipelines.clips import Clips, Window, consecutive_windows, fill_slots, random_window
-from data_pipelines.transforms import DataConfig, closeup, crop_window, draw_augmentation
+from data_pipelines.transforms import DataConfig, Paint, closeup, crop_window, draw_augmentation
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import invert_affine
-from kimnet_jax.core.types import Array, Batch
+from kimnet_jax.core.types import Array, Batch, Example
 
 if TYPE_CHECKING:
     import jax
@@ -105,6 +105,7 @@ def eval_batches(
     batch_size: int,
     segment: int,
     chain_length: int | None,
+    paint: Callable[[Example], Paint] | None = None,
     loader: LoaderConfig = LoaderConfig(),
     process_index: int = 0,
     process_count: int = 1,
@@ -120,6 +121,7 @@ def eval_batches(
         batch_size: B of all processes together.
         segment: T, frames of a window.
         chain_length: frames after which the recursion begins anew; None: only with a new clip.
+        paint: of a clip, what changes its frames before they are cropped.
         loader: threads, workers, prefetch.
         process_index: which rows are wanted here.
         process_count: processes that share the batch.
@@ -134,7 +136,7 @@ def eval_batches(
     rows = _local_rows(batch_size, process_index, process_count)
     slots = _eval_slots(source, batch_size, segment, chain_length)
     count = max(map(len, slots))
-    return _stream(grain.MapDataset.range(count).map(_EvalBatch(source, data, segment, slots[rows])), loader)
+    return _stream(grain.MapDataset.range(count).map(_EvalBatch(source, data, segment, slots[rows], paint)), loader)
 
 
 def num_eval_batches(source: Clips, *, batch_size: int, segment: int, chain_length: int | None) -> int:
@@ -204,6 +206,7 @@ class _EvalBatch:
     data: DataConfig
     segment: int
     slots: list[list[Window]]
+    paint: Callable[[Example], Paint] | None
 
     def __call__(self, step: int) -> Batch:
         _keep_memory()
@@ -222,7 +225,11 @@ class _EvalBatch:
                 'to_image': np.zeros((T, 2, 3), np.float32),
             }
         else:
-            row = crop_window(source[window.clip], window, T, self.data, skeleton=source.skeleton, folder=source.folder)
+            example = source[window.clip]
+            place: dict[str, Any] = {'skeleton': source.skeleton, 'folder': source.folder}
+            if self.paint is not None:
+                place['paint'] = self.paint(example)
+            row = crop_window(example, window, T, self.data, **place)
             row['to_image'] = invert_affine(row.pop('matrix')).astype(np.float32)
         return row | {'clip': np.int32(window.clip), 'start': np.bool_(window.start)}
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array, Example
 
 Draw: TypeAlias = Literal['uniform', 'clipped_normal']
+Paint: TypeAlias = Callable[[np.ndarray, int], np.ndarray]  # (image uint8 [H, W, 3], index of the frame) -> such an image
 ROTATED = 0.6  # share of the windows that `clipped_normal` rotates
 CLOSEUP = (1.6, 4.0)  # range of the further magnification of a part of the person
 
@@ -150,6 +152,7 @@ def crop_window(
     skeleton: Skeleton,
     folder: pathlib.Path,
     augmentation: Augmentation = Augmentation(),
+    paint: Paint = lambda image, frame: image,
 ) -> dict[str, Array]:
     """The crops of a window and its joints in them. Only the window's own frames are decoded.
 
@@ -163,6 +166,7 @@ def crop_window(
         skeleton: says which joints change places in a mirrored image.
         folder: of the data set, for the error.
         augmentation: one for the whole window.
+        paint: changes a whole frame before it is cropped.
 
     Returns:
         frames uint8 [T, H, W, 3] RGB; joints float32 [T, J, 2] crop pixels; visible bool [T, J]; mask bool [T], False where
@@ -179,7 +183,7 @@ def crop_window(
     images = np.empty((frames, size, size, 3), np.uint8)
     for i, row in enumerate(rows):
         name = f'{folder}: clip {example["clip"]!r}, frame {row}'
-        warp(decode_image(example['frames'][row], name), matrix[i], size, out=images[i])
+        warp(paint(decode_image(example['frames'][row], name), row), matrix[i], size, out=images[i])
     if augmentation.brightness or augmentation.gain != (1.0, 1.0, 1.0):
         _recolour(images[: window.count], augmentation)
     images[window.count :] = images[window.count - 1]

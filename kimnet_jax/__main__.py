@@ -3,8 +3,8 @@
 import runpy
 import sys
 
-COMMANDS = {name: name for name in ('convert', 'evaluate', 'export', 'parity', 'predict', 'refine', 'reproduce', 'train')}
-COMMANDS['models'] = 'pretrained'
+_MODULES = ('convert', 'evaluate', 'export', 'occlusion', 'parity', 'predict', 'refine', 'reproduce', 'train')
+COMMANDS = {name: name for name in _MODULES} | {'models': 'pretrained'}
 
 
 def main() -> None:

@@ -186,7 +186,14 @@ class PoseMetrics:
         self.counts = {key: np.zeros(n, np.int64) for key in ('frames', 'missing', *(f'skipped_{key}' for key in NORMALISERS))}
 
     def update(
-        self, clip: int, prediction: Array, joints: Array, visible: Array, boxes: Array, mask: Array | None = None
+        self,
+        clip: int,
+        prediction: Array,
+        joints: Array,
+        visible: Array,
+        boxes: Array,
+        mask: Array | None = None,
+        counted: Array | None = None,
     ) -> None:
         """Adds one whole clip.
 
@@ -197,6 +204,7 @@ class PoseMetrics:
             visible: bool [T, J].
             boxes: [T, 4] the person, same pixels.
             mask: bool [T], False where a frame is padding; default no padding.
+            counted: bool [T, J], which of the visible joints count; default all. A length is measured between any.
 
         Raises:
             InputError: an array has another shape.
@@ -205,9 +213,11 @@ class PoseMetrics:
         prediction, joints, boxes = (np.asarray(x, np.float64) for x in (prediction, joints, boxes))
         frames, visible = len(joints), np.asarray(visible, bool)
         mask = np.ones(frames, bool) if mask is None else np.asarray(mask, bool)
+        counted = visible if counted is None else np.asarray(counted, bool)
         shape = (frames, self.skeleton.num_joints)
         wanted = {'prediction': (*shape, 2), 'joints': (*shape, 2), 'visible': shape, 'boxes': (frames, 4), 'mask': (frames,)}
         given = {'prediction': prediction, 'joints': joints, 'visible': visible, 'boxes': boxes, 'mask': mask}
+        wanted['counted'], given['counted'] = shape, counted
         for name, value in given.items():
             if value.shape != wanted[name]:
                 raise InputError(
@@ -219,7 +229,7 @@ class PoseMetrics:
 
         finite = np.isfinite(prediction).all(-1) & mask[:, None]
         lengths = {'person': person_length(boxes), 'torso': torso_length(joints, visible, self.skeleton)}
-        visible = visible & mask[:, None]
+        visible = visible & counted & mask[:, None]
         states = {key: pck_state(prediction, joints, visible, length) for key, length in lengths.items()}
         states['acceleration'] = difference_state(prediction - joints, finite & visible, 2)
         states['jitter'] = difference_state(prediction, finite, 3)
@@ -262,16 +272,7 @@ class PoseMetrics:
 
     def bootstrap(self, samples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, Any]:
         """Percentile intervals [low, high] of every metric of `compute`, by drawing clips with replacement."""
-        clips = self._seen.sum()
-        generator = np.random.default_rng(seed)
-        weights = generator.multinomial(clips, np.full(clips, 1 / clips), samples) if clips else np.zeros((samples, 0))
-        tails = [(1 - level) / 2, (1 + level) / 2]
-
-        def interval(values: np.ndarray) -> list[float]:
-            values = values[np.isfinite(values)]  # a draw in which nothing counts has no value
-            return [float(q) for q in np.quantile(values, tails)] if len(values) else [np.nan, np.nan]
-
-        return _each(self._quotients(weights.astype(np.float64)), interval)
+        return contrast([(1.0, self)], samples, seed, level)[1]
 
     @property
     def _seen(self) -> np.ndarray:
@@ -299,6 +300,37 @@ class PoseMetrics:
     def _weighted(self, key: str, weights: np.ndarray) -> Ratio:
         sums, counts = (part[self._seen] for part in self.ratios[key])
         return Ratio(np.tensordot(weights, sums, 1), np.tensordot(weights, counts, 1))
+
+
+def contrast(
+    terms: Sequence[tuple[float, PoseMetrics]], samples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A sum of metrics over the same clips, each times a factor, such as a paired difference: [(1, a), (-1, b)].
+
+    Returns:
+        (values, percentile intervals [low, high]) of every metric of `PoseMetrics.compute`, by drawing clips with replacement,
+        in each draw the same ones for all terms.
+
+    Raises:
+        ValueError: the terms are not over the same clips.
+    """
+    seen = terms[0][1]._seen
+    if any(not np.array_equal(metrics._seen, seen) for _, metrics in terms):
+        raise ValueError('metrics over different clips do not compare')
+    clips = seen.sum()
+    generator = np.random.default_rng(seed)
+    weights = generator.multinomial(clips, np.full(clips, 1 / clips), samples) if clips else np.zeros((samples, 0))
+    tails = [(1 - level) / 2, (1 + level) / 2]
+
+    def interval(values: np.ndarray) -> list[float]:
+        values = values[np.isfinite(values)]  # a draw in which nothing counts has no value
+        return [float(q) for q in np.quantile(values, tails)] if len(values) else [np.nan, np.nan]
+
+    def total(weights: np.ndarray) -> dict[str, Any]:
+        return _summed([_each(metrics._quotients(weights), lambda part, by=factor: by * part) for factor, metrics in terms])
+
+    values = _each(total(np.ones((1, clips))), lambda values: float(values[0]))
+    return values, _each(total(weights.astype(np.float64)), interval)
 
 
 @dataclasses.dataclass
@@ -354,3 +386,10 @@ def _of_joints(state: Ratio, joints: Sequence[int]) -> Ratio:
 
 def _each(tree: Mapping[str, Any], function: Any) -> dict[str, Any]:
     return {key: _each(value, function) if isinstance(value, Mapping) else function(value) for key, value in tree.items()}
+
+
+def _summed(trees: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        key: _summed([tree[key] for tree in trees]) if isinstance(value, Mapping) else sum(tree[key] for tree in trees)
+        for key, value in trees[0].items()
+    }

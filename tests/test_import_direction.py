@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ('kimnet_jax', 'data_pipelines', 'configs')
-ENTRY = ('train', 'evaluate', 'predict', 'refine', 'convert', 'parity', 'reproduce', 'export')
+ENTRY = ('train', 'evaluate', 'predict', 'refine', 'convert', 'parity', 'reproduce', 'export', 'occlusion')
 CORE = 'kimnet_jax.core'
 
 # area -> the other first-party areas that it may import

@@ -31,6 +31,21 @@ def place_pose(pose: Array, boxes: Array) -> np.ndarray:
     return corner + np.asarray(pose, np.float64) * size
 
 
+def hold_last_seen(prediction: Array, occluded: Array) -> np.ndarray:
+    """Poses in which a joint that is occluded stays where it was predicted in the last frame in which it was not.
+
+    Args:
+        prediction: [T, J, 2] pixels.
+        occluded: bool [T, J].
+
+    Returns:
+        [T, J, 2]; a joint that has been occluded from the first frame on keeps its prediction.
+    """
+    now = np.arange(len(occluded))[:, None]
+    seen = np.maximum.accumulate(np.where(occluded, -1, now), 0)
+    return np.take_along_axis(np.asarray(prediction), np.where(seen < 0, now, seen)[..., None], 0)
+
+
 def random_pose(boxes: Array, num_joints: int, *, seed: int, clip: int) -> np.ndarray:
     """Joints uniform in each box [T, 4], the same for the same (seed, clip): float64 [T, J, 2] pixels."""
     corner, size = _corner_and_size(boxes)
