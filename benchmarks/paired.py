@@ -4,7 +4,7 @@
 
 FILES: of `kimnet_jax.evaluate --predictions`, of one split; several of a name are seeds, whose metrics are averaged. The first
 name is compared with each other one: value, difference, and the 95 % interval of the difference over clips, in every draw the
-same clips for all. What the seeds add to the uncertainty is not in the interval; the values of the single seeds are printed beside it.
+same clips for all. What the seeds add to the uncertainty is not in it; the values of single seeds are printed beside it.
 """
 
 import argparse
