@@ -1,9 +1,10 @@
-"""Is a chain as good in its first frame as in the later ones? PCK by position in the clip, of stored predictions.
+"""What the misses of a network are: where in a clip, and how many of them are left and right exchanged.
 
-    python benchmarks/first_frames.py --data_dir data sub_jhmdb/fold1=estimates.npz ...
+    python benchmarks/errors.py --data_dir data sub_jhmdb/fold1=estimates.npz ...
 
 ESTIMATES: files of `kimnet_jax.evaluate --predictions` on the test split. Prints torso PCK@0.2 of first frames, of frames 2 to 5,
-and of all later ones, with 95 % intervals by bootstrap over clips.
+and of all later ones, with 95 % intervals by bootstrap over clips: is a chain as good in its first frame as in the later ones?
+Then the share of the misses of all joints that lie within 0.2 torso lengths of the same joint on the other side.
 """
 
 import argparse
@@ -11,9 +12,27 @@ import argparse
 import numpy as np
 
 from data_pipelines import pose_files, schema
-from kimnet_jax.metrics import PoseMetrics
+from data_pipelines.poses import Estimates
+from kimnet_jax.metrics import PoseMetrics, torso_length
 
 SPANS = {'frame 1': (0, 1), 'frames 2 to 5': (1, 5), 'frames 6 and later': (5, None)}
+
+
+def exchanged(clips: schema.ClipSource, found: dict[str, Estimates], alpha: float = 0.2) -> tuple[int, int]:
+    """(misses, those of them that are at the joint of the other side)."""
+    order = np.asarray(clips.skeleton.flip_order)
+    paired = order != np.arange(len(order))
+    misses = swapped = 0
+    for i in range(len(clips)):
+        example = clips[i]
+        joints, visible = example['joints'], example['visible']
+        reach = alpha * torso_length(joints, visible, clips.skeleton)[:, None]
+        pose = found[example['clip']].joints
+        miss = visible & (np.linalg.norm(pose - joints, axis=-1) > reach)
+        other = np.linalg.norm(pose - joints[:, order], axis=-1) <= reach
+        misses += int(miss.sum())
+        swapped += int((miss & other & paired & visible[:, order]).sum())
+    return misses, swapped
 
 
 def main() -> None:
@@ -39,7 +58,8 @@ def main() -> None:
             value = metrics.compute()['torso']['pck']['0.2']['mPCK']
             low, high = metrics.bootstrap()['torso']['pck']['0.2']['mPCK']
             row.append(f'{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]')
-        print(*row, sep='  ')
+        misses, swapped = exchanged(clips, found)
+        print(*row, f'left and right exchanged: {100 * swapped / misses:.0f} % of {misses} misses', sep='  ')
 
 
 if __name__ == '__main__':
