@@ -34,12 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Each worker has its own, since JAX does not write a program's file in one piece: another process could read half of it.
     """
-    programs = tempfile.mkdtemp(prefix='kimnet_programs_')
+    worker = hasattr(config, 'workerinput')
+    outer = os.environ['JAX_COMPILATION_CACHE_DIR'] if worker else None  # which its starter removes
+    programs = tempfile.mkdtemp(prefix='kimnet_programs_', dir=outer)
     config.add_cleanup(lambda: shutil.rmtree(programs, ignore_errors=True))
     os.environ['JAX_ENABLE_COMPILATION_CACHE'] = '1'
     os.environ['JAX_COMPILATION_CACHE_DIR'] = programs
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-    if hasattr(config, 'workerinput'):  # PyTorch's threads wait for each other where others need the cores
+    if worker:  # PyTorch's threads wait for each other where others need the cores
         os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 

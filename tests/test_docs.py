@@ -15,7 +15,7 @@ import pytest
 from configs import common
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'launch/README.md']
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'launch/README.md']
 
 
 def commands(page: pathlib.Path) -> list[str]:
