@@ -7,17 +7,19 @@ import sys
 import tempfile
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MAX_WORKERS = 4  # about 2 GB of memory each
 QUICK = 'quick_compilation'
-LONGEST = (
+WHOLE_RUN = ('test_resume', 'test_bad_settings', 'test_released_protocol', 'test_refinement')  # files that share a training
+LONGEST = (  # files, the longest first
     'test_gpu_scripts',
-    'test_resume',
+    *WHOLE_RUN,
     'test_parity',
     'test_benchmarks',
     'test_first_run',
-    'test_loop',
     'test_wheel',
     'test_rpstn',
     'test_family',
@@ -53,6 +55,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if cores == 1 or (len(files) == 1 and files.pop().is_file()):
         return 0
     return min(cores, MAX_WORKERS)
+
+
+class FilesTogether(LoadFileScheduling):
+    """A worker takes whole files, and those of WHOLE_RUN together: what they share is made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return 'whole run' if pathlib.Path(file).stem in WHOLE_RUN else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesTogether:
+    return FilesTogether(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,6 +15,7 @@ import pytest
 from data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import Builder, PuppetsConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+QUICK = 'JAX_DISABLE_MOST_OPTIMIZATIONS'  # set in tests that are marked quick_compilation
 SETTINGS = {  # 5 clips in batches of 2: 12 steps are 4.8 epochs
     'dataset.config': 'mini',
     'model.pose_initializer': 'none',
@@ -39,8 +40,8 @@ def data_dir(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope='session')
 def environment() -> dict[str, str]:
-    """Of the commands: the programs are those that users run, whoever asks first."""
-    inherited = {key: value for key, value in os.environ.items() if key != 'JAX_DISABLE_MOST_OPTIMIZATIONS'}
+    """Of the commands; whichever test asks first, `whole_run` is compiled in full."""
+    inherited = {key: value for key, value in os.environ.items() if key != QUICK}
     return inherited | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
 
 
@@ -65,6 +66,7 @@ def run(environment):
 
     def finish(*arguments: object, **environ: str) -> subprocess.CompletedProcess:
         line = [sys.executable, *map(str, arguments)]
+        environ |= {QUICK: os.environ[QUICK]} if QUICK in os.environ else {}
         return subprocess.run(line, cwd=ROOT, env=environment | environ, capture_output=True, text=True, timeout=400)
 
     return finish

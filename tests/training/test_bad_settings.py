@@ -38,6 +38,7 @@ def fails(command, tmp_path, capsys, monkeypatch):
     return message
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize(
     ('settings', 'told'),
     [
@@ -196,6 +197,7 @@ def test_damaged_config(tmp_path, text):
         run_folder.read_config(tmp_path)
 
 
+@pytest.mark.quick_compilation
 def test_divergence_stops_the_run(command, run, tmp_path):
     settings = {'optimizer.schedule': 'constant', 'optimizer.learning_rate': 1e30, 'train.save_every': 0.1}
     done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'run', settings))

@@ -19,6 +19,7 @@ def virtual(count: int) -> dict[str, str]:
     return {'XLA_FLAGS': f'--xla_force_host_platform_device_count={count}'}
 
 
+@pytest.mark.quick_compilation
 def test_eight_devices_equal_one(run, tmp_path):
     for count in (1, 8):
         done = run(DEVICES, count, tmp_path, **virtual(count))
