@@ -5,7 +5,9 @@ import errno
 import logging
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TextIO, cast
 
 
 class InputError(ValueError):
@@ -23,6 +25,27 @@ def run_command(main: Callable[..., object], *args: object) -> None:
     with explained():
         status = main(*args)
         sys.exit(status if isinstance(status, int) else 0)
+
+
+class _WithoutForeignThreads:
+    """A stream that takes nothing from threads that Python did not start."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if isinstance(threading.current_thread(), threading._DummyThread) else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def hush_foreign_threads() -> None:
+    """For the rest of the process: no tracebacks on stderr of the threads of C++ libraries.
+
+    After a save that failed, TensorStore's have one for each array, hundreds, before and after the line that names the cause.
+    """
+    sys.stderr = cast(TextIO, _WithoutForeignThreads(sys.stderr))
 
 
 def parse_flags(values: Callable[[Sequence[str]], list[str]], argv: Sequence[str]) -> list[str]:

@@ -1,6 +1,8 @@
 """A training in its folder: taken up where it stopped, told of, and ended so that it can go on."""
 
+import contextlib
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +10,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
 from kimnet_jax.training import loop, sharding, workdir
 from kimnet_jax.training.checkpoint import Checkpoints
@@ -89,7 +92,17 @@ def run(
         except loop.StoppedError as stopped:
             log.say(str(stopped))
             return 128 + stopped.signal
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            raise sharding.PeerError(
+                f'another process of this run has ended, or cannot be reached ({str(error).splitlines()[0][:200]}): look at its '
+                'output; the same command, in all processes, goes on from the last checkpoint'
+            ) from error
         finally:
             log.close()
-            checkpoints.close()
+            with (
+                contextlib.suppress(InputError) if sys.exc_info()[0] else contextlib.nullcontext()
+            ):  # the first error is the cause
+                checkpoints.close()
         return 0
