@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-GRACE = 6.0  # seconds that the main thread is given
+GRACE = 8.0  # seconds that the main thread is given
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _noticed, _patient = threading.Event(), threading.Event()
 

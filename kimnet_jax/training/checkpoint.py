@@ -1,8 +1,9 @@
 """Checkpoints with Orbax: the newest two and the best one, each array with a checksum.
 
 On disk: `weights` and `average` (parameters and BatchNorm statistics, keys are the model's attribute paths), `optimizer`,
-`meta` (JSON: step, checksums, code version, and what the loop needs to go on exactly), `metrics` (JSON: the score, where there is
-one). Orbax writes under a temporary name and renames, so what stands under its number is whole when it is written.
+`meta` (JSON: step, checksums, code version, what its bits depend on, and what the loop needs to go on exactly), `metrics` (JSON:
+the score, where there is one). Orbax writes under a temporary name and renames, so what stands under its number is whole when it
+is written.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from kimnet_jax import __version__
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.training.conditions import conditions
 from kimnet_jax.training.sharding import PeerError
 from kimnet_jax.training.state import TrainState, Weights, flatten_tree, from_tree, to_tree
 
@@ -76,7 +78,13 @@ class Checkpoints:
         # copies, of `meta` too: the next step writes into all this while Orbax is still reading
         trees = {name: jax.tree.map(lambda leaf: np.array(leaf), to_tree(item)) for name, item in items.items()}
         checksums = {name: _checksums(tree) for name, tree in trees.items()}
-        record = {'step': step, 'code_version': __version__, 'checksums': checksums, **copy.deepcopy(meta)}
+        record = {
+            'step': step,
+            'code_version': __version__,
+            'conditions': conditions(),
+            'checksums': checksums,
+            **copy.deepcopy(meta),
+        }
         args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         args['meta'] = ocp.args.JsonSave(record | {'checksum': _json_checksum(record)})
         with _writing(self.folder):

@@ -14,6 +14,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
 from kimnet_jax.training import loop, sharding, workdir
 from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.conditions import difference
 from kimnet_jax.training.logging import RunLog
 from kimnet_jax.training.state import TrainState, Weights, create_state
 
@@ -73,7 +74,8 @@ def run(
         first, *others = told
         devices = f'{mesh.size} {jax.default_backend()} device(s)'
         log.say(f'{first}, {devices}, {plan.steps} steps' + (f'; going on after step {step}' if step else ''))
-        for line in (*others, *(origin or ())):
+        changed = difference(meta.get('conditions', {}))
+        for line in (*others, *(origin or ()), *([f'note: {changed}'] if changed else [])):
             log.say(line)
         try:
             loop.fit(
