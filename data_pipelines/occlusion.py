@@ -42,7 +42,8 @@ class Occlusion:
     Attributes:
         study: what is masked. `temporal`: `count` joints on one random frame (Fig. 7). `spatial`: `count` joints where they are
             in the first of all frames; the masks stay there (Fig. 8). `joints`: `count` joints in all frames; the masks follow
-            (Fig. 9). `length`: one joint in `count` frames in a row, from a random one on.
+            (Fig. 9). `length`: one joint in `count` frames in a row, from a random one on; one that is visible in all of them
+            where there is such.
         count: of the joints, or of the frames.
         seed: of the draws, 0 to 2**32 - 1.
         side: of the masks, which are squares about the true positions, over the longer side of the person's box in the frame.
@@ -88,7 +89,10 @@ class Occlusion:
         rng = np.random.default_rng(self._entropy(example))
         order, frames = rng.permutation(J), self._frames(T, rng.random())
         limit = min(self.count, 1) if self.study == 'length' else self.count
-        chosen = np.array([joint for joint in order if visible[frames, joint].any()][:limit], int)
+        seen = visible[frames].any(0)
+        if self.study == 'length' and (throughout := visible[frames].all(0)).any():
+            seen = throughout
+        chosen = np.array([joint for joint in order if seen[joint]][:limit], int)
         shown = np.zeros((T, len(chosen)), bool)
         if self.study == 'spatial':
             shown[frames] = True

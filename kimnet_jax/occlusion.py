@@ -102,7 +102,7 @@ def load(path: pathlib.Path, checkpoint: str | None) -> Run:
 def predictor(run: Run, clips: Clips, batch_size: int | None) -> Callable[[Occlusion | None], list[np.ndarray]]:
     """A function from masks (None: none) to the poses of each clip, [T, J, 2] pixels; compiled once."""
     settings, mesh = run.config['eval'], sharding.make_mesh()
-    passes = {'batch_size': batch_size or settings['batch_size'], 'segment': settings['segment']}
+    passes = {'batch_size': settings['batch_size'] if batch_size is None else batch_size, 'segment': settings['segment']}
     passes['chain_length'] = settings['chain_length'] or None
     sharding.check_batch_size(passes['batch_size'], 'eval.batch_size', mesh)
     data, loader = make(DataConfig, run.config['data'], 'data'), make(LoaderConfig, run.config['loader'], 'loader')
@@ -164,7 +164,7 @@ def compare(runs: dict[str, Run], occlusions: dict[int, Occlusion], options: fla
         f'Masks: squares of {some.side:g} of the longer side of the box about the true positions, fill `{some.fill}`, seed '
         f'{some.seed}, {"the first frame included" if some.first_frame else "none in the first frame"}.',
         f'`{reporting.LAST_SEEN}`: an occluded joint stays where the network saw it in the last frame in which it was not.',
-        *(f'{label}: {run.network}, step {run.step} of {run.path}.' for label, run in runs.items()),
+        *(f'{label}: {_describe(run)}.' for label, run in runs.items()),
     ]
     about: dict[str, Any] = {'side': some.side, 'fill': some.fill, 'seed': some.seed, 'first_frame': some.first_frame}
     about['runs'] = {label: {'path': str(run.path), 'step': run.step} for label, run in runs.items()}
@@ -199,6 +199,12 @@ def _long_enough(source: schema.ClipSource, frames: int, skip_short: bool) -> tu
             'leave these clips out of all counts with --skip_short'
         )
     return LongEnough(source, frames), [f'Left out: {told}.']
+
+
+def _describe(run: Run) -> str:
+    settings, size = run.config['eval'], run.config['data']['input_size']
+    chain = f'chains of {settings["chain_length"]} frames' if settings['chain_length'] else 'each clip one chain'
+    return f'{run.network}, step {run.step} of {run.path}; crops of {size} pixels, {chain}, decoding `{settings["decoding"]}`'
 
 
 def _truth(example: Example) -> Example:
