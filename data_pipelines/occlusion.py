@@ -82,17 +82,18 @@ class Occlusion:
 
         Fewer than `count` joints where no more are visible in those frames. Raises `InputError` where the clip is too short.
         """
-        joints, visible, boxes = (np.asarray(example[key]) for key in ('joints', 'visible', 'boxes'))
+        joints, boxes = np.asarray(example['joints']), np.asarray(example['boxes'])
+        visible: np.ndarray = np.asarray(example['visible'])
         T, J = visible.shape
         if self.least_frames > T:
             raise InputError(f'clip {example["clip"]!r}: {T} frames; to mask {self._words()} takes {self.least_frames}')
         rng = np.random.default_rng(self._entropy(example))
         order, frames = rng.permutation(J), self._frames(T, rng.random())
         limit = min(self.count, 1) if self.study == 'length' else self.count
-        seen = visible[frames].any(0)
-        if self.study == 'length' and (throughout := visible[frames].all(0)).any():
+        seen, throughout = (np.asarray(part) for part in (visible[frames].any(0), visible[frames].all(0)))
+        if self.study == 'length' and throughout.any():
             seen = throughout
-        chosen = np.array([joint for joint in order if seen[joint]][:limit], int)
+        chosen = np.asarray(order[seen[order]][:limit])
         shown = np.zeros((T, len(chosen)), bool)
         if self.study == 'spatial':
             shown[frames] = True
