@@ -24,7 +24,7 @@ from data_pipelines.loader import eval_batches
 from data_pipelines.transforms import DataConfig
 from kimnet_jax import occlusion
 from kimnet_jax.core.config import make
-from kimnet_jax.core.errors import run_command
+from kimnet_jax.core.errors import InputError, run_command
 from kimnet_jax.core.image import normalise
 from kimnet_jax.metrics import PoseMetrics, contrast
 from kimnet_jax.training.state import Weights
@@ -77,7 +77,7 @@ def changed(run: occlusion.Run, what: str) -> occlusion.Run:
             variable.set_value(jnp.zeros_like(variable[...]))
     else:
         kernel = model.transition.fusion.conv_g.kernel
-        kernel.set_value(kernel[...].at[:, :, : run.skeleton.num_joints].set(0))
+        kernel.set_value(jnp.asarray(kernel[...]).at[:, :, : run.skeleton.num_joints].set(0))
     graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
     return run._replace(graph=graph, weights=Weights(*states))
 
@@ -92,6 +92,9 @@ def measure(run: occlusion.Run, clips: schema.ClipSource) -> PoseMetrics:
 
 def judge(run: occlusion.Run, args: argparse.Namespace) -> dict[str, Any]:
     """Statistics, mPCK@0.2 by torso with its interval, and the differences from it, in percent."""
+    temporal = run.config['model'].get('temporal')
+    if run.config['model'].get('name') != 'kimnet' or temporal != 'kmm':
+        raise InputError(f'{run.path}: a {run.network} with temporal={temporal}; W_r is of a KIMNet with temporal=kmm')
     dataset = run.config['dataset']
     data_dir, split = args.data_dir or dataset['data_dir'], args.split or dataset['eval_split']
     clips = schema.open_clips(data_dir, dataset['name'], dataset['config'], split)

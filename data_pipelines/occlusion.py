@@ -37,7 +37,8 @@ class Masks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Occlusion:
-    """What is hidden in every clip. All draws come from (seed, name of the clip); with `count` masks are added, not moved.
+    """What is hidden in every clip. All draws come from (seed, name of the clip), and but for `length` a larger count adds masks
+    and moves none.
 
     Attributes:
         study: what is masked. `temporal`: `count` joints on one random frame (Fig. 7). `spatial`: `count` joints where they are
