@@ -1,4 +1,4 @@
-# make demo: from a bare clone to a trained model and an overlay video. make test: the tests. Both make their own .venv.
+# make demo: from a bare clone to poses of a pretrained network, a trained one of your own, and its overlay video. make test: the tests. Both make their own .venv.
 
 PYTHON ?= python3
 DEMO ?= demo
@@ -10,17 +10,18 @@ FIRST_BOX := $(RUN) -c 'import json, sys; print(*json.load(open(sys.argv[1]))["b
 
 demo: $(VENV)/.base
 	$(RUN) -m data_pipelines.build kinetic_puppets/joints15 --data_dir $(DEMO)/data
+	$(RUN) -m data_pipelines.export kinetic_puppets/joints15 --data_dir $(DEMO)/data --split test --clip 8 --out $(DEMO)/clip --overwrite
+	# a pretrained network, which has only seen people; the box is the person's in the first frame, from there on it follows the pose
+	$(RUN) -m kimnet_jax.predict --box "$$($(FIRST_BOX) $(DEMO)/clip/boxes.json)" --out $(DEMO)/pretrained $(DEMO)/clip
 	$(RUN) -m kimnet_jax.train --config configs/kinetic_puppets.py --workdir $(DEMO)/run --config.dataset.data_dir=$(DEMO)/data
 	$(RUN) -m kimnet_jax.evaluate --workdir $(DEMO)/run --data_dir $(DEMO)/data
-	$(RUN) -m data_pipelines.export kinetic_puppets/joints15 --data_dir $(DEMO)/data --split test --clip 8 --out $(DEMO)/clip --overwrite
-	# the person's box in the first frame; from there on the box follows the pose
 	$(RUN) -m kimnet_jax.predict --workdir $(DEMO)/run --box "$$($(FIRST_BOX) $(DEMO)/clip/boxes.json)" --out $(DEMO)/predictions $(DEMO)/clip
 	@echo
 	@echo 'data set:          $(DEMO)/data/kinetic_puppets'
 	@echo 'checkpoints:       $(DEMO)/run/checkpoints'
 	@echo 'training curves:   $(DEMO)/run/metrics.jsonl (tensorboard --logdir $(DEMO)/run)'
 	@echo 'evaluation tables: $(DEMO)/run/evaluation'
-	@echo 'overlay video:     $(DEMO)/predictions/clip.overlay.mp4'
+	@echo 'overlay videos:    $(DEMO)/pretrained/clip.overlay.mp4, and of the new run $(DEMO)/predictions/clip.overlay.mp4'
 
 test: $(VENV)/.test
 	$(RUN) -m pytest

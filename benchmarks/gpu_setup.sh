@@ -1,4 +1,4 @@
-# For gpu_session.sh and gpu_train.sh, which source it: the working directory, Python, and modules from carried wheels.
+# For gpu_session.sh, which sources it: the working directory, Python, and modules from carried wheels.
 #
 # PYTHON: the interpreter (default: python3). WHEELS: a folder of wheels (gpu_wheels.sh), unpacked where modules are missing.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2

@@ -1,18 +1,19 @@
 """Trains what docs/results.md reports, side by side on the devices of one machine, in order of importance.
 
-    python benchmarks/gpu_train.py --data DATA --work WORK --out OUT [--seconds 500] [--preset medium] [--only ship,claim]
+    python benchmarks/gpu_train.py --data DATA --work WORK --out OUT [--seconds 500] [--only ship,claim]
 
-DATA: the --data_dir of built `lsp/extended`, `sub_jhmdb/fold1`, `fold2`, `fold3` and `fold1_development`; compact copies do
-(`data_pipelines.compact`), decoded ones (`benchmarks/decoded.py`) save the loader's time. Jobs wait for data that is not there.
-WORK keeps the runs; the same command goes on from there. OUT gets, of every run that has ended, a folder with its config, curves,
-tables and poses, its weights in float16 (`NAME.safetensors`), and `summary.json`.
+DATA: the --data_dir of the built data sets; compact copies do (`data_pipelines.compact`), decoded ones (`benchmarks/decoded.py`)
+save the loader's time. Jobs wait for data that is not there yet. WORK keeps the runs; the same command goes on from there. OUT
+gets, of every run that has ended, a folder with its config, curves, tables and poses, its weights in float16
+(`NAME.safetensors`), and `summary.json`.
 
 The jobs, by group:
-- pretrain: PoseResNet on LSP Extended;
-- choose: KIMNet from it on the development split, with several rates and lengths; all that follows takes the best;
-- ship: KIMNet without a pose initializer on folds 1, 2 and 3;
-- claim: KIMNet with each temporal module, with none, and without a pose initializer: fold 1, three seeds;
-- full: the paper's network from ResNets trained on LSP Extended, with the KMM and without a temporal module.
+- pretrain: PoseResNet on `lsp/extended`. Without this group the others begin with the pretrained one of the package.
+- choose: KIMNet from it on `sub_jhmdb/fold1_development`, with several rates and lengths; all that follows takes the best.
+  Without this group it takes those of recipe `finetune`, which were found so.
+- ship: KIMNet without a pose initializer on folds 1, 2 and 3.
+- claim: KIMNet with each temporal module, with none, and without a pose initializer: fold 1, three seeds.
+- full: the paper's network from ResNets trained on `lsp/extended`, with the KMM and without a temporal module: fold 1.
 """
 
 import argparse
@@ -35,10 +36,10 @@ PLATFORMS = os.environ.get('JAX_PLATFORMS', '')  # of the trainings; this proces
 os.environ['JAX_PLATFORMS'] = 'cpu'
 METRIC = 'torso/pck/0.2/mPCK'
 GROUPS = ('pretrain', 'choose', 'ship', 'claim', 'full')
-CHOICES = {  # settings that are compared on the development split: (learning rate, epochs)
+CHOICES = {  # settings that are compared on the development split: (learning rate, epochs); the first ones are recipe `finetune`
+    'c': (3e-4, 60),
     'a': (1e-3, 60),
     'b': (1e-3, 120),
-    'c': (3e-4, 60),
     'd': (3e-4, 120),
 }
 
@@ -62,6 +63,7 @@ class Session:
         self.work, self.out = args.work.resolve(), args.out.resolve()
         self.ended: dict[str, float | None] = {}  # the metric; None where it failed
         self.told: dict[str, dict[str, object]] = {}
+        self.names: set[str] = set()  # of the jobs
 
     def folder(self, name: str) -> pathlib.Path:
         return self.work / name
@@ -69,7 +71,7 @@ class Session:
     def chosen(self) -> tuple[float, int]:
         """Learning rate and epochs that did best on the development split; the first where none was tried."""
         scores = {key: self.ended.get(f'choose_{key}') for key in CHOICES}
-        best = max((key for key, score in scores.items() if score is not None), key=lambda key: scores[key] or 0, default='a')
+        best = max((key for key, score in scores.items() if score is not None), key=lambda key: scores[key] or 0, default='c')
         return CHOICES[best]
 
     def data_dir(self, data: str) -> pathlib.Path | None:
@@ -102,16 +104,19 @@ def kimnet(
 
     def settings(session: Session) -> list[str]:
         rate, epochs = CHOICES[choice] if choice else session.chosen()
+        size = preset or session.args.preset
+        recipe = 'finetune' if size == 'medium' else 'ours'
         found = [
-            f'--config=configs/sub_jhmdb.py:fold={fold[0]},preset={preset or session.args.preset},row={row}',
+            f'--config=configs/sub_jhmdb.py:fold={fold[0]},preset={size},row={row},recipe={recipe}',
             f'--config.dataset.config=fold{fold}',
             f'--config.seed={seed}',
             f'--config.train.epochs={epochs * session.args.length}',
-            '--config.train.average_decay=0.997',  # a few thousand steps in all
+            '--config.train.average_decay=0.997',
             f'--config.optimizer.learning_rate={rate}',
-            f'--config.init.feature_encoder={session.folder(encoder)}',
         ]
-        if row != 'without_p':
+        if encoder in session.names:
+            found += [f'--config.init.feature_encoder={session.folder(encoder)}']
+        if initializer in session.names and row != 'without_p':
             found += [f'--config.init.pose_initializer={session.folder(initializer)}']
         return found
 
@@ -229,7 +234,8 @@ def save_weights(folder: pathlib.Path, file: pathlib.Path) -> None:
 def run(args: argparse.Namespace) -> int:
     session = Session(args)
     session.out.mkdir(parents=True, exist_ok=True)
-    jobs = [job for job in make_jobs(args) if job.group in args.only]
+    jobs = [job for job in make_jobs(args) if job.group in args.only and (not args.names or job.name in args.names)]
+    session.names = {job.name for job in jobs}
     began, deadline = time.monotonic(), time.monotonic() + args.seconds
     waiting = collections.deque(jobs)
     running: dict[Job, tuple[subprocess.Popen[bytes], float]] = {}
@@ -237,10 +243,9 @@ def run(args: argparse.Namespace) -> int:
         if (metric := session.result(job.name)) is not None:
             session.ended[job.name] = metric
             waiting.remove(job)
-    names = {job.name for job in jobs}
 
     def ready(job: Job) -> bool:
-        needed = [name for name in job.after if name in names]
+        needed = [name for name in job.after if name in session.names]
         if job.group in ('ship', 'claim'):
             needed += [other.name for other in jobs if other.group == 'choose']
         return all(name in session.ended for name in needed) and session.data_dir(job.data) is not None
@@ -296,13 +301,14 @@ def main() -> int:
     parser.add_argument('--preset', default='medium', help='size of the networks that are to be shipped and compared')
     parser.add_argument('--full', default='full', help='size of the networks of the group full')
     parser.add_argument('--only', default=','.join(GROUPS), help='groups, separated by commas')
+    parser.add_argument('--names', default='', help='some jobs of these groups, separated by commas')
     parser.add_argument('--jobs', type=int, default=5, help='trainings at a time')
     parser.add_argument('--workers', type=int, default=3, help='loader processes of a training; pretraining has thrice as many')
     parser.add_argument('--pretrain_epochs', type=float, default=120)
     parser.add_argument('--full_epochs', type=float, default=10)
     parser.add_argument('--length', type=float, default=1.0, help='factor of all numbers of epochs')
     args, args.settings = parser.parse_known_args()
-    args.only = args.only.split(',')
+    args.only, args.names = args.only.split(','), args.names and args.names.split(',')
     if unknown := [group for group in args.only if group not in GROUPS]:
         parser.error(f'--only {unknown[0]}: choose some of {", ".join(GROUPS)}')
     return run(args)

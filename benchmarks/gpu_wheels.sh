@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # benchmarks/gpu_wheels.sh FOLDER: the wheels that a machine with JAX, Flax, Optax, Orbax, OpenCV and PyTorch may still lack.
 #
-# For Python 3.12 on Linux x86-64, where nothing can be downloaded; gpu_session.sh and gpu_train.sh unpack them (WHEELS=FOLDER).
+# For Python 3.12 on Linux x86-64, where nothing can be downloaded; gpu_session.sh unpacks them (WHEELS=FOLDER).
 set -euo pipefail
 if [[ $# -ne 1 ]]; then
   echo "usage: $0 FOLDER" >&2

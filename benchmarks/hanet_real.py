@@ -1,19 +1,18 @@
-"""Does HANet refine the poses of a real estimator on real clips? Sub-JHMDB by folds, and the release's concatenated protocol.
+"""Does HANet refine the poses of a real estimator on real clips? Sub-JHMDB, the three folds.
 
-    python benchmarks/hanet_real.py --manual_dir DOWNLOADS --workdir runs/hanet_real --folds 1,2,3 --concatenated
+    python benchmarks/hanet_real.py --estimators FOLD1,FOLD2,FOLD3 --data_dir data --workdir runs/hanet_real
 
-In each fold a per-frame PoseResNet is trained on the training clips, and decoded as in SimpleBaseline's release; HANet is trained
-on what it estimates for these clips and evaluated on what it estimates for the test clips. No test clip is trained on, and the
-checkpoint is the last, not the best.
+ESTIMATORS: three trained networks, as `kimnet_jax.evaluate --model` takes them, each trained on the training clips of its fold.
 
-The concatenated protocol trains HANet on the training clips of all folds, among which are nearly all test clips. The estimates
-are those of fold 1, by a network that was trained on most of these clips: both leaks are shown by how much the numbers rise.
+Each network estimates the test clips of its fold, which it has not seen. HANet of a fold is trained on the estimates that the
+networks of the two other folds made of *their* test clips, as far as these are training clips here: an estimator does better on
+clips that it was trained on, and HANet would learn from errors that it never meets. It is evaluated on the estimates of the test
+clips. No test clip of a fold, nor a pose of one, is trained on by its HANet; the checkpoint is the last, not the best.
 
 Every step is one of the commands of docs/refine.md. The script goes on where it was stopped.
 """
 
 import argparse
-import dataclasses
 import datetime
 import json
 import os
@@ -23,38 +22,9 @@ import subprocess
 import sys
 
 from data_pipelines import pose_files, schema
+from data_pipelines.poses import Estimates
 
-_ESTIMATOR = (  # a network that a CPU trains in minutes; single frames, since it has no memory
-    '--config.data.frames=1',
-    '--config.train.batch_size=16',
-    '--config.optimizer.learning_rate=2e-3',
-    '--config.optimizer.warmup_epochs=20.0',
-    '--config.train.eval_every=1e6',
-    '--config.train.save_every=100.0',
-    '--config.train.log_every=100',
-    '--config.eval.decoding=quarter',
-)
-
-
-def main() -> None:
-    """Runs what is missing, prints the tables and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--manual_dir', help='the downloads of Sub-JHMDB; where --data_dir has it already, none is needed')
-    parser.add_argument('--data_dir', default='data')
-    parser.add_argument('--workdir', type=pathlib.Path, required=True)
-    parser.add_argument('--folds', default='1', help='with commas between')
-    parser.add_argument('--concatenated', action='store_true', help='the concatenated protocol, too; needs fold 1')
-    parser.add_argument('--estimator_steps', type=int, default=2500)
-    parser.add_argument('--hanet_steps', type=int, default=1500)
-    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('benchmarks/results'))
-    parser.add_argument('rest', nargs='*', help='further flags for the training of HANet')
-    args = parser.parse_args()
-    reports = {}
-    for fold in args.folds.split(','):
-        reports[f'fold{fold}'] = hanet(args, f'fold{fold}', estimates(args, fold))
-    if args.concatenated:
-        reports['folds_concatenated'] = hanet(args, 'folds_concatenated', concatenate(args))
-    write(args, reports)
+FOLDS = (1, 2, 3)
 
 
 def run(module: str, *flags: str) -> None:
@@ -65,91 +35,93 @@ def run(module: str, *flags: str) -> None:
         sys.exit(status)
 
 
-def open_split(args: argparse.Namespace, config: str, split: str) -> schema.ClipSource:
-    """A split of Sub-JHMDB, which is built where it is not."""
-    if not (pathlib.Path(args.data_dir) / 'sub_jhmdb' / config).exists():
-        run('data_pipelines.build', f'sub_jhmdb/{config}', f'--manual_dir={args.manual_dir}', f'--data_dir={args.data_dir}')
-    return schema.open_clips(args.data_dir, 'sub_jhmdb', config, split)
+def estimate(args: argparse.Namespace, fold: int, model: str) -> pathlib.Path:
+    """The file of the poses that the network of a fold estimates of its test clips."""
+    file = args.workdir / f'estimates_fold{fold}.npz'
+    if not file.exists():
+        run(
+            'kimnet_jax.evaluate',
+            f'--model={model}',
+            f'--data_dir={args.data_dir}',
+            f'--out={args.workdir / f"estimator_fold{fold}"}',
+            f'--predictions={file}',
+        )
+    return file
 
 
-def estimates(args: argparse.Namespace, fold: str) -> dict[str, pathlib.Path]:
-    """The files of the estimated poses of each split."""
-    open_split(args, f'fold{fold}', 'train')
-    folder = args.workdir / f'fold{fold}' / 'estimator'
-    files = {split: folder / 'poses' / f'{split}.npz' for split in ('train', 'test')}
-    run(
-        'kimnet_jax.train',
-        f'--config=configs/sub_jhmdb.py:fold={fold},preset=small,model=pose_resnet',
-        f'--workdir={folder}',
-        f'--config.dataset.data_dir={args.data_dir}',
-        f'--config.train.steps={args.estimator_steps}',
-        *_ESTIMATOR,
-    )
-    for split, file in files.items():
-        if not file.exists():
-            run('kimnet_jax.evaluate', f'--workdir={folder}', '--checkpoint=last', f'--split={split}', f'--predictions={file}')
-    return files
+def held_out(args: argparse.Namespace, fold: int, files: dict[int, pathlib.Path]) -> tuple[pathlib.Path, dict[str, int]]:
+    """The file that HANet of a fold is trained on, and how many of its training clips have estimates."""
+    clips = schema.open_clips(args.data_dir, 'sub_jhmdb', f'fold{fold}', 'train')
+    found: dict[str, Estimates] = {}
+    for other in FOLDS:
+        if other != fold:
+            found |= {one.clip: one for one in pose_files.read_predictions(str(files[other]), clips.skeleton.name)}
+    chosen = [found[name] for name in clips.names if name in found]
+    target = args.workdir / f'training_fold{fold}.npz'
+    about = {'from': [str(files[other]) for other in FOLDS if other != fold]}
+    pose_files.write_predictions(target, chosen, clips.skeleton, about)
+    return target, {'training_clips': len(clips), 'with_held_out_estimates': len(chosen)}
 
 
-def concatenate(args: argparse.Namespace) -> dict[str, pathlib.Path]:
-    """The poses of fold 1 under the names that the clips have in the concatenated folds, `fold2/catch/...`."""
-    folder = args.workdir / 'fold1' / 'estimator' / 'poses'
-    found = {one.clip: one for one in pose_files.read_predictions(str(folder), 'jhmdb')}
-    files = {}
-    for split in ('train', 'test'):
-        clips = open_split(args, 'folds_concatenated', split)
-        named = [dataclasses.replace(found[name.split('/', 1)[1]], clip=name) for name in clips.names]
-        files[split] = args.workdir / 'folds_concatenated' / f'{split}.npz'
-        pose_files.write_predictions(files[split], named, clips.skeleton, {'from': str(folder)})
-    return files
-
-
-def hanet(args: argparse.Namespace, config: str, poses: dict[str, pathlib.Path]) -> dict:
-    """HANet trained and evaluated; its results by the protocol `full` and by `released`."""
-    folder = args.workdir / config / 'hanet'
+def hanet(args: argparse.Namespace, fold: int, train: pathlib.Path, test: pathlib.Path) -> dict:
+    """HANet trained and evaluated: method -> its values."""
+    folder = args.workdir / f'fold{fold}'
     run(
         'kimnet_jax.train',
         '--config=configs/hanet.py:source=predictions',
         f'--workdir={folder}',
         '--config.dataset.name=sub_jhmdb',
-        f'--config.dataset.config={config}',
+        f'--config.dataset.config=fold{fold}',
         f'--config.dataset.data_dir={args.data_dir}',
-        f'--config.dataset.allow_overlap={config == "folds_concatenated"}',
-        f'--config.poses.train={poses["train"]}',
-        f'--config.poses.eval={poses["test"]}',
+        f'--config.poses.train={train}',
+        f'--config.poses.eval={test}',
+        '--config.poses.allow_missing=True',
         '--config.model.interval=5',  # better than 3 and 4 on clips held out of the training clips, docs/results.md
         '--config.model.window=2',
-        f'--config.train.steps={args.hanet_steps}',
+        f'--config.train.steps={args.steps}',
         '--config.train.eval_every=1e6',
         *args.rest,
     )
-    reports = {}
-    for protocol in ('full', 'released'):
-        run('kimnet_jax.evaluate', f'--workdir={folder}', '--checkpoint=last', f'--protocol={protocol}')
-        suffix = '_released' if protocol == 'released' else ''
-        rows = json.loads((folder / 'evaluation' / f'test_step{args.hanet_steps}{suffix}.json').read_text())['rows']
-        reports[protocol] = {name: summary(row['values']) for name, row in rows.items()} if protocol == 'full' else rows
-    return reports
+    run('kimnet_jax.evaluate', f'--workdir={folder}', '--checkpoint=last')
+    report = json.loads((folder / 'evaluation' / f'test_step{args.steps}.json').read_text())
+    return {name: summary(row) for name, row in report['rows'].items()}
 
 
-def summary(values: dict) -> dict:
-    """mPCK by threshold, acceleration error and jitter (px) of a row."""
+def summary(row: dict) -> dict:
+    """mPCK by threshold, acceleration error and jitter (px) of a row, with their intervals."""
+    values, intervals = row['values'], row.get('intervals', {})
     accuracy = {key: {alpha: pck['mPCK'] for alpha, pck in values[key]['pck'].items()} for key in ('torso', 'person')}
-    return accuracy | {key: values[key]['mean'] for key in ('acceleration', 'jitter')}
+    return accuracy | {key: values[key]['mean'] for key in ('acceleration', 'jitter')} | {'intervals': intervals}
 
 
-def write(args: argparse.Namespace, reports: dict) -> None:
-    """Writes the results as JSON."""
+def main() -> None:
+    """Runs what is missing and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--estimators', required=True, help='networks of fold 1, 2 and 3, with commas between')
+    parser.add_argument('--data_dir', default='data')
+    parser.add_argument('--workdir', type=pathlib.Path, required=True)
+    parser.add_argument('--steps', type=int, default=1500, help='of the training of HANet')
+    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('benchmarks/results'))
+    args, args.rest = parser.parse_known_args()
+    models = args.estimators.split(',')
+    if len(models) != len(FOLDS):
+        parser.error('--estimators: name three networks, of fold 1, 2 and 3')
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    files = {fold: estimate(args, fold, model) for fold, model in zip(FOLDS, models, strict=True)}
+    reports = {}
+    for fold in FOLDS:
+        training, counts = held_out(args, fold, files)
+        reports[f'fold{fold}'] = counts | {'rows': hanet(args, fold, training, files[fold])}
     today = datetime.date.today().isoformat()
     record = {
         'date': today,
         'machine': f'{platform.machine()}, {os.cpu_count()} CPU cores',
-        'steps': {name: getattr(args, f'{name}_steps') for name in ('estimator', 'hanet')},
+        'steps': args.steps,
         'flags': args.rest,
-        'reports': reports,
+        'folds': reports,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f'hanet_real_{today}.json'
+    path = args.out / f'hanet_folds_{today}.json'
     path.write_text(json.dumps(record, indent=1) + '\n')
     print('written:', path)
 

@@ -131,8 +131,24 @@ def set_pose_resnet(config: ConfigDict, depth: int, preset: str) -> None:
         config.model.depth = depth
 
 
+PRETRAINED = 'pretrained:poseresnet-s-lsp'  # a ResNet-18 of preset `medium`
+
+
 def apply_recipe(config: ConfigDict, recipe: str, *, paper_rate: float, paper_batch: int) -> None:
-    """Sets the optimisation: `ours`, `paper` (as stated: constant rate) or `released` (RPSTN's, with its odd schedule)."""
+    """Sets the optimisation.
+
+    `ours`; `finetune`: for preset `medium`, from the pretrained network of single images, as `kimnet-s-jhmdb` was made; `paper`
+    (as stated: constant rate); `released` (RPSTN's, with its odd schedule).
+    """
+    if recipe == 'finetune':
+        parts = [part for part in ('pose_initializer', 'feature_encoder') if config.model.get(part, 'none') != 'none']
+        widths = {(config.model.get(part), config.model.get('width'), config.model.get('features')) for part in parts}
+        if widths != {('resnet18', 32, 96)}:
+            raise ValueError('recipe=finetune: for networks whose backbones are the ResNet-18 of preset=medium')
+        config.init.update(dict.fromkeys(parts, PRETRAINED))
+        config.optimizer.learning_rate = 3e-4
+        config.train.update(epochs=60.0, average_decay=0.997)  # some thousand steps in all
+        return
     if recipe == 'paper':
         config.optimizer.update(schedule='constant', learning_rate=paper_rate, clip_norm=0.0)
         config.train.update(epochs=100.0, batch_size=paper_batch, average_decay=0.0)
@@ -142,7 +158,7 @@ def apply_recipe(config: ConfigDict, recipe: str, *, paper_rate: float, paper_ba
     elif recipe == 'ours':
         return
     else:
-        raise ValueError(f"recipe {recipe!r}: choose 'ours', 'paper' or 'released'")
+        raise ValueError(f"recipe {recipe!r}: choose 'ours', 'finetune', 'paper' or 'released'")
     config.eval.decoding = 'argmax'
     if 'output_scale' in config.model:
         config.model.update(output_scale=1.0, first_statistics='shared')

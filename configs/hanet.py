@@ -57,6 +57,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 'kind': kind,
                 'train': '',
                 'eval': '',
+                'allow_missing': False,
                 'train_truth': '',
                 'eval_truth': '',
                 'root': (0,) if args.preset == 'h36m_3d' else (),  # the hip

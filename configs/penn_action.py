@@ -10,7 +10,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`preset`: full, medium, small or tiny; `recipe`: ours, paper or released; `model` or `row`: see `configs.models`."""
+    """`preset`: full, medium, small or tiny; `recipe`: `common.apply_recipe`; `model` or `row`: see `configs.models`."""
     args = common.parse_arg(arg, preset='full', recipe='ours', model='', row='')
     config = common.base()
     common.set_model(config, args.model, args.row, args.preset)

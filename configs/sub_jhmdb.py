@@ -10,7 +10,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`fold`: 1, 2, 3; `preset`: `common.PRESETS`; `recipe`: ours, paper, released; `model` or `row`: see `configs.models`."""
+    """`fold`: 1, 2, 3; `preset`: `common.PRESETS`; `recipe`: `common.apply_recipe`; `model` or `row`: see `configs.models`."""
     args = common.parse_arg(arg, fold=1, preset='full', recipe='ours', model='', row='')
     if args.fold not in (1, 2, 3):
         raise ValueError(f'fold {args.fold}: choose 1, 2 or 3')

@@ -1,6 +1,7 @@
 """Arrays out of files that others wrote, npz of arrays of arrays and pickles included: nothing that a file holds is ever run."""
 
 import contextlib
+import io
 import os
 import pathlib
 import pickle
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kimnet_jax.core import files
 from kimnet_jax.core.errors import InputError
 
 _BUILTINS = ('builtins', '__builtin__')
@@ -49,11 +51,13 @@ def read_npz(path: pathlib.Path) -> dict[str, Any]:
     """The arrays of an `.npz`. Raises `InputError` where it cannot be read or holds anything but arrays."""
     arrays: dict[str, Any] = {}
     try:
+        files.require_file(path)
         with zipfile.ZipFile(path) as archive:
+            files.check_npz(archive)
             for member in archive.namelist():
                 arrays[member.removesuffix('.npy')] = _read_array(archive, member)
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such file') from None
+    except InputError:
+        raise
     except Exception as error:  # of zip, pickle and NumPy: on damaged files they raise all kinds
         raise InputError(f'{path}: not a readable npz of arrays ({_line(error)})') from error
     return arrays
@@ -84,11 +88,9 @@ def draft_of(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def read_pickle(path: pathlib.Path) -> Any:
     """What a pickle of arrays in plain containers holds; objects of `chumpy` and `scipy` are `Parts`. Raises `InputError`."""
+    data = files.read_file(path)
     try:
-        with path.open('rb') as file:
-            return _ArraysOnly(file, encoding='latin1').load()
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such file') from None
+        return _ArraysOnly(io.BytesIO(data), encoding='latin1').load()
     except Exception as error:  # as above
         raise InputError(f'{path}: not a readable pickle of arrays ({_line(error)})') from error
 

@@ -1,9 +1,9 @@
 """`python -m data_pipelines.build NAME[/CONFIG] --manual_dir DOWNLOAD --data_dir BUILT`: builds a data set.
 
 The flags are those of `tfds build`; the files are always array_record. Without CONFIG every config is built, save those whose
-splits share clips and those to choose settings by. A data set appears under --data_dir only when it is whole; one that is there
-already is left as it is unless --overwrite is given. With --beam_pipeline_options=runner=... the clips are read and written by
-Apache Beam.
+splits share clips and those to choose settings by. With --leave_out_damaged clips with a damaged frame are left out and counted;
+without it the first one ends the build. A data set appears under --data_dir only when it is whole; one that is there already is
+left as it is unless --overwrite is given. With --beam_pipeline_options=runner=... the clips are read and written by Apache Beam.
 """
 
 import contextlib
@@ -22,16 +22,19 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.scripts.cli import build as tfds_build
 from tensorflow_datasets.scripts.cli import cli_utils
 
+from data_pipelines import checksums, schema
 from data_pipelines.builders import BUILDERS, import_builder
 from data_pipelines.clip_builder import leak_of
 from kimnet_jax.core.errors import InputError, run_command
 
 FILE_FORMAT = 'array_record'
+LEAVE_OUT = '--leave_out_damaged'
 
 
 def main(argv: Sequence[str]) -> None:
     """Builds what the command line (`argv[0]` is the program) asks for. Raises `InputError`."""
-    args = cli_utils.make_flags_parser(tfds_build.Args, description=__doc__)(list(argv))
+    leave_out = LEAVE_OUT in argv
+    args = cli_utils.make_flags_parser(tfds_build.Args, description=__doc__)([part for part in argv if part != LEAVE_OUT])
     names = args.positional_datasets + args.datasets
     if not names:
         raise InputError(f'which data set? python -m data_pipelines.build NAME[/CONFIG]; known: {", ".join(BUILDERS)}')
@@ -44,8 +47,17 @@ def main(argv: Sequence[str]) -> None:
             import apache_beam  # noqa: F401
         except ImportError as error:  # of which TFDS would say nothing, and build without it
             raise InputError("--beam_pipeline_options: needs Apache Beam; pip install 'kimnet-jax[beam]'") from error
+    for flag, value in (
+        ('max_examples_per_split', args.debug.max_examples_per_split),
+        ('num_shards', args.generation.num_shards),
+        ('max_shard_size_mb', args.generation.max_shard_size_mb),
+        ('num-processes', args.generation.num_processes),
+    ):
+        if value is not None and not value > 0:
+            raise InputError(f'--{flag} {value}: must be 1 or more')
     tfds.disable_progress_bar()  # the builders show one of clips
     for name, config in [target for dataset in names for target in _targets(dataset, args)]:
+        import_builder(name).leave_out_damaged = leave_out
         _build(name, config, args)
 
 
@@ -85,6 +97,7 @@ def _build(name: str, config: str, args: tfds_build.Args) -> None:
     if args.generation.update_metadata_only:
         if not final.is_dir():
             raise InputError(f'{final}: not built yet, so --update_metadata_only has nothing to update')
+        checksums.check(final, in_full=lambda name: True)  # new ones are written: what is damaged must not get any
         _execute(name, config, args, data_dir)
     elif not _is_built(final, args):
         with staging(data_dir, f'{name}/{config}') as place:
@@ -95,7 +108,7 @@ def _build(name: str, config: str, args: tfds_build.Args) -> None:
                 if final.exists():
                     final.rename(place / 'replaced')
                 (place / relative).rename(final)
-    splits = tfds.builder_from_directory(str(final)).info.splits
+    splits = schema.read_built(final).splits
     counts = ', '.join(f'{split} {info.num_examples} clips' for split, info in splits.items())
     size = sum(file.stat().st_size for file in final.iterdir()) / 1e6
     print(f'{name}/{config}: {counts}, {size:.1f} MB in {final}', flush=True)

@@ -13,20 +13,21 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import tensorflow_datasets as tfds
 import tqdm
 from tensorflow_datasets.core import dataset_builder, split_builder, writer
 
-from data_pipelines import schema
+from data_pipelines import checksums, schema
 from data_pipelines.findings import Finding, summarise
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example
 
 ClipReader: TypeAlias = Callable[[], Example]
+T = TypeVar('T')
 CLIPS_PER_SHARD = 32
 MOST_SHARDS = 128  # of a split; a loader may hold all its files open
 
@@ -53,6 +54,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder):
     """
 
     SKELETON: ClassVar[Skeleton]
+    leave_out_damaged: ClassVar[bool] = False  # clips whose reader raises a `DamagedError`; otherwise that ends the build
     # set by the time that readers are asked for:
     on_beam: bool
     scratch: pathlib.Path  # a folder for what they unpack, removed when all is written
@@ -68,6 +70,15 @@ class ClipBuilder(dataset_builder.FileReaderBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return schema.dataset_info(self, self.SKELETON, leak_of(self.builder_config))
 
+    def download_and_prepare(self, **options: Any) -> None:
+        """TFDS's; the checksums come last, over all that it wrote. A data set that it left as it was keeps its own."""
+        folder = pathlib.Path(self.data_path)
+        info = folder / 'dataset_info.json'
+        before = info.stat().st_mtime_ns if info.exists() else None
+        super().download_and_prepare(**options)
+        if info.stat().st_mtime_ns != before:
+            checksums.write(folder)
+
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         config = download_config or tfds.download.DownloadConfig()
         if config.beam_options:
@@ -80,7 +91,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder):
     def _write_splits(self, dl_manager: Any, config: Any) -> None:
         limit, number = config.max_examples_per_split, config.num_shards
         splits = {split: readers[:limit] for split, readers in self._clip_readers(dl_manager).items()}
-        infos, written = [], {}
+        infos, written, left_out = [], {}, {}
         with (
             tempfile.TemporaryDirectory(dir=self.data_path, prefix='records') as records,
             tqdm.tqdm(desc=self.info.full_name, unit=' clips', total=sum(map(len, splits.values())), disable=None) as progress,
@@ -90,17 +101,33 @@ class ClipBuilder(dataset_builder.FileReaderBuilder):
                 count = max(min(count, len(readers)), 1)
                 bounds = [len(readers) * i // count for i in range(count + 1)]
                 shards = [
-                    _Shard(readers[a:b], pathlib.Path(self.data_path, schema.frames_file(split, i, count)), pathlib.Path(records))
+                    _Shard(
+                        [functools.partial(_or_damage, reader) for reader in readers[a:b]]
+                        if self.leave_out_damaged
+                        else readers[a:b],
+                        pathlib.Path(self.data_path, schema.frames_file(split, i, count)),
+                        pathlib.Path(records),
+                    )
                     for i, (a, b) in enumerate(itertools.pairwise(bounds))
                 ]
                 infos.append(self._write(split, shards, config, progress))
-                written[split] = [clip for shard in shards for clip in json.loads(shard.record.read_text())]
+                records_of = [json.loads(shard.record.read_text()) for shard in shards]
+                written[split] = [clip for record in records_of for clip in record['clips']]
+                left_out[split] = [error for record in records_of for error in record['left_out']]
+                if left_out[split] and not written[split]:
+                    raise InputError(
+                        f'{left_out[split][0]}; so are all {len(readers)} clips of split {split!r}: fetch them again'
+                    )
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
         findings = [Finding(**finding) for clips in written.values() for clip in clips for finding in clip.pop('findings')]
         _check_names(written)
         if not leak_of(self.builder_config):
             findings += _find_copies(written)
         self.info.metadata['clips'] = {split: [[clip['name'], clip['frames']] for clip in written[split]] for split in written}
+        lost = [error for errors in left_out.values() for error in errors]
+        findings += [Finding('warning', error, 'clips left out, whose frames are damaged') for error in lost]
+        if lost:
+            self.info.metadata['note'] = f'{len(lost)} clips with damaged frames were left out of this data set when it was built'
         for line in summarise(findings):
             print(f'note: {line}', file=sys.stderr)
         if leak_of(self.builder_config):
@@ -158,7 +185,7 @@ class _Shard:
     folder lies beside the data: a worker of Beam writes there anyway, and has no other way back.
     """
 
-    readers: list[ClipReader]
+    readers: Sequence[Callable[[], Example | DamagedError]]
     frames: pathlib.Path
     records: pathlib.Path
 
@@ -171,10 +198,13 @@ class _Shard:
         return self.records / f'{self.frames.name}.error'
 
     def __call__(self) -> Iterator[tuple[int, Example]]:
-        clips = []
+        clips, left_out = [], []
         frames = schema.FrameWriter(self.frames)
         try:
             for key, example in enumerate(_read_ahead(self.readers)):
+                if isinstance(example, DamagedError):
+                    left_out.append(str(example))
+                    continue
                 findings = [dataclasses.asdict(finding) for finding in example.pop('findings', [])]
                 digest = hashlib.blake2b(digest_size=16)
                 encoded = example.pop('frames')
@@ -189,7 +219,15 @@ class _Shard:
             _write_whole(self.failure, str(error))
             raise
         frames.close()
-        _write_whole(self.record, json.dumps(clips))
+        _write_whole(self.record, json.dumps({'clips': clips, 'left_out': left_out}))
+
+
+def _or_damage(reader: ClipReader) -> Example | DamagedError:
+    """What the reader returns, or that the clip is damaged."""
+    try:
+        return reader()
+    except DamagedError as error:
+        return error
 
 
 def _write_whole(path: pathlib.Path, text: str) -> None:
@@ -232,10 +270,10 @@ def _find_copies(written: dict[str, list[dict[str, Any]]]) -> list[Finding]:
     return findings
 
 
-def _read_ahead(readers: Iterable[ClipReader]) -> Iterator[Example]:
+def _read_ahead(readers: Iterable[Callable[[], T]]) -> Iterator[T]:
     """What the readers return, in order, while threads work on the next few (decoding releases the interpreter's lock)."""
     workers = min(os.cpu_count() or 1, 8)
-    ahead: collections.deque[concurrent.futures.Future[Example]] = collections.deque()
+    ahead: collections.deque[concurrent.futures.Future[T]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:
             for reader in readers:

@@ -41,6 +41,7 @@ QUALITIES = range(5, 101)  # of WebP; below, the compression is what one sees
 SAMPLE = 256  # frames by which the quality is found
 RECORDS = 1.06  # bytes of a data set over those of its frames, at first
 MEGABYTE = 1e6
+MOST = 1e9  # of --max_mb and --pixels
 
 
 class Settings(NamedTuple):
@@ -105,10 +106,10 @@ def compact(source: pathlib.Path, out: pathlib.Path, settings: Settings, *, over
     """
     name, config, version = source.parts[-3:]
     builder = import_builder(name)
-    info = tfds.builder_from_directory(str(source)).info
-    if 'compact' in info.metadata:
+    built = schema.read_built(source)
+    if 'compact' in built.metadata:
         raise InputError(f'{source}: a compact copy already; give the folder of the original as --data_dir')
-    splits = {split: schema.open_built(source, split) for split in info.splits}
+    splits = {split: schema.open_built(source, split) for split in built.splits}
     final = out.expanduser().absolute() / name / config / version
     if final == source:
         raise InputError(f'--out {out}: the original is there; choose another folder')
@@ -138,7 +139,7 @@ def compact(source: pathlib.Path, out: pathlib.Path, settings: Settings, *, over
 
 
 def _settings_of(folder: pathlib.Path) -> Settings | None:
-    made = tfds.builder_from_directory(str(folder)).info.metadata.get('compact')
+    made = schema.read_built(folder).metadata.get('compact')
     return Settings(*(made[key] for key in Settings._fields)) if made else None
 
 
@@ -271,15 +272,15 @@ def main(argv: Sequence[str]) -> None:
     if not config:
         raise InputError(f'{args.dataset}: give NAME/CONFIG, such as {name}/fold1')
     for flag, value in (('max_mb', args.max_mb), ('pixels', args.pixels)):
-        if not value > 0:
-            raise InputError(f'--{flag} {value:g}: must be above 0')
+        if not 0 < value <= MOST:
+            raise InputError(f'--{flag} {value:g}: must be above 0, and at most {MOST:g}')
     source = schema.built_folder(args.data_dir, name, config)
     tfds.disable_progress_bar()
     settings = Settings(args.max_mb, args.pixels, reach_of(WIDEST))
     folder = compact(source.absolute(), args.out, settings, overwrite=args.overwrite)
-    info = tfds.builder_from_directory(str(folder)).info
-    listed = ', '.join(f'{split} {part.num_examples} clips' for split, part in info.splits.items())
-    made = info.metadata['compact']
+    built = schema.read_built(folder)
+    listed = ', '.join(f'{split} {part.num_examples} clips' for split, part in built.splits.items())
+    made = built.metadata['compact']
     print(f'{args.dataset}: {listed}, {_megabytes(folder):.1f} MB at quality {made["quality"]} in {folder}')
 
 

@@ -1,9 +1,12 @@
-"""`python -m data_pipelines.doctor DATASET PATH [--pixels] [--json FILE]`: checks a download before anything is built from it.
+"""`python -m data_pipelines.doctor DATASET PATH [--pixels] [--json FILE]`: checks a download, or a data set that is built.
 
-PATH is the folder that a build is given as --manual_dir, with the archives or with the folders that are in them. The lists, the
-annotations and the names of the frames are read; with --pixels every frame is decoded. Nothing stops at the first problem.
+A download: PATH is the folder that a build is given as --manual_dir, with the archives or with the folders that are in them. The
+lists, the annotations and the names of the frames are read; with --pixels every frame is decoded.
 
-Exit status: 0 the download is sound (warnings are what a build mends or keeps), 1 it has problems, 2 it could not be checked.
+A built data set: PATH is the --data_dir, DATASET a name or NAME/CONFIG. Every byte is compared with the checksums that were
+written with it, and every record with the tables. Nothing stops at the first problem.
+
+Exit status: 0 all is sound (warnings are what a build mends or keeps), 1 it has problems, 2 it could not be checked.
 """
 
 import argparse
@@ -19,9 +22,11 @@ from collections.abc import Sequence
 
 import tqdm
 
-from data_pipelines.builders import downloaded, import_inspect
+from data_pipelines.builders import BUILDERS, import_inspect
 from data_pipelines.findings import Check, Finding, Report, attempt, summarise
+from data_pipelines.inspect_built import built_folders, inspect_built
 from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.files import work_folder
 
 ERRORS_SHOWN = 50
 
@@ -29,8 +34,8 @@ ERRORS_SHOWN = 50
 def main(argv: Sequence[str]) -> int:
     """Checks what the command line (`argv[0]` is the program) asks for; returns the exit status. Raises `InputError`."""
     parser = argparse.ArgumentParser(prog='doctor', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('dataset', metavar='DATASET', help=', '.join(downloaded()))
-    parser.add_argument('path', metavar='PATH', type=pathlib.Path, help='the folder with the download')
+    parser.add_argument('dataset', metavar='DATASET', help=', '.join(BUILDERS))
+    parser.add_argument('path', metavar='PATH', type=pathlib.Path, help='the folder with the download, or of built data sets')
     parser.add_argument('--pixels', action='store_true', help='decode every frame: minutes; an archive is unpacked into TMPDIR')
     parser.add_argument('--json', metavar='FILE', type=pathlib.Path, help='write what is found to this file as well')
     args = parser.parse_args(argv[1:])
@@ -39,7 +44,10 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f'{root}: {"not a folder" if root.exists() else "no such folder"}; give the one that holds the download')
     if args.json and (args.json.is_dir() or not os.access(args.json.parent, os.W_OK)):
         raise InputError(f'--json {args.json}: a folder, or in one that cannot be written to')
-    report = examine(args.dataset, root, args.pixels)
+    built = built_folders(args.dataset, root)
+    if '/' in args.dataset and not built:
+        raise InputError(f'{root}: no built data set {args.dataset} there; give the folder that it was built in as --data_dir')
+    report = examine_built(built, args.pixels) if built else examine(args.dataset, root, args.pixels)
     sound = not any(finding.level == 'error' for finding in report.findings)
     _print(report)
     print(f'{args.dataset} in {root}: {"sound" if sound else "has problems"}{"" if args.pixels else " (frames not decoded)"}')
@@ -54,8 +62,9 @@ def examine(dataset: str, root: pathlib.Path, pixels: bool) -> Report:
     findings: list[Finding] = []
     counts: collections.Counter[str] = collections.Counter()
     official: dict[str, int] = {}
-    with tempfile.TemporaryDirectory(prefix='doctor-') as scratch:
-        whole = attempt(findings, str(root), inspect, root, pathlib.Path(scratch), pixels)
+    with work_folder(pathlib.Path(tempfile.gettempdir()), 'doctor') as folder:
+        scratch = str(folder)
+        whole = attempt(findings, str(root), inspect, root, folder, pixels)
         for report in () if whole is None else (whole[0], *_run(whole[1])):
             findings += report.findings
             counts.update(report.counts)
@@ -65,6 +74,18 @@ def examine(dataset: str, root: pathlib.Path, pixels: bool) -> Report:
     if differing:
         findings.append(Finding('warning', str(root), 'counts are not those of the whole release', differing))
     return Report(findings, {what: counts[what] for what in (*official, *counts)}, official)
+
+
+def examine_built(folders: Sequence[pathlib.Path], pixels: bool) -> Report:
+    """All that is found in built data sets, `<data_dir>/<name>/<config>/<version>`, with the counts of all their clips."""
+    findings: list[Finding] = []
+    counts: collections.Counter[str] = collections.Counter()
+    for folder in folders:
+        whole, checks = inspect_built(folder, pixels)
+        for report in (whole, *_run(checks)):
+            findings += report.findings
+            counts.update(report.counts)
+    return Report(findings, counts)
 
 
 def _run(checks: Sequence[Check]) -> list[Report]:
@@ -103,8 +124,8 @@ def _print(report: Report) -> None:
 
 def _write_json(path: pathlib.Path, head: dict[str, object], report: Report) -> None:
     """Writes the report to a temporary name first."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.doctor-') as folder:
-        draft = pathlib.Path(folder, path.name)
+    with work_folder(path.parent, path.name) as folder:
+        draft = folder / path.name
         draft.write_text(json.dumps(head | dataclasses.asdict(report), indent=1) + '\n')
         draft.replace(path)
 

@@ -100,15 +100,7 @@ class Download:
         try:
             yield
         except InputError as error:
-            raise InputError(str(error).replace(str(self.scratch), str(self.root))) from error
-
-
-def read_bytes(path: pathlib.Path) -> bytes:
-    """The content of a file. Raises `InputError` where it is missing or cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read ({error.strerror})') from error
+            raise type(error)(str(error).replace(str(self.scratch), str(self.root))) from error
 
 
 def names(source: pathlib.Path, part: str) -> Iterator[pathlib.PurePosixPath]:

@@ -7,18 +7,20 @@ and `joints.json` (names of the joints, their pixels and visibility). CLIP is an
 import argparse
 import json
 import pathlib
+import re
 import sys
-import tempfile
 from collections.abc import Sequence
 
 import numpy as np
 
 from data_pipelines.schema import ClipSource, open_clips
 from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.files import work_folder
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example
 
 SUFFIXES = {b'\x89PNG': '.png', b'RIFF': '.webp'}  # by the first bytes; JPEG otherwise
+_OURS = re.compile(r'[0-9]{6,}\.(png|webp|jpg)|boxes\.json|joints\.json')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,14 +59,21 @@ def export_clip(example: Example, skeleton: Skeleton, out: pathlib.Path, *, over
     """Writes an example as a folder of images with `boxes.json` and `joints.json`; the folder appears when it is whole.
 
     Raises:
-        InputError: `out` is a file, or has something in it and `overwrite` is False.
+        InputError: `out` is a file, or has something in it and `overwrite` is False, or something that is none of an export.
     """
     out = out.expanduser().absolute()
     if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
         raise InputError(f'--out {out}: exists already; choose another folder{" or give --overwrite" if out.is_dir() else ""}')
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as scratch:
-        folder = pathlib.Path(scratch, 'clip')
+    foreign = (
+        sorted(path.name for path in out.iterdir() if not _OURS.fullmatch(path.name) or not path.is_file())
+        if out.is_dir()
+        else []
+    )
+    if foreign:
+        raise InputError(f'--out {out}: holds {foreign[0]!r}, which is none of what is written here; choose another folder')
+    with work_folder(out.parent, out.name) as scratch:
+        folder = scratch / 'clip'
         folder.mkdir()
         for number, frame in enumerate(example['frames'], 1):
             suffix = next((suffix for start, suffix in SUFFIXES.items() if frame.startswith(start)), '.jpg')
@@ -77,7 +86,7 @@ def export_clip(example: Example, skeleton: Skeleton, out: pathlib.Path, *, over
         (folder / 'boxes.json').write_text(json.dumps({'boxes': np.asarray(example['boxes']).tolist()}))
         (folder / 'joints.json').write_text(json.dumps(joints))
         if out.exists():
-            out.rename(pathlib.Path(scratch, 'replaced'))
+            out.rename(scratch / 'replaced')
         folder.rename(out)
 
 

@@ -3,8 +3,8 @@
 import pathlib
 from collections.abc import Collection
 
-from data_pipelines.download import read_bytes
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import read_file
 from kimnet_jax.core.image import decode_image
 
 
@@ -35,7 +35,7 @@ def read_image(path: pathlib.Path, size: tuple[int, int] | None = None, source: 
     Raises:
         InputError: missing, no whole image, or of another size.
     """
-    data = read_bytes(path)
+    data = read_file(path)
     rows, columns = decode_image(data, str(path)).shape[:2]
     if size not in (None, (rows, columns)):
         raise InputError(f'{path}: {columns}x{rows} pixels, {source} {size[1]}x{size[0]}')

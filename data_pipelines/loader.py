@@ -9,6 +9,9 @@ import ctypes
 import dataclasses
 import functools
 import math
+import multiprocessing
+import os
+import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ from absl import flags
 from data_pipelines.backgrounds import background_window
 from data_pipelines.clips import Clips, Window, consecutive_windows, fill_slots, random_window
 from data_pipelines.transforms import DataConfig, Paint, closeup, crop_window, draw_augmentation
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import invert_affine
 from kimnet_jax.core.types import Array, Batch, Example
@@ -51,6 +55,7 @@ class LoaderConfig:
         for name, least in (('threads', 1), ('workers', 0), ('prefetch', 1)):
             if getattr(self, name) < least:
                 raise InputError(f'config.loader.{name} is {getattr(self, name)}; it must be at least {least}')
+        check_ranges('loader', self, threads=(1, 1024), workers=(0, 1024), prefetch=(1, 1024))
 
 
 def train_batches(
@@ -269,10 +274,23 @@ def _stream(batches: grain.MapDataset, loader: LoaderConfig) -> Generator[Batch,
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read its flags, also where no absl main ran
         buffered = math.ceil(loader.prefetch / loader.workers)
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(loader.workers, per_worker_buffer_size=buffered))
+        options = grain.MultiprocessingOptions(loader.workers, per_worker_buffer_size=buffered)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
     stream = _iterate(dataset, copy=bool(loader.workers))
     _STREAMS.add(stream)
     return stream
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """In a worker: ends it when the process that wants its batches has ended, even by a signal that lets nobody clean up."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _iterate(dataset: grain.IterDataset, copy: bool) -> Generator[Batch, None, None]:

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.download import read_bytes
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import MAX_BYTES, limit, read_file
 
 
 def read_fields(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """These fields of a .mat file, as they are. Raises `InputError` where the file is unreadable or lacks one."""
     import scipy.io
 
-    data = read_bytes(path)
+    data = read_file(path)
     try:
         _check_parts(data)
         contents: dict[str, Any] = scipy.io.loadmat(io.BytesIO(data), variable_names=names)
@@ -35,13 +35,19 @@ def _check_parts(data: bytes) -> None:
     MAT-file format 5: 128 bytes of header, then parts, each with its type (15: compressed) and length; so is what is in them. Two
     files of Penn Action, 1605 and 1833, have parts that are whole, but without the checksum at their end.
     """
+    room = limit(MAX_BYTES) // 4
     order = '>II' if data[126:128] == b'MI' else '<II'
     start = 128
     while start < len(data):
         kind, length = struct.unpack_from(order, data, start)
         start += 8 + length
         if kind == 15:
-            content = zlib.decompressobj().decompress(data[start - length : start])
+            content = zlib.decompressobj().decompress(data[start - length : start], room)
+            room -= len(content)
+            if room <= 0:
+                raise ValueError(
+                    f'more than {limit(MAX_BYTES) // 4:,} bytes when unpacked; {MAX_BYTES} in the environment allows more'
+                )
             if len(content) < 8 + struct.unpack_from(order, content)[1]:
                 raise ValueError('cut short')
 

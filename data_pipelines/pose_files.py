@@ -11,8 +11,9 @@ import numpy as np
 
 from data_pipelines.array_files import draft_of, read_npz, write_npz
 from data_pipelines.poses import DIMS, Estimates, Kind
-from data_pipelines.sequence_files import check_boxes, read_sequence_file, write_sequence_file
+from data_pipelines.sequence_files import LARGEST, check_boxes, check_joints, read_sequence_file, write_sequence_file
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import read_file
 from kimnet_jax.core.pose_windows import extent
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
 
@@ -108,12 +109,10 @@ def read_pose_json(path: pathlib.Path) -> tuple[dict[str, Any], Estimates, Skele
         InputError: naming the file, the frame and the field that is wrong.
     """
     try:
-        data = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such file of poses') from None
-    except IsADirectoryError:
-        raise InputError(f'{path}: a folder, not a file of poses') from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        data = json.loads(read_file(path, 'file of poses'))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f'{path}: not valid JSON ({error}); give the .json file that predict wrote') from error
     try:
         about, frames = data['about'], data['frames']
@@ -126,6 +125,9 @@ def read_pose_json(path: pathlib.Path) -> tuple[dict[str, Any], Estimates, Skele
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f'{path}: not a file of poses that predict wrote ({type(error).__name__}: {error})') from error
     joints = _column(path, frames, 'joints', (skeleton.num_joints, dims[0] if spatial else 2))
+    check_joints(joints, str(path))
+    if not spatial and not ((size > 0) & (size <= LARGEST)).all():
+        raise InputError(f'{path}: height and width are {size.tolist()}: must be positive numbers of pixels')
     scores = np.isfinite(joints).all(-1).astype(np.float32)
     if 'scores' in frames[0]:
         scores = _column(path, frames, 'scores', (skeleton.num_joints,))
@@ -162,9 +164,10 @@ def _write_json(data: Mapping[str, Any], path: pathlib.Path, joints: Sequence[np
     """As `predict` does: one line a frame; complete or not at all."""
     (points,) = joints
     points = np.round(points.astype(np.float64), 2 if points.shape[-1] == 2 else 6)
+    points = np.where(np.isfinite(points), points, None)  # type: ignore[call-overload]
     about = data['about'] | {'refined': dict(refined)}
     rows = zip(data['frames'], points.tolist(), strict=True)
-    lines = ',\n'.join(json.dumps(frame | {'joints': pose}) for frame, pose in rows)
+    lines = ',\n'.join(json.dumps(frame | {'joints': pose}, allow_nan=False) for frame, pose in rows)
     with draft_of(path) as draft:
         draft.write_text(f'{{"about": {json.dumps(about)},\n"frames": [\n{lines}\n]}}\n', encoding='utf-8')
 
@@ -196,6 +199,7 @@ def _predictions_of(arrays: Mapping[str, Any], path: pathlib.Path) -> tuple[list
     lengths = arrays['lengths']
     if not isinstance(about, dict) or lengths.min(initial=1) < 1 or lengths.sum() != total or not total:
         raise InputError(f'{path}: {total} poses for {lengths.sum()} frames; write it again with evaluate --predictions')
+    check_joints(np.asarray(arrays['joints'], np.float64), str(path))
     if dims == 2:
         check_boxes(arrays['boxes'], str(path))
     ends = np.cumsum(lengths.astype(int))[:-1]

@@ -11,6 +11,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import numpy as np
 
 from data_pipelines.clips import Clips
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import Normalise, WindowConfig, fill_gaps, pad, reference_frame
 from kimnet_jax.core.skeleton import Skeleton
@@ -33,6 +34,7 @@ class PoseConfig:
             with the truth of `config.dataset`) or `sequences` (DeciWatch's npz files, truth included).
         kind: `2d`; of `sequences` also `3d` or `smpl`, the rotations of SMPL's joints.
         train, eval: these files, or folders of them; several with commas between.
+        allow_missing: leave out clips of the training split that the files of `predictions` have no poses of.
         train_truth, eval_truth: of `sequences`, the files with the truth.
         root: of `3d`, joints whose mean is the origin of each pose; none: poses stay where they are.
         smpl_file: of `smpl`, the file of the body model, by which rotations are measured as joints.
@@ -47,6 +49,7 @@ class PoseConfig:
     kind: Kind = '2d'
     train: str = ''
     eval: str = ''
+    allow_missing: bool = False
     train_truth: str = ''
     eval_truth: str = ''
     root: tuple[int, ...] = ()
@@ -81,6 +84,7 @@ class PoseConfig:
         for name in ('augment_rotation', 'augment_shift'):
             if getattr(self, name) < 0:
                 raise InputError(f'config.poses.{name}={getattr(self, name)}: must be 0 or more')
+        check_ranges('poses', self, augment_scale=(0.1, 10), augment_rotation=(0, 180), augment_shift=(0, 10), root=(0, 10_000))
 
     def _check_smpl(self) -> None:
         if not self.smpl_file:
@@ -122,6 +126,7 @@ class NoiseConfig:
                 raise InputError(f'config.noise.{name}={getattr(self, name)}: must be a share, 0 to 1')
         if self.gap_length < 1:
             raise InputError(f'config.noise.gap_length={self.gap_length}: must be 1 frame or more')
+        check_ranges('noise', self, jitter=(0, 10), gap_length=(1, 100_000))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,12 +216,12 @@ class NoisyPairs:
         return PosePair(Estimates(example['clip'], noisy, scores, boxes, example['image_size']), joints, visible, boxes)
 
 
-def pair_with_truth(estimates: Sequence[Estimates], clips: Clips, source: str) -> FixedPairs:
+def pair_with_truth(estimates: Sequence[Estimates], clips: Clips, source: str, *, allow_missing: bool = False) -> FixedPairs:
     """Finds the truth of each clip by its name.
 
     Raises:
         InputError: naming `source`, where a clip is not in the split, has other joints or frames, or the split has clips without
-            estimates.
+            estimates and that is not to be (`allow_missing`).
     """
     examples = {example['clip']: example for example in (clips[i] for i in range(len(clips)))}
     there = f'split {clips.split!r} of {clips.folder}'
@@ -224,7 +229,7 @@ def pair_with_truth(estimates: Sequence[Estimates], clips: Clips, source: str) -
     if unknown:
         raise InputError(f'{source}: clip {unknown[0]!r} ({len(unknown)} such) is not in {there}; choose the split it is of')
     missing = sorted(set(examples) - {one.clip for one in estimates})
-    if missing:
+    if missing and not (allow_missing and estimates):
         raise InputError(f'{source}: no poses of clip {missing[0]!r} ({len(missing)} such) of {there}')
     pairs = []
     for one in estimates:

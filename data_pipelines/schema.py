@@ -1,9 +1,11 @@
 """The one example schema of every pose data set (keys: `kimnet_jax.core.types`), to write and to read it."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +15,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
+from data_pipelines import checksums
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.skeleton import Skeleton, get_skeleton
+from kimnet_jax.core.skeleton import JHMDB, Skeleton, get_skeleton
 from kimnet_jax.core.types import Example
 
 NAMES_SHOWN = 5
@@ -27,8 +30,19 @@ def dataset_info(builder: tfds.core.DatasetBuilder, skeleton: Skeleton, leak: st
     megabytes of a clip. The metadata: `skeleton`; `leak`, why a result says nothing of unseen clips, or ''; and, once built,
     `clips`: split -> a list of [name, frames].
     """
+    info = builder.dataset_info_from_configs(
+        features=_features(skeleton),
+        disable_shuffling=True,
+        metadata=tfds.core.MetadataDict(skeleton=skeleton.name, leak=leak),
+    )
+    info.initialize_from_bucket = lambda: None  # none of ours is in TFDS's bucket, and each look leaves a folder in TMPDIR
+    return info
+
+
+def _features(skeleton: Skeleton) -> tfds.features.FeaturesDict:
+    """The fields of a record. Reading takes them from here, too: TFDS would import whatever module `features.json` names."""
     joints = skeleton.num_joints
-    features = tfds.features.FeaturesDict(
+    return tfds.features.FeaturesDict(
         {
             'clip': tfds.features.Text(),
             'action': tfds.features.Text(),
@@ -37,9 +51,6 @@ def dataset_info(builder: tfds.core.DatasetBuilder, skeleton: Skeleton, leak: st
             'boxes': tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
             'image_size': tfds.features.Tensor(shape=(2,), dtype=np.int32),
         }
-    )
-    return builder.dataset_info_from_configs(
-        features=features, disable_shuffling=True, metadata=tfds.core.MetadataDict(skeleton=skeleton.name, leak=leak)
     )
 
 
@@ -80,12 +91,16 @@ class Clip(NamedTuple):
         length: its frames.
         file: name of the file with its frames.
         first: index of its first frame there.
+        records: name of the file with its record.
+        row: index of its record there.
     """
 
     name: str
     length: int
     file: str
     first: int
+    records: str
+    row: int
 
 
 def frames_file(split: str, shard: int, shards: int) -> str:
@@ -162,32 +177,37 @@ class ClipSource:
 
     def __getitem__(self, index: int) -> Example:
         """Example `index`; of its `frames`, each is read when it is asked for. Raises `InputError` on a damaged file."""
-        with self._explained(index):
-            example = dict(self._records[index])
+        clip = self.clips[index]
+        with self._explained(index, clip.records):
+            example = dict(self._features.deserialize_example_np(self._reader(clip.records).read([clip.row])[0]))
             if example['joints'] is None:  # array_record reads some files that are cut short as empty records
                 raise RuntimeError('empty record')
-        for key in ('clip', 'action'):
-            example[key] = example[key].decode()
-        first = self.clips[index].first
-        example['frames'] = _Frames(functools.partial(self._read_frame, index), range(first, first + self.clips[index].length))
+            for key in ('clip', 'action'):
+                example[key] = example[key].decode()
+            lengths = {len(example[key]) for key in ('joints', 'visible', 'boxes')}
+            if (example['clip'], lengths) != (clip.name, {clip.length}):
+                found = f'{example["clip"]!r} of {" and ".join(map(str, sorted(lengths)))} frames'
+                raise RuntimeError(f'the record is {found}, metadata.json has {clip.name!r} of {clip.length}')
+        example['frames'] = _Frames(functools.partial(self._read_frame, index), range(clip.first, clip.first + clip.length))
         return example
 
     def _read_frame(self, index: int, row: int) -> bytes:
-        with self._explained(index):
-            return self._reader(self.clips[index].file).read([row])[0]
+        file = self.clips[index].file
+        with self._explained(index, file):
+            return self._reader(file).read([row])[0]
 
     @contextlib.contextmanager
-    def _explained(self, index: int) -> Iterator[None]:
+    def _explained(self, index: int, file: str) -> Iterator[None]:
         try:
             yield
-        except (RuntimeError, IndexError, ValueError) as error:  # array_record's, of a file that is missing, cut short or altered
+        except Exception as error:  # of array_record and protobuf, on a file that is missing, cut short or altered
             raise InputError(
-                f'{self.folder}: clip {index} of {self.split!r} cannot be read ({error}); build it again with --overwrite'
+                f'{self.folder}: clip {index} of {self.split!r} cannot be read ({_line(error)}) from {file}; {checksums.AGAIN}'
             ) from error
 
     @functools.cached_property
-    def _records(self) -> Sequence[Any]:
-        return tfds.builder_from_directory(str(self.folder)).as_data_source(split=self.split)
+    def _features(self) -> tfds.features.FeaturesDict:
+        return _features(self.skeleton)
 
     @functools.cached_property
     def _reader(self) -> Callable[[str], Any]:
@@ -196,7 +216,7 @@ class ClipSource:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ('_records', '_reader')}
+        return {key: value for key, value in self.__dict__.items() if key not in ('_features', '_reader')}
 
 
 def open_clips(data_dir: str | os.PathLike[str], name: str, config: str, split: str) -> ClipSource:
@@ -218,24 +238,114 @@ def built_folder(data_dir: str | os.PathLike[str], name: str, config: str) -> pa
 
 def open_built(folder: pathlib.Path, split: str) -> ClipSource:
     """Opens a split of the built data set in `<data_dir>/<name>/<config>/<version>`. Raises `InputError` if it cannot."""
+    built = read_built(folder)
     try:
-        info = tfds.builder_from_directory(str(folder)).info
-    except Exception as error:  # of a JSON reader, of TFDS
-        raise InputError(f'{folder}: not a whole data set ({error}); build it again with --overwrite') from error
-    try:
-        size = info.splits[split].num_examples
+        size = built.splits[split].num_examples
     except (KeyError, ValueError, AssertionError) as error:
-        raise InputError(f'{folder}: no split {split!r}; it has {", ".join(sorted(info.splits))}') from error
+        raise InputError(f'{folder}: no split {split!r}; it has {", ".join(sorted(built.splits))}') from error
     if not size:
         raise InputError(f'{folder}: split {split!r} has no clips')
-    metadata = dict(info.metadata.items())
-    if 'clips' not in metadata:
-        raise InputError(f'{folder}: built by an earlier version, without a list of its clips; build it again with --overwrite')
-    clips = _clips_of(info.splits, split, metadata['clips'])
+    metadata = built.metadata
+    clips = _clips_of(built.splits, split, metadata['clips'])
     return ClipSource(folder, split, get_skeleton(metadata['skeleton']), clips, metadata['leak'], metadata.get('note', ''))
 
 
-def _clips_of(splits: tfds.core.SplitDict, split: str, written: dict[str, list[tuple[str, int]]]) -> list[Clip]:
+class Built(NamedTuple):
+    """The tables of a built data set.
+
+    Attributes:
+        splits: TFDS's, by name; they may be asked for slices.
+        metadata: see `dataset_info`.
+    """
+
+    splits: tfds.core.splits.SplitDict
+    metadata: dict[str, Any]
+
+
+def read_built(folder: pathlib.Path) -> Built:
+    """Reads the tables of the built data set in `<data_dir>/<name>/<config>/<version>`, and nothing runs that they name.
+
+    Sizes of all files are compared with those when it was built, and the contents of all but the frames; a frame is checked
+    when it is read, and `data_pipelines.doctor` checks all.
+
+    Raises:
+        InputError: a file is missing, damaged or altered, or is none that this version writes.
+    """
+    listed = checksums.check(folder, in_full=lambda name: '_frames.array_record' not in name)
+    try:
+        _refuse_foreign_classes(folder)
+        proto = tfds.core.dataset_info.read_from_json(folder / 'dataset_info.json')
+        template = tfds.core.naming.ShardedFileTemplate(
+            dataset_name=proto.name, data_dir=folder, filetype_suffix=proto.file_format
+        )
+        splits = tfds.core.splits.SplitDict.from_proto(proto.splits, template)
+        metadata = json.loads((folder / 'metadata.json').read_bytes())
+        _check_tables(splits, metadata, listed)
+    except InputError:
+        raise
+    except Exception as error:  # of a JSON reader, of TFDS
+        raise InputError(f'{folder}: not a whole data set ({_line(error)}); {checksums.AGAIN}') from error
+    return Built(splits, metadata)
+
+
+def _refuse_foreign_classes(folder: pathlib.Path) -> None:
+    """Raises `InputError` where a table names a class that no data set of ours has; our own reader would not import it."""
+    known = set(_classes_in(_features(JHMDB).to_json()))
+    for name in ('features.json', 'dataset_info.json'):
+        for found in _classes_in(json.loads((folder / name).read_bytes())):
+            if found not in known:
+                raise InputError(
+                    f'{folder / name}: names the class {found!r}, which no data set of this package has; nothing of it was run: '
+                    'do not use this folder unless you know who made it'
+                )
+
+
+def _classes_in(value: Any) -> Iterator[Any]:
+    """All that TFDS's reader would import the module of, at any depth."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ('pythonClassName', 'python_class_name', 'type', 'proto_cls'):
+                yield inner
+            yield from _classes_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _classes_in(inner)
+
+
+def _check_tables(splits: tfds.core.splits.SplitDict, metadata: Any, listed: frozenset[str]) -> None:
+    """Raises an error unless the tables fit each other and the files."""
+    for key, kind in {'clips': dict, 'skeleton': str, 'leak': str}.items():
+        if not isinstance(metadata.get(key), kind):
+            raise ValueError(f'metadata.json has no {key!r}')
+    get_skeleton(metadata['skeleton'])
+    clips = metadata['clips']
+    if set(clips) != set(splits):
+        raise ValueError(f'metadata.json has the splits {sorted(clips)}, dataset_info.json {sorted(splits)}')
+    for name, whole in splits.items():
+        if len(clips[name]) != whole.num_examples:
+            raise ValueError(
+                f'split {name!r} has {len(clips[name])} clips by metadata.json, {whole.num_examples} by dataset_info.json'
+            )
+        for clip, length in clips[name]:
+            if not isinstance(clip, str) or type(length) is not int or length < 1:
+                raise ValueError(f'metadata.json: split {name!r} has a clip {clip!r} of {length!r} frames')
+        files = [str(path) for path in whole.filepaths]
+        files += [frames_file(name, shard, whole.num_shards) for shard in range(whole.num_shards)]
+        unknown = [file for file in files if pathlib.PurePath(file).name not in listed]
+        if unknown:
+            raise ValueError(f'{unknown[0]} is not in {checksums.FILE}')
+    counts = collections.Counter(name for split in clips.values() for name, _ in split)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise ValueError(f'metadata.json has clips more than once: {some_of(repeated)}')
+
+
+def _line(error: Exception) -> str:
+    """The first line of what a library says, or what kind of error it is."""
+    return next(iter(str(error).splitlines()), '') or type(error).__name__
+
+
+def _clips_of(splits: tfds.core.splits.SplitDict, split: str, written: dict[str, list[tuple[str, int]]]) -> list[Clip]:
     """The clips of a split or of slices of splits, in the order in which they are read."""
     shards: dict[str, list[Clip]] = {}
     for name, whole in splits.items():
@@ -243,8 +353,11 @@ def _clips_of(splits: tfds.core.SplitDict, split: str, written: dict[str, list[t
         for shard, (path, count) in enumerate(zip(whole.filepaths, whole.shard_lengths, strict=True)):
             here = list(itertools.islice(clips, count))
             firsts = itertools.accumulate((length for _, length in here), initial=0)
-            file = frames_file(name, shard, whole.num_shards)
-            shards[str(path)] = [Clip(clip, length, file, first) for (clip, length), first in zip(here, firsts, strict=False)]
+            file, records = frames_file(name, shard, whole.num_shards), pathlib.PurePath(path).name
+            shards[str(path)] = [
+                Clip(clip, length, file, first, records, row)
+                for row, ((clip, length), first) in enumerate(zip(here, firsts, strict=False))
+            ]
     reads = splits[split].file_instructions
     return [clip for read in reads for clip in shards[str(read.filename)][read.skip : read.skip + read.take]]
 

@@ -19,6 +19,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import extent, root_position
 from kimnet_jax.core.skeleton import JHMDB, SMPL, get_skeleton
 
+LARGEST = 1e6  # of a coordinate, pixels or millimetres
 FIELDS: dict[Kind, str] = {'2d': 'joints_2d', '3d': 'joints_3d', 'smpl': 'pose'}
 
 
@@ -70,6 +71,7 @@ def read_sequence_file(arrays: Mapping[str, Any], source: str, kind: Kind) -> tu
         where = f'{source}: clip {clip}'
         flat = _rows(arrays, field, i, frames, where)
         joints = _rotations(flat, where) if kind == 'smpl' else _points(flat, DIMS[kind], where)
+        check_joints(joints, where)
         boxes, size, shape = extent(joints), np.zeros(2, int), None
         if kind == 'smpl':
             boxes = np.tile(np.array([-1, 1], np.float32).repeat(6), (frames, 1))  # rotations have no place: 0 is the middle
@@ -108,6 +110,20 @@ def check_boxes(boxes: np.ndarray, where: str) -> None:
     bad = np.flatnonzero(~np.isfinite(boxes).all(-1) | (boxes[:, 2:] <= boxes[:, :2]).any(-1))
     if len(bad):
         raise InputError(f'{where}: frame {bad[0]}: the box is empty or not finite: {boxes[bad[0]].tolist()}')
+    side = (boxes[:, 2:].astype(np.float64) - boxes[:, :2]).max(-1)
+    bad = np.flatnonzero((side < 1) | (np.abs(boxes) > LARGEST).any(-1))
+    if len(bad):
+        raise InputError(f'{where}: frame {bad[0]}: no box of a person in pixels: {boxes[bad[0]].tolist()}')
+
+
+def check_joints(joints: np.ndarray, where: str) -> None:
+    """Raises `InputError` naming `where`, the frame and the joint where a coordinate is beyond all images; NaN is missing."""
+    bad = np.argwhere(np.abs(joints) > LARGEST)
+    if len(bad):
+        frame, joint, _ = bad[0]
+        raise InputError(
+            f'{where}: frame {frame}: joint {joint} is at {joints[frame, joint].tolist()}; at most {LARGEST:g} is read'
+        )
 
 
 def _pairs_of(detected: pathlib.Path, truth: pathlib.Path, kind: Kind, root: Sequence[int]) -> list[PosePair]:

@@ -40,7 +40,7 @@ def _array(found: dict[str, Any], field: str, path: pathlib.Path) -> np.ndarray:
         raise InputError(f'{path}: no {field!r} in it, so no SMPL model; it has {", ".join(map(str, found)) or "nothing"}')
     try:
         array = dense(found[field])
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError) as error:
         raise InputError(f'{path}: {field} cannot be read ({error}); save the model as .npz of plain arrays') from error
     if not np.isfinite(array).all():
         raise InputError(f'{path}: {field} is not finite')

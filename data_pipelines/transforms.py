@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from data_pipelines.clips import Window
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, crop_matrix, square_of_box
 from kimnet_jax.core.image import decode_image, opencv, warp
@@ -69,6 +70,15 @@ class DataConfig:
                 raise InputError(f'config.data.{name} is {getattr(self, name)}; it must be 0 to 1')
         if not 0 <= self.augment_shift < 0.5:
             raise InputError(f'config.data.augment_shift is {self.augment_shift}; it must be a share of the side, 0 to 0.5')
+        check_ranges(
+            'data',
+            self,
+            frames=(1, 10_000),
+            input_size=(1, 4096),
+            box_scale=(0.1, 10),
+            augment_scale=(0.1, 10),
+            augment_rotation=(0, 180),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import runpy
 import sys
 
-COMMANDS = ('convert', 'evaluate', 'export', 'occlusion', 'parity', 'predict', 'refine', 'reproduce', 'train')
+_MODULES = ('convert', 'evaluate', 'export', 'occlusion', 'parity', 'predict', 'refine', 'reproduce', 'train')
+COMMANDS = {name: name for name in _MODULES} | {'models': 'pretrained'}
 
 
 def main() -> None:
@@ -11,7 +12,7 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         print(f'usage: kimnet {{{",".join(COMMANDS)}}} [--help] ...', file=sys.stderr)
         sys.exit(2)
-    command = sys.argv.pop(1)
+    command = COMMANDS[sys.argv.pop(1)]
     runpy.run_module(f'kimnet_jax.{command}', run_name='__main__', alter_sys=True)  # --help shows the main module's flags
 
 

@@ -1,13 +1,13 @@
-"""Evaluates a run: `python -m kimnet_jax.evaluate --workdir runs/a [--checkpoint best|last|STEP] [--data_dir data]`.
+"""Evaluates a trained network: `python -m kimnet_jax.evaluate --workdir RUN | --model NAME [--data_dir data]`.
 
 Protocol `full`: every frame of every clip of the split, distances in pixels of the original frames. Prints the paper's table and
-writes it with a JSON beside it to `<workdir>/evaluation/`. `--protocol released`: RPSTN's released evaluation instead.
+writes it with a JSON beside it to `<run>/evaluation/`, or `--out`. `--protocol released`: RPSTN's released evaluation instead.
 """
 
 import functools
 import pathlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import tqdm
@@ -19,28 +19,28 @@ from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, 
 from data_pipelines.pose_files import write_predictions
 from data_pipelines.poses import Estimates
 from data_pipelines.transforms import DataConfig
+from kimnet_jax import trained
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError, parse_flags, run_command
 from kimnet_jax.core.types import Array, Batch, Decoding
 from kimnet_jax.metrics import PoseMetrics
-from kimnet_jax.models import REFINERS, abstract_model, network_name
+from kimnet_jax.models import REFINERS, network_name
 from kimnet_jax.reporting import reference, released_protocol, tables
-from kimnet_jax.training import evaluation, sharding, workdir
-from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training import evaluation, sharding
 from kimnet_jax.training.compilation import keep_compiled
 from kimnet_jax.training.state import split_model
 
 WHOLE = {'sub_jhmdb': 316}  # clips of the data set that the paper's numbers are of
 
 
-def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
-    """Evaluates the run in `folder` and writes its report."""
-    config, _ = workdir.read_config(folder)
-    if config['model'].get('name') in REFINERS:
+def evaluate(found: trained.Trained, out: pathlib.Path, options: flags.FlagValues) -> None:
+    """Evaluates a trained network and writes its report to the folder `out`."""
+    if found.kind in REFINERS:
         from kimnet_jax import refinement  # slow to import
 
-        refinement.evaluate(folder, config, options)
+        refinement.evaluate(found, out, options)
         return
+    config = found.config
     settings, dataset = dict(config['eval']), dict(config['dataset'])
     settings |= {key: options[key].value for key in ('chain_length', 'decoding', 'batch_size') if options[key].value is not None}
     data_dir, split = options.data_dir or dataset['data_dir'], options.split or dataset['eval_split']
@@ -60,9 +60,11 @@ def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
             eval_batches(clips, data, loader=loader, **passes), sharding.split(mesh), evaluation.DEVICE_KEYS
         )
 
-    model = abstract_model(config['model'], num_joints=clips.skeleton.num_joints, dtype=config['dtype'])
-    graph, template = split_model(model, training=False)
-    weights, meta = Checkpoints(folder, read_only=True).restore_weights(options.checkpoint, template)
+    if clips.skeleton != found.skeleton:
+        joints = f'{found.skeleton.name!r}, {source.folder} has those of {clips.skeleton.name!r}'
+        raise InputError(f'{found.name}: finds the joints of {joints}')
+    model = found.load()
+    graph, weights = split_model(model, training=False)
     evaluator = evaluation.Evaluator(
         graph, stream, num_eval_batches(clips, **passes), clips, stride=model.stride, decoding=settings['decoding'], mesh=mesh
     )
@@ -74,8 +76,8 @@ def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
     if there < whole:
         notes.append(f"On a {there}-clip subset: {dataset['name']} has {whole} clips, so the paper's rows are of other data.")
     title, ours = f'{dataset["name"]}/{dataset["config"]}, split {split}', f'{network_name(model)} (ours)'
-    references, checkpoint = _reference_predictions(clips, training_clips), f'Checkpoint of step {meta["step"]} of {folder}'
-    name = f'{split}_step{meta["step"]}'
+    references, checkpoint = _reference_predictions(clips, training_clips), f'Checkpoint of step {found.step} of {found.name}'
+    name = f'{split}_step{found.step}'
     if isinstance(clips, released_protocol.OneWindow):
         crop = released_protocol.Crop(data.input_size, data.box_scale, model.stride)
         references[released_protocol.TRUTH] = ((i, clips[i]['joints'], None) for i in range(len(clips)))
@@ -88,7 +90,7 @@ def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
         notes.append(f'{checkpoint}; protocol `full`, {chain}, decoding `{settings["decoding"]}`.')
         predictions = list(evaluator.predict(weights))
         if options.predictions:
-            _write_predictions(pathlib.Path(options.predictions).expanduser(), source, predictions, config, folder, meta['step'])
+            _write_predictions(pathlib.Path(options.predictions).expanduser(), source, predictions, found)
         rows = {ours: _metrics(clips, predictions)} | {key: _metrics(clips, poses) for key, poses in references.items()}
         result = tables.report(
             title, {key: tables.Row.of(metrics) for key, metrics in rows.items()}, dataset=dataset['name'], notes=notes
@@ -96,7 +98,7 @@ def evaluate(folder: pathlib.Path, options: flags.FlagValues) -> None:
         name, text = name + (f'_chain{settings["chain_length"]}' if settings['chain_length'] else ''), tables.render
     print(text(result))
     name = name.replace('[', '_').replace(']', '').replace(':', '')
-    print('written:', *tables.write_report(folder / 'evaluation', name, result, text))
+    print('written:', *tables.write_report(out, name, result, text))
 
 
 def _reference_predictions(clips: Clips, training_clips: schema.ClipSource) -> dict[str, Iterable[released_protocol.Prediction]]:
@@ -119,16 +121,13 @@ def _write_predictions(
     path: pathlib.Path,
     source: schema.ClipSource,
     predictions: Iterable[released_protocol.Prediction],
-    config: dict[str, Any],
-    folder: pathlib.Path,
-    step: int,
+    found: trained.Trained,
 ) -> None:
     estimates = []
     for clip, joints, scores in sorted(predictions, key=lambda prediction: prediction[0]):
         example = source[clip]
         estimates.append(Estimates(example['clip'], joints, np.asarray(scores), example['boxes'], example['image_size']))
-    about = {'model': config['model'].get('name', 'kimnet'), 'workdir': str(folder), 'step': step, 'split': source.split}
-    write_predictions(path, estimates, source.skeleton, about)
+    write_predictions(path, estimates, source.skeleton, {**found.about, 'split': source.split})
     print('written:', path)
 
 
@@ -142,10 +141,11 @@ def _metrics(clips: Clips, predictions: Iterable[released_protocol.Prediction]) 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
-    flags.DEFINE_string('workdir', None, 'Folder of the training run.', flag_values=values)
+    trained.define_flags(values)
+    out = 'Folder for the report; if not given <run>/evaluation, with a model that is no run ./evaluation.'
+    flags.DEFINE_string('out', None, out, flag_values=values)
     protocol = "'full': every frame; 'released': what RPSTN's released code computes, to judge numbers of its kind."
     flags.DEFINE_enum('protocol', 'full', ('full', 'released'), protocol, flag_values=values)
-    flags.DEFINE_string('checkpoint', 'best', "Which of its checkpoints: 'best', 'last' or a step.", flag_values=values)
     flags.DEFINE_string('split', None, "Split to evaluate; if not given the run's own, usually `test`.", flag_values=values)
     flags.DEFINE_string(
         'data_dir', None, 'Where the built data set is; if not given where it was in training.', flag_values=values
@@ -163,14 +163,15 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     """Evaluates as the flags say."""
     if len(argv) > 1:
         raise InputError(f'unexpected argument {argv[1]!r}')
-    if options.workdir is None:
-        raise InputError('--workdir is needed: the folder that train was given')
+    reference = trained.requested(options.model, options.workdir)
     given = [key for key in ('chain_length', 'decoding') if options[key].value is not None]
     if options.protocol == 'released' and given:
         raise InputError(f'--{given[0]} belongs to --protocol full; released is fixed: chains of 5 frames, decoding argmax')
     if options.protocol == 'released' and options.predictions:
         raise InputError('--predictions belongs to --protocol full, in which every frame is predicted')
-    evaluate(pathlib.Path(options.workdir).expanduser(), options)
+    found = trained.open_trained(reference, options.checkpoint)
+    out = pathlib.Path(options.out).expanduser() if options.out else (found.folder or pathlib.Path()) / 'evaluation'
+    evaluate(found, out, options)
 
 
 def cli() -> None:

@@ -1,4 +1,4 @@
-"""A trained model for deployment: `python -m kimnet_jax.export --workdir W --out FOLDER` (docs/deployment.md)."""
+"""A trained model for deployment: `python -m kimnet_jax.export --model NAME|RUN|FILE --out FOLDER` (docs/deployment.md)."""
 
 import functools
 import pathlib
@@ -10,15 +10,12 @@ import numpy as np
 from absl import app, flags
 from flax import nnx
 
+from kimnet_jax import trained
 from kimnet_jax.core.errors import InputError, parse_flags, run_command
-from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.inference import artifact
-from kimnet_jax.models import abstract_model
 from kimnet_jax.models.folding import fold
-from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.compilation import keep_compiled
 from kimnet_jax.training.state import Weights, split_model
-from kimnet_jax.training.workdir import read_config
 
 TOLERANCE = 0.05  # pixels of the crop
 CHECKED_CLIPS = 3
@@ -26,23 +23,19 @@ CHECKED_CLIPS = 3
 
 class Loaded(NamedTuple):
     """Attributes:
-    model: of a training run.
+    model: as it was trained.
     folded: the same for inference (`fold`).
-    step: of the checkpoint.
     """
 
     model: artifact.Model
     folded: artifact.Model
-    step: int
 
 
-def load(workdir: pathlib.Path, checkpoint: str, dtype: str | None) -> Loaded:
-    """The model of a training run. Raises `InputError` where there is none."""
-    config, name = read_config(workdir)
-    skeleton, size = get_skeleton(name), config['data']['input_size']
-    network = abstract_model(config['model'], num_joints=skeleton.num_joints, dtype=dtype or config['dtype'])
-    graph, template = split_model(network, training=False)
-    weights, meta = Checkpoints(workdir, read_only=True).restore_weights(checkpoint, template)
+def load(found: trained.Trained, dtype: str | None) -> Loaded:
+    """The network made ready for export. Raises `InputError` where it is none of videos."""
+    config, size = found.config, found.config['data']['input_size']
+    network = found.load(dtype)
+    graph, weights = split_model(network, training=False)
 
     def model_of(graph: nnx.GraphDef, weights: Weights) -> artifact.Model:
         return artifact.Model(
@@ -50,7 +43,7 @@ def load(workdir: pathlib.Path, checkpoint: str, dtype: str | None) -> Loaded:
             init_state=lambda weights, frames: nnx.merge(graph, *weights).init_state(frames),
             step=lambda weights, state, frames: nnx.merge(graph, *weights).step(state, frames),
             forward=lambda weights, frames: nnx.merge(graph, *weights, copy=True)(frames)[0],
-            skeleton=skeleton,
+            skeleton=found.skeleton,
             size=size,
             stride=network.stride,
             box_scale=config['data']['box_scale'],
@@ -58,13 +51,12 @@ def load(workdir: pathlib.Path, checkpoint: str, dtype: str | None) -> Loaded:
         )
 
     folded = split_model(fold(nnx.merge(graph, *weights), size), training=False)
-    return Loaded(model_of(graph, weights), model_of(*folded), meta['step'])
+    return Loaded(model_of(graph, weights), model_of(*folded))
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
-    flags.DEFINE_string('workdir', None, 'Folder of the training run.', flag_values=values)
-    flags.DEFINE_string('checkpoint', 'best', "Which of its checkpoints: 'best', 'last' or a step.", flag_values=values)
+    trained.define_flags(values)
     flags.DEFINE_string('out', None, 'Folder of the exported model; must not exist.', flag_values=values)
     flags.DEFINE_integer('frames', 5, 'T, frames of the function `clip`.', lower_bound=1, flag_values=values)
     platforms = f'Where it is to run: {", ".join(artifact.PLATFORMS)}, or some of them.'
@@ -77,13 +69,15 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     """Exports, reads the result back and compares it with the model. Raises `InputError`."""
     if len(argv) > 1:
         raise InputError(f'unexpected argument {argv[1]!r}')
-    if options.workdir is None or options.out is None:
-        raise InputError('--workdir and --out are needed; see --help')
+    reference = trained.requested(options.model, options.workdir)
+    if options.out is None:
+        raise InputError('--out is needed: the folder of the exported model')
     if not options.platforms or not set(options.platforms) <= set(artifact.PLATFORMS):
         raise InputError(f'--platforms={",".join(options.platforms)}: choose some of {", ".join(artifact.PLATFORMS)}')
-    workdir, out = (pathlib.Path(path).expanduser() for path in (options.workdir, options.out))
-    model, folded, step = load(workdir, options.checkpoint, options.dtype)
-    about = {'workdir': str(workdir), 'step': step}
+    out = pathlib.Path(options.out).expanduser()
+    found = trained.open_trained(reference, options.checkpoint)
+    model, folded = load(found, options.dtype)
+    about = {'weights': found.name, 'step': found.step}
     artifact.export(folded, out, frames=options.frames, platforms=options.platforms, about=about)
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     print(f'{out}: {", ".join(artifact.FUNCTIONS)} for {", ".join(options.platforms)}, {size:.1f} MB')

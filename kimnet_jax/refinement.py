@@ -11,7 +11,8 @@ from flax import nnx
 
 from data_pipelines import pose_files, poses, schema, sequence_files, smpl_files
 from data_pipelines.loader import prefetch_to_device
-from kimnet_jax.core.config import make
+from kimnet_jax import trained
+from kimnet_jax.core.config import check_finite, make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position
 from kimnet_jax.core.skeleton import SMPL, get_skeleton
@@ -23,7 +24,7 @@ from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.models import HANetConfig, abstract_refiner, build_refiner, count_parameters
 from kimnet_jax.models.weights import initialise
 from kimnet_jax.reporting import reference, released_refinement, smoothing, tables
-from kimnet_jax.training import evaluation, loop, refinement, session, sharding, workdir
+from kimnet_jax.training import evaluation, loop, refinement, session, sharding
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import InitConfig, initialise_parts
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -65,7 +66,9 @@ def open_split(config: Mapping[str, Any], part: str, *, data_dir: str | None = N
     )
     if settings.source == 'predictions':
         found = pose_files.read_predictions(files, clips.skeleton.name)
-        return Split(poses.pair_with_truth(found, clips, f'config.poses.{part}={files}'), 2, clips)
+        allow_missing = settings.allow_missing and part == 'train'
+        pairs_2d = poses.pair_with_truth(found, clips, f'config.poses.{part}={files}', allow_missing=allow_missing)
+        return Split(pairs_2d, 2, clips)
     noise = make(poses.NoiseConfig, config['noise'], 'noise')
     return Split(poses.NoisyPairs(clips, noise, config['seed']), 2, clips)
 
@@ -85,6 +88,7 @@ def windows_of(config: Mapping[str, Any]) -> WindowConfig:
 
 def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     """Runs the training that a config describes; returns the exit status."""
+    check_finite(config, 'config')
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config['train']['batch_size'], 'train.batch_size', mesh)
 
@@ -166,17 +170,17 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     )
 
 
-def evaluate(folder: pathlib.Path, config: Mapping[str, Any], options: flags.FlagValues) -> None:
-    """Evaluates a run of HANet with every baseline beside it, and writes its report."""
+def evaluate(found: trained.Trained, out: pathlib.Path, options: flags.FlagValues) -> None:
+    """Evaluates HANet with every baseline beside it, and writes its report to the folder `out`."""
     given = [key for key in ('chain_length', 'decoding') if options[key].value is not None]
     if given:
-        raise InputError(f'--{given[0]}: {folder} is a run of HANet, which reads poses and no video')
+        raise InputError(f'--{given[0]}: {found.name} is HANet, which reads poses and no video')
+    config = found.config
     split, windows = open_split(config, 'eval', data_dir=options.data_dir, split=options.split), windows_of(config)
     training = open_split(config, 'train', data_dir=options.data_dir)
     pairs, dims, interval = split.pairs, split.dims, config['model']['interval']
-    model = abstract_refiner(config['model'], channels=pairs.skeleton.num_joints * dims, dtype=config['dtype'])
-    graph, template = split_model(model, training=False)
-    weights, meta = Checkpoints(folder, read_only=True).restore_weights(options.checkpoint, template)
+    model = found.fill(abstract_refiner(config['model'], channels=pairs.skeleton.num_joints * dims, dtype=config['dtype']))
+    graph, weights = split_model(model, training=False)
     weights = sharding.put(weights, sharding.make_mesh())
     batch_size = config['eval']['batch_size'] if options.batch_size is None else options.batch_size
     evaluator = refinement.RefinementEvaluator(graph, pairs, windows, batch_size=batch_size)
@@ -184,8 +188,8 @@ def evaluate(folder: pathlib.Path, config: Mapping[str, Any], options: flags.Fla
     source, part = config['poses'], options.split or config['dataset']['eval_split']
     data = source['eval'] if source['source'] == 'sequences' else f'{config["dataset"]["name"]}/{config["dataset"]["config"]}'
     title = f'HANet on {data}' + ('' if split.clips is None else f', split {part}, poses of {_origin(config)}')
-    name = f'{"eval" if split.clips is None else part}_step{meta["step"]}'
-    notes = [*_overlap_notes(training, split), f'Checkpoint of step {meta["step"]} of {folder}.']
+    name = f'{"eval" if split.clips is None else part}_step{found.step}'
+    notes = [*_overlap_notes(training, split), f'Checkpoint of step {found.step} of {found.name}.']
     if options.protocol == 'released':
         if not split.plane:
             raise InputError('--protocol released: this run refines poses in 3D, and the protocol is of 2D')
@@ -209,10 +213,10 @@ def evaluate(folder: pathlib.Path, config: Mapping[str, Any], options: flags.Fla
             result = smoothing.spatial_report(title, {key: metrics.compute() for key, metrics in measured.items()}, notes)
             text = smoothing.render_spatial
         if options.predictions:
-            _write(pathlib.Path(options.predictions).expanduser(), pairs, refined, {'workdir': str(folder), 'step': meta['step']})
+            _write(pathlib.Path(options.predictions).expanduser(), pairs, refined, found.about)
     print(text(result))
     name = name.replace('[', '_').replace(']', '').replace(':', '')
-    print('written:', *tables.write_report(folder / 'evaluation', name, result, text))
+    print('written:', *tables.write_report(out, name, result, text))
 
 
 class TrainedRefiner(NamedTuple):
@@ -233,36 +237,42 @@ class TrainedRefiner(NamedTuple):
     root: tuple[int, ...] = ()
 
     def refine(self, one: poses.Estimates, source: str) -> np.ndarray:
-        """Refined joints float32 [T, J, D] of a clip. Raises `InputError` naming `source` where they are of another kind."""
+        """Refined joints float32 [T, J, D] of a clip; a joint that is in none of its frames stays missing (NaN).
+
+        Raises `InputError` naming `source` where they are of another kind.
+        """
         joints, dims = one.joints.shape[1:]
         wanted = get_skeleton(self.skeleton).num_joints, poses.DIMS[self.kind]
         if (joints, dims) != wanted:
             raise InputError(
-                f'{source}: {joints} joints of {dims} numbers each; {self.about["workdir"]} refines {wanted[0]} of {wanted[1]}'
+                f'{source}: {joints} joints of {dims} numbers each; {self.about["weights"]} refines {wanted[0]} of {wanted[1]}'
             )
         if self.refiner.windows.normalise == 'image' and not one.image_size.all():
-            raise InputError(f'{source}: no size of the image in it, by which {self.about["workdir"]} normalises poses')
-        if not self.root:
-            return self.refiner(one.joints, one.boxes, one.image_size)
-        origin = root_position(one.joints, self.root)
-        return self.refiner(one.joints - origin, extent(one.joints - origin), one.image_size) + origin
+            raise InputError(f'{source}: no size of the image in it, by which {self.about["weights"]} normalises poses')
+        nowhere = ~np.isfinite(one.joints).all(-1).any(0)
+        if nowhere.all():
+            return np.full_like(one.joints, np.nan)
+        if self.root:
+            origin = root_position(one.joints, self.root)
+            refined = self.refiner(one.joints - origin, extent(one.joints - origin), one.image_size) + origin
+        else:
+            refined = self.refiner(one.joints, one.boxes, one.image_size)
+        refined[:, nowhere] = np.nan
+        return refined
 
 
-def load(folder: pathlib.Path, checkpoint: str) -> TrainedRefiner:
-    """HANet of a run at a checkpoint: `best`, `last` or a step. Raises `InputError` where there is none."""
-    config, skeleton = workdir.read_config(folder)
-    if config['model'].get('name') != 'hanet':
-        raise InputError(
-            f'{folder}: a run of {config["model"].get("name", "kimnet")!r}, which refines no poses; give one of HANet'
-        )
+def load(reference: str | pathlib.Path, checkpoint: str) -> TrainedRefiner:
+    """A trained HANet (`trained.open_trained`). Raises `InputError` where there is none."""
+    found = trained.open_trained(reference, checkpoint)
+    if found.kind != 'hanet':
+        raise InputError(f'{found.name}: {found.kind!r}, which refines no poses; give one of HANet')
+    config = found.config
     settings = make(poses.PoseConfig, config['poses'], 'poses')
-    channels = get_skeleton(skeleton).num_joints * poses.DIMS[settings.kind]
-    model = abstract_refiner(config['model'], channels=channels, dtype=config['dtype'])
-    graph, template = split_model(model, training=False)
-    weights, meta = Checkpoints(folder, read_only=True).restore_weights(checkpoint, template)
+    channels = found.skeleton.num_joints * poses.DIMS[settings.kind]
+    model = found.fill(abstract_refiner(config['model'], channels=channels, dtype=config['dtype']))
+    graph, weights = split_model(model, training=False)
     refiner = PoseRefiner(weights, lambda weights, poses, mask: nnx.merge(graph, *weights)(poses, mask).final, windows_of(config))
-    about = {'model': 'hanet', 'workdir': str(folder), 'step': meta['step']}
-    return TrainedRefiner(refiner, skeleton, about, settings.kind, settings.root)
+    return TrainedRefiner(refiner, found.skeleton.name, found.about, settings.kind, settings.root)
 
 
 def _check_settings(config: Mapping[str, Any], split: Split) -> None:

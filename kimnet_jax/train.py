@@ -17,12 +17,12 @@ from ml_collections import ConfigDict, config_flags
 from data_pipelines import schema
 from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
 from data_pipelines.transforms import DataConfig
-from kimnet_jax.core.config import make
+from kimnet_jax.core.config import check_finite, make
 from kimnet_jax.core.errors import InputError, explained, parse_flags, run_command
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Batch, Decoding
 from kimnet_jax.interop.weight_files import read_weights
-from kimnet_jax.models import REFINERS, abstract_model, build_model, count_parameters
+from kimnet_jax.models import REFINERS, abstract_model, build_model, check_input_size, count_parameters
 from kimnet_jax.models.weights import initialise
 from kimnet_jax.training import evaluation, loop, session, sharding
 from kimnet_jax.training.checkpoint import Checkpoints
@@ -35,6 +35,7 @@ from kimnet_jax.training.steps import TargetConfig, make_train_step
 
 def train(config: ConfigDict, folder: pathlib.Path) -> int:
     """Runs the training that a config describes; returns the exit status."""
+    check_finite(config.to_dict(), 'config')
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, 'train.batch_size', mesh)
     sharding.check_batch_size(config.eval.batch_size, 'eval.batch_size', mesh)
@@ -67,6 +68,7 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
     skeleton = train_clips.skeleton
     _check_settings(config, skeleton)
     model = build_model(config.model, num_joints=skeleton.num_joints, dtype=config.dtype, seed=config.seed)
+    check_input_size(model, config.data.input_size)
     init = make(InitConfig, config.init, 'init')
     begun = bool(Checkpoints(folder, read_only=True).steps())
     origin = None

@@ -1,8 +1,10 @@
+import itertools
+
 import av
 import numpy as np
 import pytest
 
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.image import encode_png
 from kimnet_jax.core.video import DEFAULT_RATE, frame_rate, image_files, read_frames
 
@@ -67,3 +69,95 @@ def test_a_video_that_breaks_off_is_refused(tmp_path):
     (tmp_path / 'cut.avi').write_bytes(data[: int(len(data) * 0.55)])
     with pytest.raises(InputError, match=r'cut\.avi'):
         list(read_frames(tmp_path / 'cut.avi'))
+
+
+def moving(count: int) -> np.ndarray:
+    """uint8 [count, 96, 128, 3]: noise that is moved and turned brighter, so that every frame costs bits."""
+    ground = np.random.default_rng(3).integers(0, 200, (120, 160, 3), np.uint8)
+    ground = np.repeat(np.repeat(ground[::4, ::4], 4, 0), 4, 1)
+    return np.stack([ground[t : t + 96, 2 * t : 2 * t + 128] + np.uint8(t) for t in range(count)])
+
+
+def write_coded(path, codec: str, options: dict[str, str], pix_fmt: str = 'yuv420p') -> None:
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, pix_fmt
+        for frame in moving(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24').reformat(format=pix_fmt)))
+        container.mux(stream.encode())
+
+
+CODERS = {  # least share of the flipped bits that show in the pixels and are noticed, as measured, less a margin
+    'h264.mp4': ('libx264', {'g': '4'}, 0.6),
+    'cavlc.mp4': ('libx264', {'x264-params': 'cabac=0'}, 0.4),
+    'mpeg4.avi': ('mpeg4', {'g': '4', 'bf': '2'}, 0.3),
+    'mpeg2.ts': ('mpeg2video', {}, 0.3),
+    'ffv1.mkv': ('ffv1', {'g': '1'}, 0.99),
+}
+
+
+@pytest.mark.parametrize('name', CODERS)
+def test_flipped_bits_that_the_decoder_conceals_are_told_or_refused(name, tmp_path):
+    codec, options, share = CODERS[name]
+    path = tmp_path / name
+    write_coded(path, codec, options)
+    data, good = path.read_bytes(), list(read_frames(path))
+    assert len(good) == 12
+    rng = np.random.default_rng(0)
+    noticed, shown, unmarked = 0, 0, []
+    for position in rng.integers(len(data) // 10, len(data) * 9 // 10, size=60):  # not in the container's head and tail
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        marked: set[int] = set()
+        try:
+            frames = list(read_frames(path, marked.add))
+        except DamagedError:
+            noticed, shown = noticed + 1, shown + 1
+            continue
+        differ = {t for t, pair in enumerate(itertools.zip_longest(frames, good)) if not np.array_equal(*pair)}
+        shown += bool(differ)
+        if marked:
+            noticed += bool(differ)
+            unmarked.append(len(differ - marked))
+            with pytest.raises(DamagedError, match=f'{path}: (frame {min(marked)} is )?damaged'):
+                list(read_frames(path))
+        else:
+            assert len(list(read_frames(path))) == len(frames)
+    assert shown > 30
+    assert noticed >= share * shown
+    assert np.mean(unmarked) < 0.5  # nearly all frames that differ, once one is noticed
+
+
+@pytest.mark.parametrize(('codec', 'options'), [('libx264', {'g': '4'}), ('libx265', {'x265-params': 'log-level=none:keyint=4'})])
+def test_a_block_that_became_zeros_is_noticed(codec, options, tmp_path):
+    path = tmp_path / 'clip.mp4'
+    write_coded(path, codec, options)
+    data, good = path.read_bytes(), list(read_frames(path))
+    assert len(good) == 12
+    for start in np.linspace(len(data) * 0.3, len(data) * 0.7, 15).astype(int):
+        path.write_bytes(data[:start] + bytes(200) + data[start + 200 :])
+        with pytest.raises(DamagedError):
+            list(read_frames(path))
+
+
+def test_damage_in_one_video_is_not_told_of_another(tmp_path):
+    write_coded(tmp_path / 'bad.mp4', 'libx264', {'g': '4'})
+    write_coded(tmp_path / 'good.mp4', 'libx264', {'g': '4'})
+    data = bytearray((tmp_path / 'bad.mp4').read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 200] = bytes(200)
+    (tmp_path / 'bad.mp4').write_bytes(data)
+    bad: set[int] = set()
+    good: set[int] = set()
+    for _ in itertools.zip_longest(read_frames(tmp_path / 'bad.mp4', bad.add), read_frames(tmp_path / 'good.mp4', good.add)):
+        pass
+    assert bad
+    assert not good
+
+
+def test_real_videos_give_no_false_alarm(shared_dir):
+    videos = sorted(shared_dir.glob('data/jhmdb/ReCompress_Videos/*/*.avi'))
+    assert len(videos) > 200
+    for path in videos[::4]:
+        assert sum(1 for _ in read_frames(path))

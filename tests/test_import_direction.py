@@ -23,7 +23,8 @@ FIRST_PARTY = {
     'kimnet_jax.losses': (CORE,),
     'kimnet_jax.metrics': (CORE,),
     'kimnet_jax.released': (CORE,),
-    'kimnet_jax.training': (CORE, 'kimnet_jax.losses', 'kimnet_jax.metrics'),
+    'kimnet_jax.pretrained': (CORE,),
+    'kimnet_jax.training': (CORE, 'kimnet_jax.losses', 'kimnet_jax.metrics', 'kimnet_jax.pretrained'),
     'kimnet_jax.interop': (CORE, 'kimnet_jax.models'),
     'kimnet_jax.inference': (CORE,),
     'kimnet_jax.reporting': (CORE, 'kimnet_jax.metrics', 'kimnet_jax.released'),
@@ -33,11 +34,14 @@ FIRST_PARTY = {
         CORE,
         'data_pipelines',
         *(f'kimnet_jax.{area}' for area in ('models', 'losses', 'metrics', 'training', 'interop', 'inference', 'reporting')),
+        'kimnet_jax.pretrained',
+        *(('kimnet_jax.trained',) if name != 'trained' else ()),
         *(('kimnet_jax.refinement',) if name in ENTRY else ()),
     )
-    for name in (*ENTRY, 'refinement')  # the latter: what several commands do for a run of HANet
+    # the last two: what several commands do for a run of HANet, and how they find a trained network
+    for name in (*ENTRY, 'refinement', 'trained')
 }
-_COMMANDS = tuple(f'kimnet_jax.{name}' for name in (*ENTRY, 'refinement'))
+_COMMANDS = tuple(f'kimnet_jax.{name}' for name in (*ENTRY, 'refinement', 'trained'))
 _NETWORKS = ('kimnet_jax.models', 'kimnet_jax.losses', 'kimnet_jax.metrics')
 # third-party package -> the areas or modules that may import it
 CONFINED = {

@@ -135,3 +135,49 @@ def test_a_target_that_is_a_folder(command, tmp_path, capfd):
     assert command(source, target) == 2
     assert 'in the way' in capfd.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ['folder.json', 'walk.json']
+
+
+def changed(path, change) -> object:
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (
+            lambda data: data['frames'][2]['joints'].__setitem__(3, [1e30, 5]),
+            'frame 2: joint 3 is at [1.0000000150474662e+30, 5.0]',
+        ),
+        (lambda data: data['frames'][2]['joints'].__setitem__(3, [float('inf'), 5]), 'frame 2: joint 3 is at [inf, 5.0]'),
+        (lambda data: data['frames'][2].__setitem__('box', [-1e30, -1e30, 1e30, 1e30]), 'frame 2: no box of a person in pixels'),
+        (lambda data: data['frames'][2].__setitem__('box', [5, 5, 5.0001, 5.0001]), 'frame 2: no box of a person in pixels'),
+        (lambda data: data['about'].__setitem__('width', 0), 'height and width are [120, 0]: must be positive'),
+        (
+            lambda data: [frame.__setitem__('joints', [[None, None]] * J) for frame in data['frames']],
+            'no joint in any of its frames; there is nothing to refine',
+        ),
+    ],
+)
+def test_poses_of_nonsense_are_named(change, message, command, tmp_path, capfd):
+    source = changed(pose_file(tmp_path / 'walk.json'), change)
+    assert command(source, tmp_path / 'out.json') == 2
+    assert f'{source}: {message}' in capfd.readouterr().err
+    assert not (tmp_path / 'out.json').exists()
+
+
+def test_a_joint_that_is_nowhere_is_not_invented(command, tmp_path):
+    def take_out(data) -> None:
+        for frame in data['frames']:
+            frame['joints'][4] = [None, None]
+        data['frames'][1]['joints'][5] = [None, None]
+
+    source = changed(pose_file(tmp_path / 'walk.json'), take_out)
+    assert command(source, tmp_path / 'out.json') == 0
+    text = (tmp_path / 'out.json').read_text()
+    assert 'NaN' not in text
+    joints = [frame['joints'] for frame in json.loads(text)['frames']]
+    assert all(pose[4] == [None, None] for pose in joints)
+    assert joints[1][5] != [None, None]  # between two frames in which it is known

@@ -67,6 +67,14 @@ def test_a_choice_of_the_user_stands(cache):
     assert not cache.exists()
 
 
+@pytest.mark.parametrize('mode', [0o770, 0o707, 0o777])
+def test_programs_that_others_could_have_left_are_not_run(cache, mode):
+    cache.mkdir(parents=True)
+    cache.chmod(mode)
+    keep_compiled()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
 def test_where_the_folder_cannot_be_made_every_start_compiles(cache):
     cache.parent.write_text('a file in the way')
     keep_compiled()

@@ -12,6 +12,10 @@ class InputError(ValueError):
     """Bad input, a bad setting, or a file that is not what it should be. Commands print it without a traceback."""
 
 
+class DamagedError(InputError):
+    """A file whose content cannot be trusted: cut short, altered, not decodable."""
+
+
 def run_command(main: Callable[..., object], *args: object) -> None:
     """Runs a command's `main`; an `InputError` or a full disk ends it with one line on stderr and status 2."""
     for name, level in (('', logging.ERROR), ('jax', logging.ERROR), ('absl', logging.CRITICAL)):

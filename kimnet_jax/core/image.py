@@ -1,13 +1,15 @@
 """Encoded images to pixels, the one warp, and the normalisation of a network's input. OpenCV is imported on first use."""
 
 import functools
+import os
 import threading
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core import files
+from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.types import Array
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, R G B
@@ -17,6 +19,8 @@ _LOCK = threading.Lock()
 
 @functools.cache
 def _load_opencv() -> Any:
+    # before the import, which reads it: OpenCV looks at an image's header before it makes room for its pixels
+    os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(files.limit(files.MAX_PIXELS)))
     import cv2
 
     cv2.setNumThreads(0)  # loaders and builders run many of its functions at once
@@ -30,11 +34,22 @@ def opencv() -> Any:
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Encoded bytes to uint8 [H, W, 3] RGB. Raises `InputError` naming `name` where they are no whole image."""
+    """Encoded bytes to uint8 [H, W, 3] RGB.
+
+    Raises `DamagedError` naming `name` where they are no whole image, `InputError` where it is too large.
+    """
     cv2 = opencv()
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    except cv2.error as error:
+        raise InputError(
+            f'{name}: more than {files.limit(files.MAX_PIXELS):,} pixels; scale it down, or set {files.MAX_PIXELS}'
+            if 'CV_IO_MAX_IMAGE' in str(error)
+            else f'{name}: not a readable image ({error.err}); replace the file'
+        ) from error
     if image is None:
-        raise InputError(f'{name}: not a readable image ({len(data)} bytes); replace the file')
+        raise DamagedError(f'{name}: not a readable image ({len(data)} bytes); replace the file')
+    files.check_pixels(image.shape[0], image.shape[1], name)
     return image
 
 

@@ -1,6 +1,7 @@
 """Joint names, mirror pairs, limbs and report groups of each data set, as data."""
 
 import dataclasses
+import re
 
 from kimnet_jax.core.errors import InputError
 
@@ -104,7 +105,7 @@ SKELETONS = {skeleton.name: skeleton for skeleton in (PENN_ACTION, JHMDB, MPII, 
 
 def get_skeleton(name: str) -> Skeleton:
     """The skeleton of that name; `points<J>` is J joints of which nothing is known. Raises `InputError` with the known names."""
-    if name.startswith('points') and name.removeprefix('points').isdecimal():
+    if re.fullmatch(r'points[0-9]{1,4}', name):
         joints = tuple(f'point{i}' for i in range(int(name.removeprefix('points'))))
         return Skeleton(name, joints, flip_pairs=(), limbs=(), groups=(), torso=(0, 0))
     if name not in SKELETONS:

@@ -1,16 +1,23 @@
 """Frames of a video file or of a folder of images, one at a time. PyAV is imported on first use."""
 
+import functools
+import logging
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import DamagedError, InputError
+from kimnet_jax.core.files import MAX_PIXELS, check_pixels, limit, read_file, require_file
 from kimnet_jax.core.image import decode_image
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 DEFAULT_RATE = 25.0  # frames per second where the source names none (a folder of images)
+_SKIPPED = 'Skipping invalid undecodable NALU'  # what the decoder of HEVC calls a warning, and what leaves a hole
+_ZEROS, _FORBIDDEN = bytes(64), re.compile(rb'\0\0[\0-\2]')  # escapes keep the latter out of H.264 and HEVC
+_STRICT = {'err_detect': 'crccheck+bitstream+buffer'}  # checksums and impossible codes are looked at; no false alarm is known
 
 
 def frame_rate(path: str | pathlib.Path) -> float:
@@ -23,17 +30,23 @@ def frame_rate(path: str | pathlib.Path) -> float:
     return float(rate) if rate else DEFAULT_RATE
 
 
-def read_frames(path: str | pathlib.Path) -> Iterator[np.ndarray]:
+def read_frames(path: str | pathlib.Path, damaged: Callable[[int], object] | None = None) -> Iterator[np.ndarray]:
     """Every frame of a video file, or of a folder of images in the order of their names, as uint8 [H, W, 3] RGB.
 
     Decodes from the start, once: stated frame counts and seeking are not to be trusted in the wild. One frame is held at a time.
 
+    Args:
+        path: the video or the folder.
+        damaged: told the number of each frame, before it comes, in which the decoder had to conceal an error, and of those up to
+            the next key frame, which may be built on it. None: the first such frame is an error.
+
     Raises:
-        InputError: the path is missing, is no video, has no frame, breaks off, or its frames change size.
+        DamagedError: a frame is damaged or cannot be decoded, or the file breaks off.
+        InputError: the path is missing, is no video, has no frame, or its frames change size.
     """
     path = pathlib.Path(path)
     size, count = None, 0
-    for frame in _folder_frames(path) if path.is_dir() else _video_frames(path):
+    for frame in _folder_frames(path) if path.is_dir() else _video_frames(path, damaged):
         if size is None:
             size = frame.shape
         elif frame.shape != size:
@@ -52,38 +65,108 @@ def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _folder_frames(folder: pathlib.Path) -> Iterator[np.ndarray]:
     for file in image_files(folder):
-        yield decode_image(file.read_bytes(), str(file))
+        yield decode_image(read_file(file, 'image'), str(file))
+
+
+@functools.cache
+def _pyav() -> Any:
+    """PyAV, whose decoders' complaints can be caught; what is not caught stays unsaid."""
+    import av
+    import av.logging
+
+    logging.getLogger('libav').addHandler(logging.NullHandler())
+    logging.getLogger('libav').propagate = False
+    av.logging.set_level(av.logging.WARNING)
+    av.logging.set_skip_repeated(False)
+    return av
 
 
 def _open(path: pathlib.Path) -> Any:
-    import av
-
-    if not path.is_file():
-        raise InputError(f'{path}: no such video file or folder of images')
+    av = _pyav()
+    require_file(path, 'video file or folder of images')
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), options=_STRICT)
     except av.FFmpegError as error:
-        raise InputError(f'{path}: not a readable video ({error.strerror})') from error
+        raise DamagedError(f'{path}: not a readable video ({error.strerror})') from error
     if not container.streams.video:
         container.close()
         raise InputError(f'{path}: no video stream in it')
+    if container.streams.video[0].codec_context is None:
+        container.close()
+        raise InputError(f'{path}: no decoder for its video stream; convert it, to H.264 for example')
+    context = container.streams.video[0].codec_context
+    try:
+        check_pixels(context.height, context.width, str(path))
+    except InputError:
+        container.close()
+        raise
     return container
 
 
-def _video_frames(path: pathlib.Path) -> Iterator[np.ndarray]:
-    import av
-
+def _video_frames(path: pathlib.Path, tell: Callable[[int], object] | None) -> Iterator[np.ndarray]:
+    av = _pyav()
     with _open(path) as container:
         stream = container.streams.video[0]
-        stream.thread_type = 'AUTO'
-        count = 0
+        context = stream.codec_context
+        context.options = _STRICT | {'max_pixels': str(limit(MAX_PIXELS))}
+        context.thread_count = 1  # in a thread of its own the decoder's complaints would be those of any video
+        packets = iter(container.demux(stream))
+        count, resting = 0, ''
+        complaints: dict[int | None, str] = {}  # by the time of the frame: not every decoder marks it itself
         try:
-            for packet in container.demux(stream):
-                if packet.is_corrupt:  # cut short: some decoders drop it without a word
-                    raise InputError(f'{path}: breaks off near frame {count}; the file is damaged or incomplete, fetch it again')
-                for frame in packet.decode():
+            while True:
+                with av.logging.Capture() as said:  # (level, decoder, text) each
+                    packet = next(packets, None)
+                    if packet is None:
+                        break
+                    if packet.is_corrupt:  # cut short: some decoders drop it without a word
+                        raise DamagedError(
+                            f'{path}: breaks off near frame {count}; the file is damaged or incomplete, fetch it again'
+                        )
+                    frames = packet.decode()
+                serious = [text.strip() for level, _, text in said if level <= av.logging.ERROR or text.startswith(_SKIPPED)]
+                if packet.size and (impossible := _impossible(bytes(packet), context)):
+                    serious.append(impossible)
+                if serious:
+                    complaints[packet.pts] = serious[0]
+                for frame in frames:
+                    due = [time for time in complaints if None in (time, frame.pts) or time <= frame.pts]
+                    found = [complaints.pop(time) for time in due]
+                    if frame.is_corrupt:
+                        found = [*found, *complaints.values(), 'an error was concealed']
+                        complaints.clear()
+                    if found or frame.key_frame:
+                        resting = found[0] if found else ''
+                    built_on = frame.pict_type == av.video.frame.PictureType.B and bool(complaints)
+                    if resting or built_on:
+                        if tell is None:
+                            why = resting or next(iter(complaints.values()))
+                            raise DamagedError(f'{path}: frame {count} is damaged ({why}); fetch the file again')
+                        tell(count)
                     image = frame.to_ndarray(format='rgb24')
                     yield np.ascontiguousarray(np.rot90(image, frame.rotation // 90))  # phones film upright pictures lying down
                     count += 1
         except av.FFmpegError as error:
-            raise InputError(f'{path}: cannot be decoded after frame {count} ({error.strerror}); the file is damaged') from error
+            raise DamagedError(
+                f'{path}: cannot be decoded after frame {count} ({error.strerror}); the file is damaged'
+            ) from error
+        if complaints and tell is None:
+            raise DamagedError(f'{path}: damaged ({next(iter(complaints.values()))}); fetch the file again')
+
+
+def _impossible(data: bytes, context: Any) -> str:
+    """What no encoder writes and decoders do not notice in a packet, '' where there is nothing: blocks that became zeros."""
+    if context.name in ('vp8', 'vp9', 'libdav1d') and _ZEROS in data:
+        return 'a block of zeros'
+    header = context.extradata or b''
+    if context.name not in ('h264', 'hevc') or header[:1] != b'\x01':  # lengths before the units of an mp4 or mkv
+        return ''
+    width, start = (header[4] if context.name == 'h264' else header[21]) % 4 + 1, 0
+    while start < len(data):
+        end = start + width + int.from_bytes(data[start : start + width])
+        if end > len(data) or end == start + width:
+            return 'a length that does not fit'
+        if _FORBIDDEN.search(data, start + width, end):
+            return 'a start code inside of a unit'
+        start = end
+    return ''

@@ -7,8 +7,6 @@ An artifact is a folder: `init_state.stablehlo`, `step.stablehlo` and `clip.stab
 import dataclasses
 import json
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 
 from kimnet_jax.core import heatmap, image
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import work_folder
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array, Decoding
 from kimnet_jax.inference.predictor import FirstFunction, StepFunction
@@ -114,8 +113,9 @@ def export(model: Model, folder: pathlib.Path, *, frames: int, platforms: Sequen
     arguments = {'init_state': (of_weights, one), 'step': (of_weights, state, one), 'clip': (of_weights, many)}
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = pathlib.Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
-    try:
+    with work_folder(folder.parent, folder.name) as place:
+        draft = place / folder.name
+        draft.mkdir()
         for name, call in calls.items():
             exported = jax.export.export(jax.jit(call), platforms=tuple(platforms))(*arguments[name])
             (draft / f'{name}.stablehlo').write_bytes(exported.serialize())
@@ -132,10 +132,7 @@ def export(model: Model, folder: pathlib.Path, *, frames: int, platforms: Sequen
             'state': {key: {'shape': ['b', *leaf.shape[1:]], 'dtype': str(leaf.dtype)} for key, leaf in state.items()},
         }
         (draft / DESCRIPTION).write_text(json.dumps(description, indent=2) + '\n', encoding='utf-8')
-        draft.chmod(0o755)  # mkdtemp's is for its owner alone
         draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 class Artifact:
@@ -148,7 +145,7 @@ class Artifact:
             if self.description['format'] != FORMAT:
                 raise InputError(f'{folder}: format {self.description["format"]}; this version reads format {FORMAT}')
             calls = {name: jax.export.deserialize(bytearray((folder / f'{name}.stablehlo').read_bytes())) for name in FUNCTIONS}
-            with np.load(folder / WEIGHTS) as arrays:
+            with np.load(folder / WEIGHTS, allow_pickle=False) as arrays:
                 weights = {key: jnp.asarray(arrays[key]) for key in arrays.files}
         except FileNotFoundError as error:
             raise InputError(f'{error.filename}: missing, so {folder} is not an exported model') from error

@@ -3,10 +3,7 @@
 import contextlib
 import csv
 import json
-import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Protocol
@@ -14,6 +11,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import place_together, require_free, work_folder
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.video import frame_rate, image_files
 from kimnet_jax.inference.predictor import FramePose
@@ -85,7 +83,9 @@ class PoseOutputs:
             self._folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise InputError(f'{self._folder}: a file is in the way of that folder; choose another one') from error
-        self._hidden = pathlib.Path(tempfile.mkdtemp(prefix=f'.{self._stem[:100]}.', dir=self._folder))
+        require_free(self._folder / f'{self._stem}{SUFFIXES[kind]}' for kind in self._kinds)  # now, not after hours
+        self._place = contextlib.ExitStack()
+        self._hidden = self._place.enter_context(work_folder(self._folder, self._stem))
         self._files = contextlib.ExitStack()
         return self
 
@@ -105,13 +105,12 @@ class PoseOutputs:
                     for writer in self._writers:
                         writer.finish()
             if error is None:
-                for file in sorted(self._hidden.iterdir()):
-                    os.replace(file, self._folder / file.name)
+                place_together({file: self._folder / file.name for file in sorted(self._hidden.iterdir())})
         except OSError as late:
             if error is None:
                 raise _named(late, self._folder) from None
         finally:
-            shutil.rmtree(self._hidden, ignore_errors=True)
+            self._place.close()
         if isinstance(error, OSError):
             _named(error, self._folder)
 
@@ -167,7 +166,7 @@ class _JsonWriter:
             'box': _numbers(pose.box),
             'joints': _numbers(pose.joints),
             'scores': _numbers(pose.scores, 4),
-        }
+        } | ({'damaged': True} if pose.damaged else {})
         self._file.write((',\n' if pose.frame else '\n') + json.dumps(record, allow_nan=False))
 
     def finish(self) -> None:
@@ -175,18 +174,18 @@ class _JsonWriter:
 
 
 class _CsvWriter:
-    """One row a frame: frame, score, lost, box, then x, y and score of each joint."""
+    """One row a frame: frame, score, lost, box, then x, y and score of each joint; last, whether the frame is damaged."""
 
     def __init__(self, file: IO[str], skeleton: Skeleton):
         self._rows = csv.writer(file, lineterminator='\n')
         joints = [f'{joint}_{part}' for joint in skeleton.joints for part in ('x', 'y', 'score')]
-        self._rows.writerow(['frame', 'score', 'lost', 'x0', 'y0', 'x1', 'y1', *joints])
+        self._rows.writerow(['frame', 'score', 'lost', 'x0', 'y0', 'x1', 'y1', *joints, 'damaged'])
 
     def write(self, frame: np.ndarray, pose: FramePose) -> None:
         joints = [
             n for point, score in zip(_numbers(pose.joints), _numbers(pose.scores, 4), strict=True) for n in (*point, score)
         ]
-        self._rows.writerow([pose.frame, round(pose.score, 4), int(pose.lost), *_numbers(pose.box), *joints])
+        self._rows.writerow([pose.frame, round(pose.score, 4), int(pose.lost), *_numbers(pose.box), *joints, int(pose.damaged)])
 
     def finish(self) -> None:
         """A table has no end to write."""

@@ -29,6 +29,7 @@ class FramePose:
         scores: float32 [J], each heatmap's value at its peak.
         box: float32 [4], where the person was looked for, pixels of the original frame.
         lost: whether that was a search, the person being lost.
+        damaged: whether the frame is not as it was filmed, its file being damaged there.
     """
 
     frame: int
@@ -36,6 +37,7 @@ class FramePose:
     scores: np.ndarray
     box: np.ndarray
     lost: bool
+    damaged: bool = False
 
     @property
     def score(self) -> float:

@@ -8,8 +8,11 @@ import pathlib
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import read_text
 from kimnet_jax.core.geometry import box_of_points
 from kimnet_jax.core.types import Array
+
+LARGEST_BOX = 10  # times the longer side of the image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,7 @@ class TrackerConfig:
         pose_score: a pose whose mean score is lower is unsure.
         pose_share: a pose with a smaller share of sure joints is unsure.
         patience: unsure poses in a row after which the person is lost; until then the box waits where it is.
-        widening: factor by which the searched box grows with every second frame, up to the whole image.
+        widening: factor by which the searched box grows with every frame, up to the whole image.
         min_side: pixels; a pose whose extent, or whose box within the image, is smaller is unsure.
         same_view: where a box overlaps the last one less (intersection over union), the recursion starts anew.
     """
@@ -68,9 +71,8 @@ class Tracker:
             return
         self._unsure += 1
         self.lost = self.lost or self._unsure >= self._config.patience
-        # a recursion begins with the initializer's pose alone, which may be faint: each searched box is given a second frame
-        self.restart = self.lost and not self.restart
-        if self.restart:
+        self.restart = self.lost
+        if self.lost:
             self.box = self._widened()
 
     def _box_of_pose(self, joints: Array, scores: Array) -> np.ndarray | None:
@@ -128,19 +130,14 @@ def read_boxes(path: str | pathlib.Path) -> np.ndarray:
         InputError: naming the file, and the row where one is wrong.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise InputError(f'{path}: no such file of boxes')
-    try:
-        text = path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise InputError(f'{path}: no text file; boxes are JSON or CSV') from error
+    text = read_text(path, 'file of boxes', 'utf-8-sig')
     if text.lstrip()[:1] not in ('[', '{'):
         rows = [row for row in csv.reader(text.splitlines()) if row]
         header = bool(rows) and [name.strip() for name in rows[0]] == ['x0', 'y0', 'x1', 'y1']
         return _boxes(rows[header:], str(path))
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f'{path}: not valid JSON ({error})') from error
     if isinstance(data, dict):
         if 'boxes' not in data:
@@ -165,12 +162,24 @@ def _boxes(rows: object, source: str) -> np.ndarray:
 
 
 def check_boxes(boxes: np.ndarray, image_size: tuple[int, int], source: str) -> None:
-    """Raises `InputError` naming `source` where the middle of a box [N, 4] is outside an image of (rows, columns)."""
+    """Raises `InputError` naming `source` where a box [N, 4] is no place of a person in an image of (rows, columns).
+
+    Its middle has to be in the image, and its longer side to have 1 pixel to `LARGEST_BOX` times the image's longer one.
+    """
     rows, columns = image_size
+    boxes = np.asarray(boxes, np.float64)
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     outside = np.flatnonzero(((middle < 0) | (middle > [columns - 1, rows - 1])).any(-1))
     if len(outside):
         i = outside[0]
         raise InputError(
             f'{source}: box {i} is {boxes[i].tolist()}, outside the {columns}x{rows} image; give x0,y0,x1,y1 in pixels'
+        )
+    side = (boxes[:, 2:] - boxes[:, :2]).max(-1)
+    wrong = np.flatnonzero((side < 1) | (side > LARGEST_BOX * max(image_size)))
+    if len(wrong):
+        i = wrong[0]
+        raise InputError(
+            f'{source}: box {i} is {boxes[i].tolist()}, {side[i]:g} pixels long in a {columns}x{rows} image; '
+            f'it must have 1 pixel or more, and at most {LARGEST_BOX} times the image'
         )

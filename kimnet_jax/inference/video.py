@@ -24,6 +24,8 @@ def stated_frame_count(path: str | pathlib.Path) -> int | None:
     path = pathlib.Path(path)
     if path.is_dir():
         return len(image_files(path))
+    if not path.is_file():  # a pipe would be waited for
+        return None
     with contextlib.suppress(av.FFmpegError, IndexError), av.open(str(path)) as container:
         return container.streams.video[0].frames or None
     return None

@@ -20,6 +20,7 @@ import numpy as np
 import safetensors.numpy
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import check_npz, require_file
 from kimnet_jax.interop import import_torch
 
 TORCH_SUFFIXES = ('.pth.tar', '.pth', '.pt')
@@ -52,8 +53,7 @@ def read_weights(file: pathlib.Path) -> WeightFile:
 
     Nothing that a file holds is ever executed. Raises `InputError` where it cannot be read or holds no weights.
     """
-    if not file.is_file():
-        raise InputError(f'{file}: no such file')
+    require_file(file)
     suffix = suffix_of(file)
     metadata: dict[str, str] = {}
     notes: list[str] = []
@@ -143,9 +143,10 @@ def _read_npz(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     with _damage(file):
         with zipfile.ZipFile(file) as archive:
             comment = archive.comment
+            check_npz(archive)
         with np.load(file, allow_pickle=False) as entries:
             arrays = {key: entries[key] for key in entries.files}
-    return arrays, json.loads(comment) if comment.startswith(b'{') else {}
+        return arrays, json.loads(comment) if comment.startswith(b'{') else {}
 
 
 def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -137,6 +137,21 @@ def abstract_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = '
     return nnx.eval_shape(lambda: build_model(fields, num_joints=num_joints, dtype=dtype))
 
 
+def check_input_size(model: VideoModel, size: int) -> None:
+    """Raises `InputError` where the heatmaps of crops of `size` pixels would not lie over them, cell by cell."""
+    try:
+        shape = nnx.eval_shape(
+            lambda model, frames: model(frames)[0], model, jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.float32)
+        ).shape
+        fits = all(0 <= size - cells * model.stride <= model.stride for cells in shape[2:4])
+    except (TypeError, ValueError):  # of parts whose sizes differ
+        fits = False
+    if not fits:
+        raise InputError(
+            f'config.data.input_size={size}: not a size that {network_name(model)} halves evenly; take a multiple of 64'
+        )
+
+
 def build_refiner(fields: Mapping[str, Any], *, channels: int, dtype: str = 'float32', seed: int = 0) -> HANet:
     """A network that refines poses, with random weights.
 

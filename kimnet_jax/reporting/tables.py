@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import place_together
 from kimnet_jax.metrics import MEAN, NORMALISERS, PoseMetrics
 from kimnet_jax.reporting import paper
 
@@ -113,8 +114,7 @@ def write_report(
     try:
         for suffix, text in texts.items():
             drafts[suffix].write_text(text, encoding='utf-8')
-        for suffix, draft in drafts.items():
-            draft.replace(finals[suffix])
+        place_together({draft: finals[suffix] for suffix, draft in drafts.items()})
     finally:
         for draft in drafts.values():
             draft.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from kimnet_jax import pretrained
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.training.checkpoint import Checkpoints
@@ -21,7 +22,8 @@ ReadFile = Callable[[pathlib.Path], tuple[Mapping[str, np.ndarray], Mapping[str,
 
 @dataclasses.dataclass(frozen=True)
 class InitConfig:
-    """Sources of weights, each the folder of a run (its best checkpoint) or a file, `.npz` or `.safetensors`; '': random ones.
+    """Sources of weights; '': random ones. Each is the folder of a run (its best checkpoint), a file, `.npz` or `.safetensors`,
+    or `pretrained:NAME`, weights that travel with the package.
 
     Attributes:
         model: of the whole network.
@@ -67,7 +69,7 @@ def initialise_parts(
         if part is None:
             raise InputError(f'{where}: {type(model).__name__} has no such part; give config.init.model for a whole network')
         try:
-            arrays, skeleton, name = read_source(pathlib.Path(source).expanduser(), read_file)
+            arrays, skeleton, name = read_source(source, read_file)
             told = initialise(
                 part,
                 arrays,
@@ -86,11 +88,13 @@ def _part(model: nnx.Module, field: str) -> nnx.Module | None:
     return getattr(part, 'network', part)
 
 
-def read_source(source: pathlib.Path, read_file: ReadFile) -> tuple[Mapping[str, np.ndarray], str, str]:
+def read_source(text: str, read_file: ReadFile) -> tuple[Mapping[str, np.ndarray], str, str]:
     """(arrays by path, name of their skeleton or '', what they are) of a run's best checkpoint, the average if any, or of a file.
 
     Raises `InputError` where there is no such thing, or it is damaged.
     """
+    name = text.removeprefix(pretrained.PREFIX)
+    source = pretrained.find(name) if name != text else pathlib.Path(text).expanduser()
     if source.is_dir():
         arrays, meta = Checkpoints(source, read_only=True).read_weights('best')
         if all(path.startswith(NETWORK) for path in arrays):
@@ -102,4 +106,4 @@ def read_source(source: pathlib.Path, read_file: ReadFile) -> tuple[Mapping[str,
     if source.suffix not in SUFFIXES:
         raise InputError(f'a file of weights ends with {" or ".join(SUFFIXES)}; make one with kimnet_jax.convert')
     weights, metadata, _ = read_file(source)
-    return weights, str(metadata.get('skeleton', '')), str(source.resolve())
+    return weights, str(metadata.get('skeleton', '')), text if name != text else str(source.resolve())

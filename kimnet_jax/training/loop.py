@@ -1,6 +1,7 @@
 """The loop: step, evaluate, save, and stop so that the next start goes on as if nothing had happened."""
 
 import collections
+import collections.abc
 import dataclasses
 import functools
 import math
@@ -18,7 +19,38 @@ from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.logging import RunLog
 from kimnet_jax.training.state import TrainState, Weights
 
+MOST_STEPS = 2**31 - 1  # the counter of steps has 32 bits
 DEVICE_KEYS = ('frames', 'joints', 'visible', 'mask')  # what the step reads
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Steps(collections.abc.Set[int]):
+    """The multiples of some intervals, rounded, up to the end of a run, and that end; computed when asked, however many.
+
+    Attributes:
+        intervals: steps, each at least 1.
+        total: the last step.
+    """
+
+    intervals: tuple[float, ...]
+    total: int
+
+    def __contains__(self, step: object) -> bool:
+        if not isinstance(step, int) or not 0 <= step <= self.total:
+            return False
+        return step == self.total or any(self._is_multiple(step, interval) for interval in self.intervals)
+
+    def __iter__(self) -> Iterator[int]:
+        return (step for step in range(self.total + 1) if step in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _is_multiple(self, step: int, interval: float) -> bool:
+        near = round(step / interval)
+        return any(
+            i >= 1 and i <= math.floor(self.total / interval) and round(i * interval) == step for i in (near - 1, near, near + 1)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +64,8 @@ class Plan:
 
     steps_per_epoch: float
     steps: int
-    evaluate: frozenset[int]
-    save: frozenset[int]
+    evaluate: Steps
+    save: Steps
 
 
 def make_plan(clips: int, batch_size: int, *, epochs: float, steps: int, eval_every: float, save_every: float) -> Plan:
@@ -43,6 +75,8 @@ def make_plan(clips: int, batch_size: int, *, epochs: float, steps: int, eval_ev
 
     Raises `InputError` naming the config field that is out of range.
     """
+    if not max(steps, epochs * clips / batch_size) <= MOST_STEPS:  # NaN is refused, too
+        raise InputError(f'config.train.epochs={epochs}, config.train.steps={steps}: must be at most {MOST_STEPS:,} steps')
     per_epoch = clips / batch_size
     total = steps or round(epochs * per_epoch)
     if total < 0 or (total == 0 and epochs != 0):
@@ -51,12 +85,11 @@ def make_plan(clips: int, batch_size: int, *, epochs: float, steps: int, eval_ev
         if not every > 0:
             raise InputError(f'config.train.{field}={every}: must be a positive number of epochs')
 
-    def after(every: float) -> frozenset[int]:
-        interval = max(every * per_epoch, 1)
-        return frozenset({round(i * interval) for i in range(1, math.floor(total / interval) + 1)} | {total})
+    def after(every: float) -> float:
+        return max(every * per_epoch, 1)
 
     evaluate = after(eval_every)
-    return Plan(per_epoch, total, evaluate, evaluate | after(save_every))
+    return Plan(per_epoch, total, Steps((evaluate,), total), Steps((evaluate, after(save_every)), total))
 
 
 class StoppedError(Exception):

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from kimnet_jax import losses
 from kimnet_jax.core import smpl
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import RefineFunction, WindowConfig, in_batches, refine
 from kimnet_jax.core.skeleton import Skeleton
@@ -51,6 +52,7 @@ class LossConfig:
         for name in ('final_weight', 'refined_weight'):
             if getattr(self, name) < 0:
                 raise InputError(f'config.loss.{name}={getattr(self, name)}: must be 0 or more')
+        check_ranges('loss', self, final_weight=(0, 1e6), refined_weight=(0, 1e6))
 
 
 class Pairs(Protocol):

@@ -49,7 +49,7 @@ def run(
         The exit status: 0, or 128 + the signal that stopped the run.
     """
     # state: 1. the newest whole checkpoint of this folder, 2. the weights that config.init names, 3. random weights
-    workdir.write_config(folder, dict(config), skeleton, origin)
+    workdir.write_config(folder, dict(config), skeleton, origin, begins=origin is not None)
     checkpoints = Checkpoints(folder)
     average = config['train']['average_decay'] > 0
     fresh: tuple[TrainState, dict[str, Any]] = (create_state(weights, optimizer, average=average), {})

@@ -10,6 +10,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.platform import Platform, platform_of
 
+MOST_CLIPS = 1_000_000  # in a batch
+
 
 def join_processes() -> None:
     """Meets the other processes of the run; before anything else of JAX.
@@ -56,6 +58,8 @@ def check_batch_size(batch_size: int, field: str, mesh: Mesh) -> None:
     """Raises `InputError` naming `field` where the batch cannot be split evenly."""
     if batch_size < 1 or batch_size % mesh.size:
         raise InputError(f'config.{field}={batch_size}: must be a positive multiple of the {mesh.size} device(s)')
+    if batch_size > MOST_CLIPS:
+        raise InputError(f'config.{field}={batch_size}: must be at most {MOST_CLIPS:,}')
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

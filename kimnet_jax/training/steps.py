@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from kimnet_jax import losses, metrics
 from kimnet_jax.core import heatmap
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import normalise
 from kimnet_jax.core.platform import compiled_for
@@ -43,6 +44,7 @@ class TargetConfig:
     def __post_init__(self) -> None:
         if not self.sigma > 0:
             raise InputError(f'config.target.sigma={self.sigma}: must be positive')
+        check_ranges('target', self, sigma=(0.1, 1000))
         if self.centre not in get_args(Target):
             raise InputError(f'config.target.centre={self.centre!r}: choose one of {", ".join(get_args(Target))}')
         if self.outside not in get_args(Outside):

@@ -9,22 +9,30 @@ from typing import Any
 import jax
 
 from kimnet_jax import __version__
+from kimnet_jax.core.config import check_finite
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import read_file
 
 # fields that may change between a run and its resumption: they change no number of the training
 FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'eval.batch_size', 'eval.segment')
 
 
 def write_config(
-    workdir: pathlib.Path, config: dict[str, Any], skeleton: str, initial_weights: Sequence[str] | None = ()
+    workdir: pathlib.Path,
+    config: dict[str, Any],
+    skeleton: str,
+    initial_weights: Sequence[str] | None = (),
+    *,
+    begins: bool = False,
 ) -> None:
     """Writes `config.json`; in the folder of an earlier run checks that it is the same one.
 
     `initial_weights` says where the weights come from that the run begins with; None: what stands there already, as it goes on.
+    `begins`: there is no checkpoint, so that the settings of the earlier run, which cannot go on, count for nothing.
     Raises `InputError` listing the fields that differ.
     """
     file = workdir / 'config.json'
-    if file.exists():
+    if file.exists() and not begins:
         before, now = _flat(read_config(workdir)[0]), _flat(_plain(config))
         changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and not key.startswith(FREE)]
         if changed:
@@ -52,13 +60,22 @@ def write_config(
 def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str]:
     """(config, skeleton name) of a run. Raises `InputError` where the folder holds none."""
     file = workdir / 'config.json'
+    if not file.exists():
+        raise InputError(f'{workdir}: no run there (config.json is missing); give the --workdir that train was given')
+    return parse_record(read_file(file), str(file))
+
+
+def parse_record(text: str | bytes, source: str) -> tuple[dict[str, Any], str]:
+    """(config, skeleton name) of the text of a `config.json`. Raises `InputError` naming `source` where it is something else."""
     try:
-        record = json.loads(file.read_text())
-        return record['config'], record['skeleton']
-    except FileNotFoundError:
-        raise InputError(f'{workdir}: no run there (config.json is missing); give the --workdir that train was given') from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f'{file}: not a config that train wrote ({error})') from error
+        record = json.loads(text)
+        config, skeleton = record['config'], record['skeleton']
+        if not isinstance(config, dict) or not isinstance(skeleton, str):
+            raise TypeError('config is no object, or skeleton no name')
+        check_finite(config, 'config')
+        return config, skeleton
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise InputError(f'{source}: not a config that train wrote ({error})') from error
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

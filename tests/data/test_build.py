@@ -6,13 +6,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from fake_jhmdb import write_jhmdb
 
-from data_pipelines import build, clip_builder, export
+from data_pipelines import build, clip_builder, compact, export
 from data_pipelines.builders.sub_jhmdb import layout
 from data_pipelines.schema import open_clips
 from kimnet_jax.core.errors import InputError
@@ -231,8 +232,13 @@ def test_export_replaces_only_what_it_may(tmp_path):
     with pytest.raises(InputError, match='exists already; choose another folder or give --overwrite'):
         export.export_clip(example, JHMDB, out)
     assert (out / 'mine').exists()
+    with pytest.raises(InputError, match="holds 'mine', which is none of what is written here"):
+        export.export_clip(example, JHMDB, out, overwrite=True)
+    assert (out / 'mine').exists()
+    (out / 'mine').unlink()
+    (out / '000002.jpg').touch()  # of a longer clip
     export.export_clip(example, JHMDB, out, overwrite=True)
-    assert not (out / 'mine').exists()
+    assert sorted(file.name for file in out.iterdir()) == ['000001.jpg', 'boxes.json', 'joints.json']
     with pytest.raises(InputError, match='exists already'):
         export.export_clip(example, JHMDB, out / 'boxes.json', overwrite=True)
     with pytest.raises(TypeError):
@@ -243,3 +249,44 @@ def test_export_replaces_only_what_it_may(tmp_path):
 def test_export_needs_a_config(data_dir):
     with pytest.raises(InputError, match='give NAME/CONFIG'):
         export.main(['export', 'sub_jhmdb', '--data_dir', str(data_dir), '--clip', '0', '--out', 'x'])
+
+
+@pytest.mark.parametrize(
+    'flag',
+    ['--max_examples_per_split=-3', '--max_examples_per_split=0', '--num_shards=-2', '--num_shards=0', '--num-processes=-1'],
+)
+def test_numbers_below_one_are_refused_before_anything_is_made(flag, root, data_dir):
+    name, value = flag.split('=')
+    with pytest.raises(InputError, match=f'^{name} {value}: must be 1 or more'):
+        run(root, data_dir, flag)
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize('flag', ['--max_mb=inf', '--max_mb=nan', '--max_mb=-1', '--pixels=0', '--pixels=99999999999999999999'])
+def test_sizes_of_a_compact_copy_are_checked_before_anything_is_made(flag, tmp_path):
+    with pytest.raises(InputError, match=f'^{flag.partition("=")[0]} .*: must be above 0'):
+        compact.main(['compact', 'sub_jhmdb/fold1', '--data_dir', str(tmp_path), '--out', str(tmp_path / 'out'), flag])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_replaces_what_it_wrote_and_nothing_else(root, data_dir, tmp_path):
+    run(root, data_dir)
+    command = ['export', 'sub_jhmdb/fold1', '--data_dir', str(data_dir), '--clip', '0', '--out', str(tmp_path / 'clip')]
+    export.main(command)
+    export.main([*command, '--overwrite'])
+    (tmp_path / 'clip/thesis.tex').write_text('years of work')
+    with pytest.raises(
+        InputError, match=r"clip: holds 'thesis\.tex', which is none of what is written here; choose another folder"
+    ):
+        export.main([*command, '--overwrite'])
+    (tmp_path / 'clip/thesis.tex').rename(tmp_path / 'thesis.tex')
+    (tmp_path / 'clip/000009.png').mkdir()
+    with pytest.raises(InputError, match=r"clip: holds '000009\.png'"):
+        export.main([*command, '--overwrite'])
+
+
+def test_a_build_leaves_nothing_in_the_folder_of_temporary_files(root, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'temporary'))
+    (tmp_path / 'temporary').mkdir()
+    run(root, data_dir)
+    assert not list((tmp_path / 'temporary').iterdir())

@@ -1,7 +1,9 @@
 """The doctor: what it finds in sound and damaged downloads, what it says, writes and returns; and that builds agree with it."""
 
+import contextlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,7 +18,9 @@ from data_pipelines import build, doctor
 from data_pipelines.builders.penn_action import labels
 from data_pipelines.builders.sub_jhmdb import layout
 from data_pipelines.findings import Finding, summarise
+from data_pipelines.schema import open_clips
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.video import read_frames
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLIP = 'catch/Ball_catch_0'
@@ -155,7 +159,7 @@ JHMDB_FAULTS = {
         ['joint_positions.mat: not a readable', 'Golf_swing_0/puppet_mask.mat: not a readable'],
         False,
     ),
-    'mask missing': (lambda r: (r / MASKS).unlink(), ['puppet_mask.mat: cannot be read (No such file'], False),
+    'mask missing': (lambda r: (r / MASKS).unlink(), ['puppet_mask.mat: no such file'], False),
     'image missing': (
         lambda r: [write_images(r / 'Rename_Images' / clip, fake_jhmdb.frames_of(clip)[1:]) for clip in fake_jhmdb.LENGTHS],
         ['4 images, but pos_img', '2 images', '3 images', '1 images'],
@@ -180,6 +184,42 @@ def test_faults_of_jhmdb_are_found(case, tmp_path):
     for text, part in zip(found, expected, strict=True):
         assert part in text
         assert str(tmp_path) in text
+
+
+def flip_until_noticed(path: pathlib.Path) -> None:
+    """Flips one bit of a video, such a one that its decoder notices it and still decodes every frame."""
+    data, frames = path.read_bytes(), len(list(read_frames(path)))
+    for position in range(len(data) // 3, len(data)):
+        flipped = bytearray(data)
+        flipped[position] ^= 4
+        path.write_bytes(flipped)
+        marked: list[int] = []
+        with contextlib.suppress(InputError):
+            if len(list(read_frames(path, marked.append))) == frames and marked:
+                return
+    raise AssertionError('no such bit')
+
+
+def test_a_flipped_bit_in_a_video_is_named_by_doctor_and_build_or_left_out(tmp_path, capsys):
+    root = write_jhmdb(tmp_path / 'download')
+    path = root / f'ReCompress_Videos/{CLIP}.avi'
+    flip_until_noticed(path)
+    (found,) = errors('sub_jhmdb', root)
+    assert re.match(rf'{path}: frame \d is damaged \(.*\); fetch the file again', found)
+    command = ['build', 'sub_jhmdb/fold1', '--manual_dir', str(root), '--data_dir', str(tmp_path / 'built')]
+    with pytest.raises(InputError, match=re.escape(found)):
+        build.main(command)
+    assert not list((tmp_path / 'built').rglob('*record*'))
+    build.main([*command, '--leave_out_damaged'])
+    out, err = capsys.readouterr()
+    assert 'sub_jhmdb/fold1: train 1 clips, test 2 clips' in out
+    assert f'note: 1 clips left out, whose frames are damaged: {found}' in err
+    clips = open_clips(tmp_path / 'built', 'sub_jhmdb', 'fold1', 'train')
+    assert [clip['clip'] for clip in (clips[i] for i in range(len(clips)))] == ['golf/Golf_swing_0']
+    assert clips.note == '1 clips with damaged frames were left out of this data set when it was built'
+    flip_until_noticed(root / 'ReCompress_Videos/golf/Golf_swing_0.avi')
+    with pytest.raises(InputError, match="so are all 2 clips of split 'train'"):
+        build.main([*command, '--leave_out_damaged', '--overwrite'])
 
 
 def test_archives_of_jhmdb_are_accepted_and_empty_masks_counted(tmp_path):

@@ -2,8 +2,10 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import pathlib
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import jax
@@ -23,6 +25,7 @@ from data_pipelines.loader import (
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = DataConfig(frames=5, input_size=32)
 LENGTHS = [3, 7, 11, 5, 13, 1, 6]
 
@@ -272,3 +275,36 @@ def test_evaluation_settings_are_checked_at_once(source):
 def test_loader_settings_out_of_range_are_named(field, value):
     with pytest.raises(InputError, match=rf'config\.loader\.{field}'):
         LoaderConfig(**{field: value})
+
+
+def test_workers_end_with_the_process_that_started_them_however_it_ends():
+    program = """
+import multiprocessing, sys, time
+sys.path.insert(0, 'tests/data')
+from test_loader import make_clips
+from data_pipelines.loader import LoaderConfig, train_batches
+from data_pipelines.transforms import DataConfig
+if __name__ == '__main__':
+    batches = train_batches(make_clips([7, 3]), DataConfig(input_size=32), batch_size=2, seed=0, loader=LoaderConfig(workers=2))
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(100)
+"""
+    parent = subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2
+    assert all(pathlib.Path(f'/proc/{pid}').exists() for pid in workers)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 20
+    while any(_is_running(pid) for pid in workers):
+        assert time.monotonic() < deadline, workers
+        time.sleep(0.1)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False

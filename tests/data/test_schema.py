@@ -1,16 +1,20 @@
 """The example schema: what is refused before it is written, and reading it back."""
 
+import json
 import pathlib
 import pickle
 import shutil
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from array_record.python import array_record_module
 from fake_jhmdb import LENGTHS, write_jhmdb
 
-from data_pipelines import build
+from data_pipelines import build, checksums, compact, doctor
 from data_pipelines.clip_builder import _read_ahead
-from data_pipelines.schema import checked_example, open_clips
+from data_pipelines.doctor import examine_built
+from data_pipelines.schema import checked_example, open_clips, read_built
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
 
@@ -142,24 +146,188 @@ def test_frames_are_read_one_by_one_and_only_when_asked_for(built, tmp_path):
     with pytest.raises(IndexError):
         clips['frames'][4]
     (file,) = folder.glob('train_frames*')
-    file.unlink()
     source = open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')
+    file.unlink()
     np.testing.assert_array_equal(source[1]['joints'], expected['joints'])
     with pytest.raises(InputError, match=f"{folder}: clip 1 of 'train' cannot be read .*build it again with --overwrite"):
         source[1]['frames'][0]
 
 
-def test_names_and_lengths_are_known_without_reading_a_clip(built, tmp_path):
-    folder = tmp_path / 'sub_jhmdb/fold1/1.0.0'
-    shutil.copytree(built / 'sub_jhmdb/fold1/1.0.0', folder)
-    for file in folder.glob('*array_record*'):
-        file.unlink()
-    clips = open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'test[1:]+train')
+def test_names_and_lengths_are_known_without_reading_a_clip(built, monkeypatch):
+    def unread(path: str, options: str) -> None:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(array_record_module, 'ArrayRecordReader', unread)
+    clips = open_clips(built, 'sub_jhmdb', 'fold1', 'test[1:]+train')
     assert clips.names == ['golf/Golf_swing_1', 'catch/Ball_catch_0', 'golf/Golf_swing_0']
     assert clips.lengths == [LENGTHS[name] for name in clips.names]
-    (folder / 'metadata.json').write_text('{"skeleton": "jhmdb"}')
-    with pytest.raises(InputError, match=r'built by an earlier version, .* build it again with --overwrite'):
-        open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')
+
+
+def test_a_data_set_of_an_earlier_version_is_named(copy):
+    (copy / 'checksums.json').unlink()
+    with pytest.raises(InputError, match=r'no checksums.json: built by an earlier version, .* build it again with --overwrite'):
+        read_built(copy)
+
+
+@pytest.fixture
+def copy(built, tmp_path) -> pathlib.Path:
+    """The folder of a copy of the built data set."""
+    return pathlib.Path(shutil.copytree(built / 'sub_jhmdb/fold1/1.0.0', tmp_path / 'sub_jhmdb/fold1/1.0.0'))
+
+
+def _features_json(folder: pathlib.Path, name: str) -> None:
+    """Names a class at the top of features.json."""
+    path = folder / 'features.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'pythonClassName': name}))
+
+
+def _nested(folder: pathlib.Path, name: str) -> None:
+    """Names a class inside of another."""
+    path = folder / 'features.json'
+    value = json.loads(path.read_text())
+    value['featuresDict']['features']['joints'] |= {'pythonClassName': name}
+    path.write_text(json.dumps(value))
+
+
+def _in_sequence(folder: pathlib.Path, name: str) -> None:
+    """Names a class inside of one of TFDS's that none of ours has."""
+    path = folder / 'features.json'
+    value = json.loads(path.read_text())
+    inner = {'pythonClassName': name, 'text': {}}
+    sequence = {'pythonClassName': 'tensorflow_datasets.core.features.sequence_feature.Sequence', 'sequence': {'feature': inner}}
+    value['featuresDict']['features']['clip'] = sequence
+    path.write_text(json.dumps(value))
+
+
+def _legacy(folder: pathlib.Path, name: str) -> None:
+    """The form of TFDS 4.2."""
+    (folder / 'features.json').write_text(json.dumps({'type': name, 'content': {}}))
+
+
+def _info_json(folder: pathlib.Path, name: str) -> None:
+    """Features beside the splits, where TFDS prefers them."""
+    path = folder / 'dataset_info.json'
+    features = {'pythonClassName': name, 'featuresDict': {'features': {}}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'features': features}))
+
+
+@pytest.mark.parametrize('place', [_features_json, _nested, _in_sequence, _legacy, _info_json])
+@pytest.mark.parametrize('renewed', [False, True])
+def test_opening_a_data_set_runs_no_code_that_it_names(place, renewed, copy, tmp_path, monkeypatch):
+    ran = tmp_path / 'ran'
+    (tmp_path / 'hostile.py').write_text(f'open({str(ran)!r}, "w")')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    place(copy, 'hostile.Feature')
+    if renewed:
+        checksums.write(copy)
+    message = "names the class '.*', which no data set .* has; nothing of it was run" if renewed else 'is damaged or altered'
+    commands = [
+        lambda: open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train'),
+        lambda: compact.main(['compact', 'sub_jhmdb/fold1', '--data_dir', str(tmp_path), '--out', str(tmp_path / 'out')]),
+        lambda: build.main(['build', 'sub_jhmdb/fold1', '--manual_dir', str(tmp_path), '--data_dir', str(tmp_path)]),
+    ]
+    for command in commands:
+        with pytest.raises(InputError, match=message) as caught:
+            command()
+        assert len(str(caught.value).splitlines()) == 1
+    assert not ran.exists()
+
+
+def _change(copy: pathlib.Path, change: Callable[[dict], object]) -> None:
+    """Changes metadata.json and its checksum, as one would who means it."""
+    path = copy / 'metadata.json'
+    metadata = json.loads(path.read_text())
+    change(metadata)
+    path.write_text(json.dumps(metadata))
+    checksums.write(copy)
+
+
+def _longer(metadata: dict) -> None:
+    metadata['clips']['train'][0][1] += 1
+
+
+def _shifted(metadata: dict) -> None:
+    first, second = metadata['clips']['train']
+    first[1], second[1] = second[1], first[1]
+
+
+def _renamed(metadata: dict) -> None:
+    metadata['clips']['train'][1][0] = 'golf/other'
+
+
+def _swapped(metadata: dict) -> None:
+    metadata['clips']['train'], metadata['clips']['test'] = metadata['clips']['test'], metadata['clips']['train']
+
+
+def _fewer(metadata: dict) -> None:
+    del metadata['clips']['train'][0]
+
+
+def _twice(metadata: dict) -> None:
+    metadata['clips']['train'][0] = metadata['clips']['train'][1]
+
+
+def _no_split(metadata: dict) -> None:
+    del metadata['clips']['test']
+
+
+def _other_skeleton(metadata: dict) -> None:
+    metadata['skeleton'] = 'penn_action'
+
+
+def _no_length(metadata: dict) -> None:
+    metadata['clips']['train'][0][1] = -4
+
+
+@pytest.mark.parametrize(
+    'change', [_longer, _shifted, _renamed, _swapped, _fewer, _twice, _no_split, _other_skeleton, _no_length]
+)
+def test_tables_that_do_not_fit_the_records_are_refused(change, copy, tmp_path):
+    _change(copy, change)
+    with pytest.raises(InputError, match=f'{copy}: .*build it again with --overwrite'):
+        read_all(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'text', ['', '[]', 'null', '{"clips": 3}', '[' * 100_000, '{"skeleton": "jhmdb", "clips": {}, "leak": 1}']
+)
+@pytest.mark.parametrize('name', ['metadata.json', 'dataset_info.json', 'features.json', 'checksums.json'])
+def test_tables_of_anything_are_one_line(name, text, copy):
+    (copy / name).write_text(text)
+    if name != 'checksums.json':
+        checksums.write(copy)
+    if name == 'features.json' and text not in ('', '[' * 100_000):
+        return  # JSON that names nothing, and is not read
+    with pytest.raises(InputError, match=str(copy)) as caught:
+        read_built(copy)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_flipped_bit_anywhere_is_named_by_its_file(copy):
+    rng = np.random.default_rng(0)
+    files = sorted(path for path in copy.iterdir())
+    assert len(files) == 8
+    for path in files:
+        data = path.read_bytes()
+        for position in rng.integers(len(data), size=20):
+            damaged = bytearray(data)
+            damaged[position] ^= 1 << rng.integers(8)
+            path.write_bytes(damaged)
+            found = examine_built([copy], pixels=False).findings
+            assert path.name in ' '.join(finding.text for finding in found if finding.level == 'error'), (path, position)
+        path.write_bytes(data)
+    assert not examine_built([copy], pixels=True).findings
+
+
+def test_a_checksum_is_not_renewed_by_a_build_that_leaves_the_data_set_alone(copy, tmp_path):
+    (frames,) = copy.glob('train_frames*')
+    data = bytearray(frames.read_bytes())
+    data[-100_000] ^= 1
+    frames.write_bytes(data)
+    command = ['build', 'sub_jhmdb/fold1', '--manual_dir', str(tmp_path), '--data_dir', str(tmp_path)]
+    build.main(command)
+    with pytest.raises(InputError, match=f'{copy}: {frames.name} is damaged or altered'):
+        build.main([*command, '--update_metadata_only'])
 
 
 def read_all(data_dir: pathlib.Path) -> list[dict]:
@@ -201,3 +369,18 @@ def test_reading_ahead_keeps_the_order_and_the_error():
     read = []
     with pytest.raises(InputError, match='clip 5'):
         read.extend(clip['clip'] for clip in _read_ahead([*readers[:5], fail, *readers[6:]]))
+
+
+def test_the_doctor_checks_what_is_built(copy, tmp_path, capsys):
+    assert doctor.main(['doctor', 'sub_jhmdb/fold1', str(tmp_path), '--pixels']) == 0
+    assert f'sub_jhmdb/fold1 in {tmp_path}: sound' in capsys.readouterr().out
+    assert doctor.main(['doctor', 'sub_jhmdb', str(tmp_path)]) == 0
+    (frames,) = copy.glob('test_frames*')
+    frames.write_bytes(frames.read_bytes()[:-1])
+    assert doctor.main(['doctor', 'sub_jhmdb', str(tmp_path)]) == 1
+    assert (
+        f'error    {copy}: {frames.name} is damaged or altered (131071 bytes, 131072 when it was built)'
+        in capsys.readouterr().out
+    )
+    with pytest.raises(InputError, match='no built data set sub_jhmdb/fold2 there'):
+        doctor.main(['doctor', 'sub_jhmdb/fold2', str(tmp_path)])

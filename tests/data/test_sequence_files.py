@@ -203,7 +203,7 @@ def test_bad_sequences(tmp_path):
         'pose has 69 numbers a frame; 72', bad_file(tmp_path, imgname=names, pose=objects([np.zeros((4, 69))] * 2)), kind='smpl'
     )
     refused('none.npz: no such file', str(tmp_path / 'none.npz'))
-    refused('not a readable npz', str(tmp_path))
+    refused('a folder, not a file', str(tmp_path))
 
 
 @pytest.mark.parametrize(

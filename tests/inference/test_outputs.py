@@ -103,6 +103,19 @@ def test_only_the_kinds_asked_for(outputs, write_video, tmp_path):
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['clip.csv']
 
 
+def test_a_folder_in_the_way_of_one_file_is_told_before_anything_is_predicted(outputs, write_video, tmp_path):
+    video = write_video('clip', [draw(None)])
+    (tmp_path / 'out/clip.json').mkdir(parents=True)
+    with pytest.raises(InputError, match=r'clip\.json: a folder is in the way of that file'), outputs(video):
+        raise AssertionError
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['clip.json']
+    (tmp_path / 'out/clip.json').rmdir()
+    with pytest.raises(InputError, match=r'clip\.json: a folder is in the way'), outputs(video) as files:  # noqa: PT012
+        files.write(draw(None), poses(1)[0])
+        (tmp_path / 'out/clip.json').mkdir()
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['clip.json']
+
+
 def test_an_error_leaves_nothing_new(outputs, write_video, tmp_path):
     video = write_video('clip', [draw(None)])
     (tmp_path / 'out').mkdir()

@@ -1,3 +1,5 @@
+import contextlib
+import csv
 import errno
 import json
 import re
@@ -10,6 +12,7 @@ from dots import draw, person
 from kimnet_jax import predict, refinement
 from kimnet_jax.core.errors import InputError, run_command
 from kimnet_jax.core.pose_windows import WindowConfig
+from kimnet_jax.core.video import read_frames
 from kimnet_jax.inference.outputs import PoseOutputs
 from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.predict import Trained, predict_videos, requested_boxes
@@ -55,6 +58,8 @@ def test_command(command, write_video, tmp_path, capfd):
         (['v.mp4', '--outputs', 'json,xml'], '--outputs=json,xml'),
         (['v.mp4', '--outputs', ''], '--outputs='),
         (['v.mp4', '--box', '1,2,3'], '--box 1,2,3'),
+        (['v.mp4', '--box='], '--box : box 0 is'),
+        (['v.mp4', '--box=', '--boxes', 'f'], 'give one of them'),
         (['v.mp4', '--box', '1,2,3,4', '--boxes', 'f'], 'give one of them'),
         (['v.mp4', '--boxes', 'f', '--boxes', 'g'], '2 files for 1 videos'),
         (['v.mp4', '--boxes', '/nowhere/f.csv'], '/nowhere/f.csv: no such file'),
@@ -65,6 +70,25 @@ def test_bad_requests(command, tmp_path, capfd, argv, message):
     assert command(*argv) == 2
     assert message in capfd.readouterr().err
     assert not list(tmp_path.rglob('*.*'))
+
+
+def test_damaged_frames_are_counted_and_marked(command, write_video, tmp_path, capfd):
+    video = write_video('walk.mp4', map(draw, WALK))
+    data = bytearray(video.read_bytes())
+    for position in range(len(data) * 2 // 3, len(data)):  # the first bit whose flip is noticed, and leaves the rest readable
+        data[position] ^= 16
+        video.write_bytes(data)
+        marked: set[int] = set()
+        with contextlib.suppress(InputError):
+            if len(list(read_frames(video, marked.add))) == len(WALK) and marked:
+                break
+        data[position] ^= 16
+    assert command(str(video), '--box', '20,30,60,90', '--outputs', 'json,csv') == 0
+    frames = json.loads((tmp_path / 'run/predictions/walk.json').read_text())['frames']
+    assert {record['frame'] for record in frames if record.get('damaged')} == marked
+    rows = list(csv.DictReader((tmp_path / 'run/predictions/walk.csv').read_text().splitlines()))
+    assert {int(row['frame']) for row in rows if row['damaged'] == '1'} == marked
+    assert f'walk.mp4: {len(marked)} of 12 frames are damaged, the first is frame {min(marked)}' in capfd.readouterr().err
 
 
 def test_a_failed_video_does_not_stop_the_others(trained, write_video, tmp_path, capfd):

@@ -56,6 +56,28 @@ def fails(command, tmp_path, capsys, monkeypatch):
         ({'train.save_every': -1.0}, 'config.train.save_every=-1.0: must be a positive number of epochs'),
         ({'train.log_every': 0}, 'config.train.log_every=0: must be a positive number of steps'),
         ({'train.average_decay': 1.0}, 'config.train.average_decay=1.0: must be 0 (none) or more, and below 1'),
+        ({'data.box_scale': float('inf')}, 'config.data.box_scale=inf: must be a finite number'),
+        ({'data.box_scale': 1e30}, 'config.data.box_scale=1e+30: must be 0.1 to 10'),
+        ({'data.box_scale': 1e-30}, 'config.data.box_scale=1e-30: must be 0.1 to 10'),
+        ({'data.augment_rotation': float('nan')}, 'config.data.augment_rotation=nan: must be a finite number'),
+        ({'data.augment_rotation': 1e30}, 'config.data.augment_rotation=1e+30: must be 0 to 180'),
+        ({'data.augment_scale': '(1e-9,1e9)'}, 'config.data.augment_scale=(1e-09, 1000000000.0): must be 0.1 to 10'),
+        ({'data.input_size': 33}, 'config.data.input_size=33: not a size that KIMNet halves evenly; take a multiple of 64'),
+        ({'data.input_size': 48}, 'config.data.input_size=48: not a size that KIMNet halves evenly; take a multiple of 64'),
+        ({'data.input_size': 1 << 30}, 'config.data.input_size=1073741824: must be 1 to 4096'),
+        ({'data.frames': 1 << 30}, 'config.data.frames=1073741824: must be 1 to 10000'),
+        ({'optimizer.drop_epochs': '(-3,5)'}, 'config.optimizer.drop_epochs=(-3, 5): must be epochs from 0 on'),
+        ({'optimizer.drop_epochs': '(5,3)'}, 'config.optimizer.drop_epochs=(5, 3): must be epochs from 0 on, each after'),
+        ({'optimizer.learning_rate': float('inf')}, 'config.optimizer.learning_rate=inf: must be a finite number'),
+        ({'optimizer.clip_norm': float('nan')}, 'config.optimizer.clip_norm=nan: must be a finite number'),
+        ({'loader.threads': 10_000_000}, 'config.loader.threads=10000000: must be 1 to 1024'),
+        ({'loader.workers': 10_000_000}, 'config.loader.workers=10000000: must be 0 to 1024'),
+        ({'loader.prefetch': 1 << 40}, 'config.loader.prefetch=1099511627776: must be 1 to 1024'),
+        ({'target.sigma': 1e-30}, 'config.target.sigma=1e-30: must be 0.1 to 1000'),
+        ({'train.steps': 1 << 40}, 'config.train.steps=1099511627776: must be at most 2,147,483,647 steps'),
+        ({'train.epochs': 1e300, 'train.steps': 0}, 'config.train.epochs=1e+300, config.train.steps=0: must be at most'),
+        ({'train.epochs': float('nan')}, 'config.train.epochs=nan: must be a finite number'),
+        ({'train.batch_size': 1 << 40}, 'config.train.batch_size=1099511627776: must be at most 1,000,000'),
         ({'train.steps': -1}, 'config.train.steps=-1: the run would have no step'),
         ({'seed': -1}, 'config.seed=-1: must be 0 to 2**32 - 1'),
         ({'dtype': 'int8'}, "config.dtype='int8': choose one of"),
@@ -149,7 +171,25 @@ def test_settings_that_change_no_number_may_change(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
 
-@pytest.mark.parametrize('text', ['{"config": {}}', '{', '[]'])
+def test_a_run_that_made_no_checkpoint_may_begin_with_other_settings(tmp_path):
+    config = {'data': {'augment_rotation': 40.0}, 'train': {'log_every': 1}}
+    run_folder.write_config(tmp_path, config, 'jhmdb', ['random weights'])
+    corrected = {'data': {'augment_rotation': 30.0}, 'train': {'log_every': 1}}
+    run_folder.write_config(tmp_path, corrected, 'jhmdb', ['random weights'], begins=True)
+    assert run_folder.read_config(tmp_path)[0] == corrected
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '{"config": {"data": {"box_scale": NaN}}, "skeleton": "jhmdb"}',
+        '{"config": {}}',
+        '{',
+        '[]',
+        '[' * 100_000,
+        '{"config": 1, "skeleton": "jhmdb"}',
+    ],
+)
 def test_damaged_config(tmp_path, text):
     (tmp_path / 'config.json').write_text(text)
     with pytest.raises(InputError, match=r'config\.json: not a config that train wrote'):

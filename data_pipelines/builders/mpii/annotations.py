@@ -11,10 +11,10 @@ import numpy as np
 
 from data_pipelines import matlab
 from data_pipelines.builders.mpii.layout import SPLITS
-from data_pipelines.download import read_bytes
 from data_pipelines.findings import Finding
 from data_pipelines.persons import Person, Splits, held_out
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import read_file
 from kimnet_jax.core.skeleton import MPII
 
 J = MPII.num_joints
@@ -37,7 +37,7 @@ def read_json(files: dict[str, pathlib.Path]) -> tuple[Splits, list[Finding]]:
     splits, findings = {}, []
     for split, file in files.items():
         try:
-            entries = json.loads(read_bytes(file))
+            entries = json.loads(read_file(file))
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise InputError(f'{file}: not a JSON file ({error}); replace it') from error
         if not isinstance(entries, list):

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipelines import matlab
 from data_pipelines.images import read_image, require_names
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.geometry import box_of_points
 from kimnet_jax.core.image import encode_png
 from kimnet_jax.core.skeleton import JHMDB
@@ -72,7 +72,7 @@ def read_video(path: pathlib.Path, count: int) -> tuple[list[bytes], tuple[int, 
             image_size = (frame.shape[0], frame.shape[1])
             frames.append(encode_png(frame))
     if total != count:
-        raise InputError(f'{path}: {total} frames, but pos_img of its joint_positions.mat has {count}; replace the file')
+        raise DamagedError(f'{path}: {total} frames, but pos_img of its joint_positions.mat has {count}; replace the file')
     return frames, image_size
 
 

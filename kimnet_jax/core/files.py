@@ -1,0 +1,163 @@
+"""Files: those of others, which may be none or too large, and ours, which appear whole and together.
+
+The environment changes the limits: `KIMNET_MAX_BYTES`, of the content of one file when it is read or unpacked into memory (2 GiB;
+of a MATLAB file, a quarter of it), and `KIMNET_MAX_PIXELS`, rows times columns of an image or of a frame (100 million).
+"""
+
+import contextlib
+import fcntl
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO
+
+import numpy as np
+
+from kimnet_jax.core.errors import InputError
+
+MAX_BYTES, MAX_PIXELS = 'KIMNET_MAX_BYTES', 'KIMNET_MAX_PIXELS'
+_WORK = '.unfinished-'
+_DEFAULTS = {MAX_BYTES: 2 << 30, MAX_PIXELS: 100_000_000}
+
+
+def limit(name: str) -> int:
+    """`MAX_BYTES` or `MAX_PIXELS`, as the environment has it. Raises `InputError` where it is no positive whole number."""
+    text = os.environ.get(name, str(_DEFAULTS[name]))
+    if not text.isdecimal() or not int(text):
+        raise InputError(f'{name}={text}: must be a positive whole number')
+    return int(text)
+
+
+def require_file(path: pathlib.Path, what: str = 'file') -> None:
+    """Raises `InputError` unless there is a regular file: to open a pipe or a device may wait for ever."""
+    try:
+        if path.is_file():
+            return
+        if path.is_dir():
+            raise InputError(f'{path}: a folder, not a {what}')
+        if path.exists():
+            raise InputError(f'{path}: a pipe, a socket or a device, not a {what}; write it to a file first')
+    except OSError as error:  # a name that is too long, a loop of links
+        raise InputError(f'{path}: cannot be read ({error.strerror})') from error
+    raise InputError(f'{path}: {"a link to nothing" if path.is_symlink() else f"no such {what}"}')
+
+
+def read_file(path: pathlib.Path, what: str = 'file') -> bytes:
+    """The content of a file. Raises `InputError` where it is none, cannot be read or is too large."""
+    require_file(path, what)
+    try:
+        if path.stat().st_size > limit(MAX_BYTES):
+            raise InputError(f'{path}: {_too_large(path.stat().st_size, MAX_BYTES)}')
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read ({error.strerror})') from error
+
+
+def read_text(path: pathlib.Path, what: str = 'file', encoding: str = 'utf-8') -> str:
+    """The content of a text file. Raises `InputError` as `read_file`, and where it is no text."""
+    try:
+        return read_file(path, what).decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(f'{path}: not a text file ({error.reason} at byte {error.start})') from error
+
+
+def check_npz(archive: zipfile.ZipFile) -> None:
+    """Raises a `ValueError` where the arrays would be too large, or one has a shape that its bytes do not fill."""
+    total = sum(info.file_size for info in archive.infolist())
+    if total > limit(MAX_BYTES):
+        raise ValueError(f'{_too_large(total, MAX_BYTES)} when unpacked')
+    for info in archive.infolist():
+        with archive.open(info) as file:
+            check_array(file, info.file_size)
+
+
+def check_array(file: IO[bytes], size: int) -> None:
+    """Raises a `ValueError` where an `.npy` of `size` bytes has a shape that these do not fill; pickled arrays pass."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f'shape {list(shape)} of {dtype} in {size} bytes')
+
+
+def _too_large(found: int, name: str) -> str:
+    return f'{found:,} bytes, more than {limit(name):,}; if it is meant to be that large, set {name} in the environment'
+
+
+def check_pixels(rows: int, columns: int, source: str) -> None:
+    """Raises `InputError` naming `source` where an image would be larger than `MAX_PIXELS`."""
+    if rows * columns > limit(MAX_PIXELS):
+        raise InputError(
+            f'{source}: {columns}x{rows} pixels, more than {limit(MAX_PIXELS):,} in all; scale it down, or set {MAX_PIXELS}'
+        )
+
+
+@contextlib.contextmanager
+def work_folder(parent: pathlib.Path, label: str) -> Iterator[pathlib.Path]:
+    """A new hidden folder in `parent`, gone afterwards. Those of this kind that killed processes left there are removed first.
+
+    Each is locked by its process, and the system lifts the lock when that ends, however it does.
+    """
+    for found in parent.glob(f'{_WORK}*'):
+        with contextlib.suppress(OSError), _locked(found) as handle:
+            if handle is not None:
+                shutil.rmtree(found, ignore_errors=True)
+    with contextlib.ExitStack() as held:
+        while True:
+            folder = pathlib.Path(tempfile.mkdtemp(prefix=f'{_WORK}{label[:100]}-', dir=parent))
+            with contextlib.suppress(FileNotFoundError):
+                if held.enter_context(_locked(folder)) is not None and folder.exists():
+                    break  # else another process took it for a dead one before it was locked
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[int | None]:
+    """A handle of the folder, locked; None where another process has the lock."""
+    handle: int | None = None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle = descriptor
+        yield handle
+    finally:
+        os.close(descriptor)
+
+
+def require_free(files: Iterable[pathlib.Path]) -> None:
+    """Raises `InputError` where a folder stands in a file's place."""
+    for file in files:
+        if file.is_dir():
+            raise InputError(f'{file}: a folder is in the way of that file; remove it, or choose another place')
+
+
+def place_together(drafts: Mapping[pathlib.Path, pathlib.Path]) -> None:
+    """Gives each draft its final name, in place of what is there: all of them, or, where one cannot be placed, none."""
+    require_free(drafts.values())
+    kept: dict[pathlib.Path, pathlib.Path] = {}
+    placed: list[pathlib.Path] = []
+    try:
+        for draft, final in drafts.items():
+            if final.exists():
+                kept[final] = draft.with_name(f'{draft.name}.kept')
+                shutil.copy2(final, kept[final])
+            os.replace(draft, final)
+            placed.append(final)
+    except BaseException:
+        for final in placed:
+            if final in kept:
+                os.replace(kept[final], final)
+            else:
+                final.unlink()
+        raise
+    finally:
+        for copy in kept.values():
+            copy.unlink(missing_ok=True)

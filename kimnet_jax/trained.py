@@ -1,0 +1,167 @@
+"""A trained network wherever it lies: in the folder of a run, in a file of weights, or in the package under a name."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from absl import flags
+from flax import nnx
+
+from kimnet_jax import pretrained
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import Skeleton, get_skeleton
+from kimnet_jax.interop.convert import Weights, describe, make_config
+from kimnet_jax.interop.networks import NETWORKS
+from kimnet_jax.interop.weight_files import read_weights, write_weights
+from kimnet_jax.models import REFINERS, PerFrame, VideoModel, abstract_model
+from kimnet_jax.models.weights import assign
+from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.initial import NETWORK
+from kimnet_jax.training.workdir import parse_record, read_config
+
+flags.disclaim_key_flags()  # those defined here are the calling command's, and in its --help
+Network = TypeVar('Network', bound=nnx.Module)
+RECORD, STEP = 'run', 'step'  # metadata of a file: the `config.json` of the run it is of, and the step
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Attributes:
+    name: what messages and files call it: as the user gave it.
+    config: the run's.
+    skeleton: of its poses.
+    step: of the checkpoint.
+    arrays: parameters and statistics by path, without the prefix of `models.PerFrame`.
+    folder: of the run; None where the weights are a file.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    skeleton: Skeleton
+    step: int
+    arrays: Mapping[str, np.ndarray]
+    folder: pathlib.Path | None = None
+
+    @property
+    def kind(self) -> str:
+        """`config.model.name`."""
+        return self.config['model'].get('name', 'kimnet')
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What files say of it."""
+        return {'model': self.kind, 'weights': self.name, 'step': self.step}
+
+    def load(self, dtype: str | None = None) -> VideoModel:
+        """The network of videos in eval mode; `dtype` instead of `config.dtype`. Raises `InputError` where it is none."""
+        if self.kind in REFINERS:
+            raise InputError(
+                f'{self.name}: {self.kind!r} refines poses and reads no video; use it with kimnet_jax.refine or predict --refine'
+            )
+        return self.fill(
+            abstract_model(self.config['model'], num_joints=self.skeleton.num_joints, dtype=dtype or self.config['dtype'])
+        )
+
+    def fill(self, model: Network) -> Network:
+        """An abstract network with these weights, in eval mode. Raises `InputError` where they do not fit it."""
+        prefix = NETWORK if isinstance(model, PerFrame) else ''
+        try:
+            assign(model, {f'{prefix}{path}': array for path, array in self.arrays.items()})
+        except InputError as error:
+            raise InputError(f'{self.name}: {error}') from error
+        model.eval()
+        return model
+
+
+def requested(model: str | None, workdir: str | None, default: str | None = None) -> str:
+    """What `--model` and `--workdir` of a command name; `default` where neither is given. Raises `InputError`."""
+    if model is not None and workdir is not None:
+        raise InputError('--model and --workdir: give one of them; both name the trained network')
+    found = model if model is not None else workdir if workdir is not None else default
+    if not found:
+        raise InputError('--model is needed: the name of a pretrained model, the folder of a run, or a file of weights')
+    return found
+
+
+def define_flags(values: flags.FlagValues, default: str | None = None) -> None:
+    """The flags of every command that takes a trained network."""
+    known = ', '.join(pretrained.catalogue())
+    model = f'The network: {known} (see `kimnet models`), the folder of a training run, or a file of weights.'
+    model += f' If not given {default}.' if default else ''
+    flags.DEFINE_string('model', None, model, flag_values=values)
+    flags.DEFINE_string('workdir', None, 'Folder of a training run, as --model takes it too.', flag_values=values)
+    checkpoint = "Which checkpoint of a run: 'best', 'last' or a step."
+    flags.DEFINE_string('checkpoint', 'best', checkpoint, flag_values=values)
+
+
+def open_trained(reference: str | pathlib.Path, checkpoint: str = 'best') -> Trained:
+    """A trained network.
+
+    Args:
+        reference: a name of `pretrained`, with or without the prefix `pretrained:`, the folder of a run, or a file that `pack`
+            wrote. A name means the pretrained model also where a file or folder is called so: write `./NAME` for those.
+        checkpoint: of a run: `best`, `last` or a step.
+
+    Raises:
+        InputError: there is no such thing, or it is damaged.
+    """
+    name = str(reference)
+    known = name.removeprefix(pretrained.PREFIX)
+    if known != name or known in pretrained.catalogue():
+        return _of_file(pretrained.find(known), known)
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir():
+        return _of_run(path, checkpoint)
+    if path.is_file():
+        return _of_file(path, name)
+    names = ', '.join(pretrained.catalogue())
+    raise InputError(f'{name}: no folder of a run, no file of weights, and no pretrained model of that name; those are {names}')
+
+
+def _of_run(folder: pathlib.Path, checkpoint: str) -> Trained:
+    config, skeleton = read_config(folder)
+    arrays, meta = Checkpoints(folder, read_only=True).read_weights(checkpoint)
+    if all(path.startswith(NETWORK) for path in arrays):
+        arrays = {path.removeprefix(NETWORK): array for path, array in arrays.items()}
+    return Trained(str(folder), config, get_skeleton(skeleton), meta['step'], arrays, folder)
+
+
+def _of_file(file: pathlib.Path, name: str) -> Trained:
+    arrays, metadata, _ = read_weights(file)
+    if RECORD not in metadata:
+        raise InputError(
+            f'{name}: weights alone, without the settings they were trained with; begin a run with them '
+            f'(kimnet_jax.train --config.init.model={name} --config.train.epochs=0), and give its folder'
+        )
+    config, skeleton = parse_record(metadata[RECORD], f'{name}: metadata {RECORD!r}')
+    step = metadata.get(STEP, '0')
+    if not step.isdigit():
+        raise InputError(f'{name}: metadata {STEP!r} is {step!r}, expected a number')
+    return Trained(name, config, get_skeleton(skeleton), int(step), arrays)
+
+
+def pack(trained: Trained, target: pathlib.Path, *, dtype: str = 'float16') -> None:
+    """Writes a network and the settings it was trained with as one `.safetensors` or `.npz`.
+
+    BatchNorm's statistics stay float32. `kimnet_jax.convert` and `init` of a config read the file too.
+    """
+    statistics = ('mean', 'var')
+    arrays = {
+        path: np.asarray(array, np.float32 if path.rpartition('.')[2] in statistics else dtype)
+        for path, array in trained.arrays.items()
+    }
+    metadata: dict[str, str] = {}
+    if trained.kind in NETWORKS:
+        fields = {key: value for key, value in trained.config['model'].items() if key != 'name'}
+        size = (
+            {'channels': trained.skeleton.num_joints * 2}
+            if trained.kind in REFINERS
+            else {'num_joints': trained.skeleton.num_joints}
+        )
+        metadata = describe(Weights(trained.kind, make_config(trained.kind, fields | size), arrays))
+    record = {'config': trained.config, 'skeleton': trained.skeleton.name}
+    metadata |= {'skeleton': trained.skeleton.name, RECORD: json.dumps(record), STEP: str(trained.step)}
+    write_weights(target, arrays, metadata)
