@@ -47,7 +47,7 @@ def test_logits_are_those_of_the_softmax(correlation):
 
 def test_a_run(whole_run, run, tmp_path, correlation):
     workdir = shutil.copytree(whole_run[0], tmp_path / 'run')
-    done = run(BENCHMARKS / 'correlation.py', f'--workdir={workdir}', f'--out={tmp_path / "out.json"}')
+    done = run(BENCHMARKS / 'correlation.py', f'--model={workdir}', f'--out={tmp_path / "out.json"}')
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / 'out.json').read_text())['run']
     assert found['clips'] == 3
@@ -56,18 +56,18 @@ def test_a_run(whole_run, run, tmp_path, correlation):
         assert low <= value <= high
         assert found[what]['mPCK@0.2 by torso'][0] == pytest.approx(found['as trained'][0] + value, abs=0.02)
 
-    loaded = correlation.occlusion.load(workdir, None)
-    clips = correlation.schema.open_clips(loaded.config['dataset']['data_dir'], 'kinetic_puppets', 'mini', 'test')
-    matrices = list(correlation.correlations(loaded, clips))
+    loaded = correlation.trained.open_trained(workdir)
+    model, config = loaded.load(), loaded.config
+    clips = correlation.schema.open_clips(config['dataset']['data_dir'], 'kinetic_puppets', 'mini', 'test')
+    matrices = list(correlation.correlations(model, config, clips))
     assert [len(part) for part in matrices] == [length - 1 for length in clips.lengths]
     np.testing.assert_allclose(np.concatenate(matrices).sum(-1), 1, atol=1e-5)
     assert found['correlation']['transitions'] == sum(clips.lengths) - 3
-    (uniform, *_) = correlation.correlations(correlation.changed(loaded, 'uniform'), clips)
+    (uniform, *_) = correlation.correlations(correlation.changed(model, 'uniform'), config, clips)
     np.testing.assert_allclose(uniform, 1 / 15, atol=1e-6)
     assert np.abs(matrices[0] - 1 / 15).max() > 1e-4
 
-    record = json.loads((workdir / 'config.json').read_text())
-    record['config']['model']['name'] = 'rpstn'
-    other = loaded._replace(config=record['config'])
-    with pytest.raises(ValueError, match='W_r is of a KIMNet with temporal=kmm'):
-        correlation.judge(other, None)
+
+def test_a_network_without_a_kmm(correlation):
+    with pytest.raises(ValueError, match='a pose_resnet without a KMM'):
+        correlation.judge(correlation.trained.open_trained('poseresnet-s-lsp'))

@@ -10,7 +10,7 @@ from absl import flags
 
 from data_pipelines import schema
 from data_pipelines.occlusion import Occlusion
-from kimnet_jax import evaluate, occlusion
+from kimnet_jax import evaluate, occlusion, trained
 from kimnet_jax.core.errors import run_command
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.training.checkpoint import Checkpoints
@@ -28,9 +28,8 @@ def clips(data_dir):
 
 @pytest.fixture(scope='module')
 def weights_file(workdir, tmp_path_factory) -> pathlib.Path:
-    arrays, meta = Checkpoints(workdir, read_only=True).read_weights('best')
     file = tmp_path_factory.mktemp('weights') / 'copy.safetensors'
-    write_weights(file, arrays, {'run': (workdir / 'config.json').read_text(), 'step': str(meta['step'])})
+    trained.pack(trained.open_trained(workdir), file, dtype='float32')
     return file
 
 
@@ -58,7 +57,7 @@ def changed(workdir: pathlib.Path, target: pathlib.Path, **fields) -> pathlib.Pa
 def report(workdir, weights_file, clips):
     """(JSON, Markdown) of a run beside a file of its weights."""
     assert command(f'--workdir={workdir},{weights_file}', '--counts=3,0,1', '--seed=4', '--side=0.3') == 0
-    (file,) = (workdir / 'evaluation').glob('occlusion_joints_test_step*_seed4.json')
+    (file,) = (workdir / 'evaluation').glob('occlusion_joints_test_run_step*_seed4.json')
     return json.loads(file.read_text()), file.with_suffix('.md').read_text()
 
 
@@ -83,7 +82,7 @@ def test_a_run_beside_its_own_weights(report, workdir, clips):
 def test_without_masks_it_is_the_evaluation(report, workdir):
     values = flags.FlagValues()
     evaluate.define_flags(values)
-    evaluate.evaluate(workdir, values(['evaluate', '--checkpoint=best']) and values)
+    evaluate.run(values(['evaluate', f'--workdir={workdir}']), values)
     (file,) = (workdir / 'evaluation').glob('test_step*.json')
     expected = json.loads(file.read_text())['rows']
     for ours, theirs in (('run', 'KIMNet (ours)'), ('mean pose', 'mean pose')):
@@ -95,8 +94,8 @@ def test_without_masks_it_is_the_evaluation(report, workdir):
 
 def test_numbers_are_of_poses_on_masked_frames(report, workdir, clips):
     """The table's numbers from the poses themselves."""
-    run = occlusion.load(workdir, None)
-    predict = occlusion.predictor(run, clips, 3)
+    found = trained.open_trained(workdir)
+    predict = occlusion.predictor(found.load(), found.config, clips, 3)
     part = Occlusion('joints', 3, seed=4, side=0.3)
     masked, plain = predict(part), predict(None)
     hits, counts = {'occluded': 0, 'visible': 0, 'unmasked': 0}, {'occluded': 0, 'visible': 0, 'unmasked': 0}
@@ -142,11 +141,13 @@ def test_length_leaves_short_clips_out_when_told(workdir, clips, tmp_path, capsy
 @pytest.mark.parametrize(
     ('argv', 'told'),
     [
-        ([], '--workdir is needed'),
+        ([], '--model is needed'),
+        (['--workdir=RUN', '--model=FILE'], 'give one of them'),
+        (['--model=RUN,poseresnet-s-lsp'], 'poseresnet-s-lsp: skeleton lsp, but jhmdb of'),
         (['--workdir=RUN', 'more'], "unexpected argument 'more'"),
-        (['--workdir=RUN,RUN'], 'the same run twice'),
-        (['--workdir=nowhere'], 'nowhere: no run there'),
-        (['--workdir=nowhere.safetensors'], 'nowhere.safetensors: no such file'),
+        (['--workdir=RUN,RUN'], 'the same network twice'),
+        (['--workdir=nowhere'], 'nowhere: no folder of a run, no file'),
+        (['--workdir=nowhere.safetensors'], 'nowhere.safetensors: no folder of a run, no file'),
         (['--workdir=RUN', '--counts=1,x'], '--counts 1,x: give whole numbers'),
         (['--workdir=RUN', '--counts=1,-2'], '--counts 1,-2: give whole numbers'),
         (['--workdir=RUN', '--counts='], '--counts : give whole numbers'),
@@ -160,7 +161,7 @@ def test_length_leaves_short_clips_out_when_told(workdir, clips, tmp_path, capsy
         (['--workdir=RUN', '--data_dir=nowhere'], 'no built data set there'),
         (['--workdir=RUN', '--batch_size=0'], 'batch_size=0: must be a positive multiple'),
         (['--workdir=RUN', '--checkpoint=7'], "choose 'best', 'last' or one of the steps"),
-        (['--workdir=FILE', '--checkpoint=best'], 'is a file with weights of one step'),
+        (['--workdir=RUN,,FILE'], 'one of these names is empty'),
     ],
 )
 def test_bad_input(workdir, weights_file, argv, told, capsys):
@@ -174,8 +175,8 @@ def test_bad_input(workdir, weights_file, argv, told, capsys):
 
 
 def test_runs_that_do_not_compare(workdir, tmp_path, monkeypatch, capsys):
-    weights = occlusion.load(workdir, None)
-    monkeypatch.setattr(Checkpoints, 'restore_weights', lambda self, which, template: (weights.weights, {'step': 1}))
+    arrays = trained.open_trained(workdir).arrays
+    monkeypatch.setattr(Checkpoints, 'read_weights', lambda self, which: (arrays, {'step': 1}))
     others = {
         'skeleton': {'skeleton': 'penn_action'},
         'data set kinetic_puppets/joints15': {'dataset__config': 'joints15'},
@@ -187,32 +188,35 @@ def test_runs_that_do_not_compare(workdir, tmp_path, monkeypatch, capsys):
         assert f'{other}: {told}' in capsys.readouterr().err
 
 
-def test_a_run_of_hanet_sees_no_frames(workdir, tmp_path, capsys):
+def test_a_run_of_hanet_sees_no_frames(workdir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Checkpoints, 'read_weights', lambda self, which: ({'x': np.zeros(1)}, {'step': 1}))
     other = changed(workdir, tmp_path / 'hanet', model__name='hanet')
-    for argument in (f'--workdir={other}', f'--workdir={workdir},{other}'):
+    for argument in (f'--workdir={other}', f'--model={other},{workdir}'):
         assert command(argument) == 2
-        assert f'{other}: a run of hanet, which refines poses' in capsys.readouterr().err
+        assert f"{other}: 'hanet' refines poses and reads no video" in capsys.readouterr().err
 
 
-def test_files_that_do_not_know_their_run(workdir, weights_file, tmp_path, capsys):
-    arrays = read_weights(weights_file).arrays
-    run = (workdir / 'config.json').read_text()
-    for metadata in ({}, {'run': run}, {'run': '{', 'step': '1'}, {'run': '[]', 'step': '1'}, {'run': run, 'step': 'x'}):
-        write_weights(tmp_path / 'w.safetensors', arrays, metadata)
-        assert command(f'--workdir={tmp_path / "w.safetensors"}') == 2
-        assert 'w.safetensors: its metadata do not tell the run and the step' in capsys.readouterr().err
+def test_weights_that_are_of_another_network(workdir, weights_file, tmp_path, capsys):
+    arrays, metadata, _ = read_weights(weights_file)
     arrays.pop(next(iter(arrays)))
-    write_weights(tmp_path / 'w.safetensors', arrays, {'run': run, 'step': '1'})
-    assert command(f'--workdir={tmp_path / "w.safetensors"}') == 2
-    assert 'these weights do not fit the model' in capsys.readouterr().err
+    write_weights(tmp_path / 'w.safetensors', arrays, metadata)
+    assert command(f'--workdir={workdir},{tmp_path / "w.safetensors"}', '--seed=9') == 2
+    assert 'missing in the weights' in capsys.readouterr().err
+    assert not list((workdir / 'evaluation').glob('*seed9*'))
 
 
-def test_names_tell_runs_apart(tmp_path):
+def test_names_tell_networks_apart(tmp_path, monkeypatch):
     for path in ('a/run', 'b/run', 'c/other', 'mean pose'):
         (tmp_path / path).mkdir(parents=True)
-    assert occlusion._names([tmp_path / 'a/run', tmp_path / 'c/other']) == ['run', 'other']
-    for paths in (['a/run', 'b/run'], ['a/run', 'mean pose']):
-        assert occlusion._names([tmp_path / path for path in paths]) == [str(tmp_path / path) for path in paths]
+    names = {
+        'a/run,c/other/': ['run', 'other'],
+        'a/run,w/file.safetensors,kimnet-s-jhmdb': ['run', 'file', 'kimnet-s-jhmdb'],
+        'a/run,b/run': ['a/run', 'b/run'],
+        'a/run,mean pose': ['a/run', 'mean pose'],
+    }
+    monkeypatch.chdir(tmp_path)
+    for references, expected in names.items():
+        assert occlusion._names(references.split(',')) == expected
 
 
 def test_as_a_command(workdir, run, tmp_path):
