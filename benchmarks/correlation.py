@@ -1,6 +1,6 @@
 """What has the KMM learnt? W_r on the clips of a split, and mPCK without it.
 
-    python benchmarks/correlation.py --workdir runs/a[,runs/b] [--data_dir data] [--split test] [--out FILE.json]
+    python benchmarks/correlation.py --model runs/a[,runs/b] [--data_dir data] [--split test] [--out FILE.json]
 
 Takes what `kimnet_jax.occlusion` takes. W_r is judged over all transitions between two frames of a clip (entropy 1 is uniform,
 diagonal 1 the identity), and by three evaluations of the same weights: as trained; with q = 0, which makes every W_r uniform; and
@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,27 +22,29 @@ from flax import nnx
 from data_pipelines import schema
 from data_pipelines.loader import eval_batches
 from data_pipelines.transforms import DataConfig
-from kimnet_jax import occlusion
+from kimnet_jax import occlusion, trained
 from kimnet_jax.core.config import make
-from kimnet_jax.core.errors import run_command
+from kimnet_jax.core.errors import InputError, run_command
 from kimnet_jax.core.image import normalise
 from kimnet_jax.metrics import PoseMetrics, contrast
-from kimnet_jax.training.state import Weights
+from kimnet_jax.models import KMM, KIMNet
+from kimnet_jax.training.state import Weights, split_model
 
 
-def correlations(run: occlusion.Run, clips: schema.ClipSource) -> Iterator[np.ndarray]:
+def correlations(model: KIMNet, config: Mapping[str, Any], clips: schema.ClipSource) -> Iterator[np.ndarray]:
     """W_r [T-1, J, J] of each clip, the whole of it one chain."""
+    graph, weights = split_model(model, training=False)
 
     @jax.jit
     def of_frames(weights: Weights, frames: jax.Array) -> jax.Array:
-        model = nnx.merge(run.graph, *weights, copy=True)
+        model = nnx.merge(graph, *weights, copy=True)
         return model(normalise(frames, jnp))[1]['correlation'][0]
 
-    data = make(DataConfig, run.config['data'], 'data')
+    data = make(DataConfig, config['data'], 'data')
     batches = eval_batches(clips, data, batch_size=1, segment=max(clips.lengths), chain_length=None)
     with contextlib.closing(batches):
         for batch in batches:
-            yield np.asarray(of_frames(run.weights, batch['frames']))[batch['mask'][0, 1:]]
+            yield np.asarray(of_frames(weights, batch['frames']))[batch['mask'][0, 1:]]
 
 
 def statistics(clips: list[np.ndarray]) -> dict[str, float]:
@@ -69,46 +71,50 @@ def statistics(clips: list[np.ndarray]) -> dict[str, float]:
     }
 
 
-def changed(run: occlusion.Run, what: str) -> occlusion.Run:
-    """The run with other weights: `uniform` W_r, or without the `predicted` heatmaps."""
-    model = nnx.merge(run.graph, *run.weights, copy=True)
+def changed(model: KIMNet, what: str) -> KIMNet:
+    """A copy with other weights: `uniform` W_r, or without the `predicted` heatmaps."""
+    model = nnx.clone(model)
+    transition: Any = model.transition
     if what == 'uniform':
-        for variable in (model.transition.temporal.conv_q.kernel, model.transition.temporal.conv_q.bias):
+        for variable in (transition.temporal.conv_q.kernel, transition.temporal.conv_q.bias):
             variable.set_value(jnp.zeros_like(variable[...]))
     else:
-        kernel = model.transition.fusion.conv_g.kernel
-        kernel.set_value(kernel[...].at[:, :, : run.skeleton.num_joints].set(0))
-    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return run._replace(graph=graph, weights=Weights(*states))
+        kernel, joints = transition.fusion.conv_g.kernel, transition.fusion.conv_d.kernel.shape[-1]
+        kernel.set_value(jnp.asarray(kernel[...]).at[:, :, :joints].set(0))
+    return model
 
 
-def measure(run: occlusion.Run, clips: schema.ClipSource) -> PoseMetrics:
+def measure(model: KIMNet, config: Mapping[str, Any], clips: schema.ClipSource) -> PoseMetrics:
+    """The metrics on all clips, without masks."""
     metrics = PoseMetrics(clips.skeleton, len(clips))
-    for i, pose in enumerate(occlusion.predictor(run, clips, None)(None)):
+    for i, pose in enumerate(occlusion.predictor(model, config, clips)(None)):
         example = clips[i]
         metrics.update(i, pose, example['joints'], example['visible'], example['boxes'])
     return metrics
 
 
-def judge(run: occlusion.Run, args: argparse.Namespace) -> dict[str, Any]:
+def judge(found: trained.Trained, data_dir: str | None = None, split: str | None = None) -> dict[str, Any]:
     """Statistics, mPCK@0.2 by torso with its interval, and the differences from it, in percent."""
-    dataset = run.config['dataset']
-    data_dir, split = args.data_dir or dataset['data_dir'], args.split or dataset['eval_split']
+    model, config = found.load(), found.config
+    if not isinstance(model, KIMNet) or not isinstance(model.transition.temporal, KMM):
+        raise InputError(f'{found.name}: a {found.kind} without a KMM; W_r is of a KIMNet with temporal=kmm')
+    dataset = config['dataset']
+    data_dir, split = data_dir or dataset['data_dir'], split or dataset['eval_split']
     clips = schema.open_clips(data_dir, dataset['name'], dataset['config'], split)
-    result: dict[str, Any] = {'clips': len(clips), 'split': split, 'step': run.step}
-    result['correlation'] = statistics(list(correlations(run, clips)))
-    trained = measure(run, clips)
+    result: dict[str, Any] = {'clips': len(clips), 'split': split, 'step': found.step}
+    result['correlation'] = statistics(list(correlations(model, config, clips)))
+    as_trained = measure(model, config, clips)
 
     def percent(*terms: tuple[float, PoseMetrics]) -> list[float]:
         value, interval = (part['torso']['pck']['0.2']['mPCK'] for part in contrast(terms))
         return [round(100 * x, 2) for x in (value, *interval)]
 
-    result['as trained'] = percent((1.0, trained))
+    result['as trained'] = percent((1.0, as_trained))
     for what in ('uniform', 'predicted'):
-        other = measure(changed(run, what), clips)
+        other = measure(changed(model, what), config, clips)
         result[{'uniform': 'uniform W_r', 'predicted': 'without predicted heatmaps'}[what]] = {
             'mPCK@0.2 by torso': percent((1.0, other)),
-            'minus as trained': percent((1.0, other), (-1.0, trained)),
+            'minus as trained': percent((1.0, other), (-1.0, as_trained)),
         }
     return result
 
@@ -116,15 +122,16 @@ def judge(run: occlusion.Run, args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Judges the runs, prints and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--workdir', required=True, help='folders of runs of KIMNet with a KMM, or files of weights')
+    parser.add_argument('--model', required=True, help='names, folders of runs or files of weights of KIMNet with a KMM')
     parser.add_argument('--data_dir')
     parser.add_argument('--split')
     parser.add_argument('--out', type=pathlib.Path)
     args = parser.parse_args()
-    result = {}
-    for path in map(pathlib.Path, args.workdir.split(',')):
-        result[path.stem] = judge(occlusion.load(path.expanduser(), None), args)
-        print(json.dumps({path.stem: result[path.stem]}, indent=2), flush=True)
+    result: dict[str, Any] = {}
+    for reference in args.model.split(','):
+        name = pathlib.Path(reference).stem
+        result[name] = judge(trained.open_trained(reference), args.data_dir, args.split)
+        print(json.dumps({name: result[name]}, indent=2), flush=True)
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + '\n')
 

@@ -37,12 +37,14 @@ class Masks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Occlusion:
-    """What is hidden in every clip. All draws come from (seed, name of the clip); with `count` masks are added, not moved.
+    """What is hidden in every clip. All draws come from (seed, name of the clip), and but for `length` a larger count adds masks
+    and moves none.
 
     Attributes:
         study: what is masked. `temporal`: `count` joints on one random frame (Fig. 7). `spatial`: `count` joints where they are
             in the first of all frames; the masks stay there (Fig. 8). `joints`: `count` joints in all frames; the masks follow
-            (Fig. 9). `length`: one joint in `count` frames in a row, from a random one on.
+            (Fig. 9). `length`: one joint in `count` frames in a row, from a random one on; one that is visible in all of them
+            where there is such.
         count: of the joints, or of the frames.
         seed: of the draws, 0 to 2**32 - 1.
         side: of the masks, which are squares about the true positions, over the longer side of the person's box in the frame.
@@ -81,14 +83,18 @@ class Occlusion:
 
         Fewer than `count` joints where no more are visible in those frames. Raises `InputError` where the clip is too short.
         """
-        joints, visible, boxes = (np.asarray(example[key]) for key in ('joints', 'visible', 'boxes'))
+        joints, boxes = np.asarray(example['joints']), np.asarray(example['boxes'])
+        visible: np.ndarray = np.asarray(example['visible'])
         T, J = visible.shape
         if self.least_frames > T:
             raise InputError(f'clip {example["clip"]!r}: {T} frames; to mask {self._words()} takes {self.least_frames}')
         rng = np.random.default_rng(self._entropy(example))
         order, frames = rng.permutation(J), self._frames(T, rng.random())
         limit = min(self.count, 1) if self.study == 'length' else self.count
-        chosen = np.array([joint for joint in order if visible[frames, joint].any()][:limit], int)
+        seen, throughout = (np.asarray(part) for part in (visible[frames].any(0), visible[frames].all(0)))
+        if self.study == 'length' and throughout.any():
+            seen = throughout
+        chosen = np.asarray(order[seen[order]][:limit])
         shown = np.zeros((T, len(chosen)), bool)
         if self.study == 'spatial':
             shown[frames] = True

@@ -7,7 +7,16 @@ import pytest
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
-from kimnet_jax.metrics import ALPHAS, PoseMetrics, Ratio, difference_state, pck_state, person_length, torso_length
+from kimnet_jax.metrics import (
+    ALPHAS,
+    PoseMetrics,
+    Ratio,
+    contrast,
+    difference_state,
+    pck_state,
+    person_length,
+    torso_length,
+)
 
 J = JHMDB.num_joints
 SHOULDER, HIP = JHMDB.torso
@@ -315,6 +324,56 @@ def test_bootstrap_draws_whole_clips():
         joints, visible, boxes = truth(200)
         metrics.update(clip, moved(joints, distance), joints, visible, boxes)
     assert metrics.bootstrap(200)['person']['pck']['0.2']['mPCK'] == [0, 1]
+
+
+def two_thirds(right: float) -> PoseMetrics:
+    """3 clips of 10 frames; every joint is 0 px off in all frames of the first, in that share of them of the others, else 99."""
+    metrics = PoseMetrics(JHMDB, 3)
+    for clip in range(3):
+        joints, visible, boxes = truth(10)
+        off = np.where(np.arange(10) < (10 if clip == 0 else 10 * right), 0.0, 99.0)
+        metrics.update(clip, joints + np.stack([off, 0 * off], -1)[:, None], joints, visible, boxes)
+    return metrics
+
+
+def test_a_contrast_is_of_the_same_clips_in_every_draw():
+    # mPCK is (1 + 0.6 + 0.6) / 3 and (1 + 0.5 + 0.5) / 3. By clip the difference is 0, 0.1 and 0.1, so a draw's is 0 to 0.1,
+    # whereas with draws of their own the two would differ by up to 0.5.
+    values, intervals = contrast([(1.0, two_thirds(0.6)), (-1.0, two_thirds(0.5))], samples=2000)
+    key = ('person', 'pck', '0.2', 'mPCK')
+    value, interval = values, intervals
+    for part in key:
+        value, interval = value[part], interval[part]
+    assert value == pytest.approx(0.2 / 3)
+    assert interval == pytest.approx([0, 0.1], abs=1e-9)
+    alone, same = contrast([(1.0, two_thirds(0.6))], samples=50), two_thirds(0.6)
+    computed = same.compute()
+    assert alone[0] == {name: computed[name] for name in alone[0]}
+    assert alone[1] == same.bootstrap(50)
+
+
+def test_a_contrast_of_other_clips_is_refused():
+    with pytest.raises(ValueError, match='different clips'):
+        contrast([(1.0, filled(4, [0, 1])), (-1.0, filled(4, [0, 2]))])
+
+
+def test_joints_that_are_not_to_count_still_measure_the_torso():
+    joints, visible, boxes = truth(2)  # the right hip, an end of the torso, is at (0, 0)
+    counted = np.zeros_like(visible)
+    counted[0, [2, SHOULDER]] = counted[1, 2] = True
+    prediction = joints.copy()
+    prediction[:, SHOULDER] += 99
+    metrics = PoseMetrics(JHMDB, 1)
+    metrics.update(0, prediction, joints, visible, boxes, counted=counted)
+    result = metrics.compute()
+    assert result['torso']['pck']['0.2']['mPCK'] == result['person']['pck']['0.2']['mPCK'] == pytest.approx(2 / 3)
+    assert result['skipped'] == {'torso': 0, 'person': 0}
+    visible[0, 2] = False
+    hidden = PoseMetrics(JHMDB, 1)
+    hidden.update(0, prediction, joints, visible, boxes, counted=counted)
+    assert hidden.compute()['person']['pck']['0.2']['mPCK'] == 0.5
+    with pytest.raises(InputError, match=r'counted of shape \[1, 15\], expected \[2, 15\]'):
+        PoseMetrics(JHMDB, 1).update(0, prediction, joints, visible, boxes, counted=counted[:1])
 
 
 def test_no_clip_gives_no_number():

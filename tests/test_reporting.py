@@ -9,7 +9,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.reporting import paper
-from kimnet_jax.reporting.reference import mean_pose, place_pose, random_pose
+from kimnet_jax.reporting.reference import hold_last_seen, mean_pose, place_pose, random_pose
 from kimnet_jax.reporting.tables import MEAN_POSE, RANDOM, Row, render, report, write_report
 
 SHOULDER, HIP = JHMDB.torso
@@ -173,6 +173,15 @@ def test_mean_pose_is_relative_to_the_box_and_to_visible_joints():
     np.testing.assert_allclose(
         place_pose(pose, [[0, 0, 8, 4], [1, 1, 3, 3]]), [[[4, 2], [0, 4], [4, 2]], [[2, 2], [1, 3], [2, 2]]]
     )
+
+
+def test_occluded_joints_stay_where_they_were_seen():
+    prediction = np.arange(6)[:, None, None] * 10 + np.array([[[1, 2], [3, 4]]])  # joint 0 at (10 t + 1, 10 t + 2)
+    occluded = np.array([[0, 1], [1, 1], [1, 0], [0, 0], [1, 0], [0, 1]], bool)
+    held = hold_last_seen(prediction, occluded)
+    np.testing.assert_array_equal(held[:, 0, 0], [1, 1, 1, 31, 31, 51])
+    np.testing.assert_array_equal(held[:, 1, 1], [4, 14, 24, 34, 44, 44])  # never seen before frame 2: as predicted
+    assert prediction[1, 0, 0] == 11
 
 
 def test_random_pose_fills_the_box_and_repeats_per_clip():

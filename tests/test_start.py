@@ -15,7 +15,7 @@ from kimnet_jax.training.compilation import keep_compiled
     ('commands', 'slow'),
     [
         (('predict', 'export'), {'torch', 'tensorboardX', 'matplotlib', 'scipy', 'grain', 'tensorflow_datasets'}),
-        (('train', 'evaluate'), {'torch', 'tensorboardX', 'matplotlib', 'scipy'}),
+        (('train', 'evaluate', 'occlusion'), {'torch', 'tensorboardX', 'matplotlib', 'scipy'}),
     ],
 )
 def test_commands_import_nothing_slow_before_they_need_it(commands, slow):

@@ -116,6 +116,15 @@ def test_length_is_one_joint_for_so_many_frames_in_a_row(clip, image, count):
         np.testing.assert_array_equal(got, expected)
 
 
+def test_length_prefers_a_joint_that_is_visible_all_the_time(clip):
+    clip['visible'][5] = False
+    clip['visible'][5, 6] = True
+    assert {tuple(Occlusion('length', 11, seed).place(clip).joints) for seed in range(20)} == {(6,)}
+    clip['visible'][5, 6] = False
+    assert len({tuple(Occlusion('length', 11, seed).place(clip).joints) for seed in range(20)}) > 3
+    assert Occlusion('length', 11).place(clip).occluded[1:].any(-1).sum() == 10
+
+
 def test_occluded_is_what_lies_under_a_mask_whosever_it_is(clip, image):
     clip['joints'][:] = 5  # all 13 at one place ...
     clip['joints'][:, 7] = 30  # ... but one
