@@ -13,16 +13,24 @@ from xdist.scheduler import LoadFileScheduling
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MAX_WORKERS = 4  # about 2 GB of memory each
 QUICK = 'quick_compilation'
-WHOLE_RUN = ('test_resume', 'test_bad_settings', 'test_released_protocol', 'test_refinement')  # files that share a training
+WHOLE_RUN = (  # files that share the training of this name
+    'test_resume',
+    'test_bad_settings',
+    'test_released_protocol',
+    'test_refinement',
+    'test_correlation',
+    'test_occlusion_command',
+)
 LONGEST = (  # files, the longest first
-    'test_gpu_scripts',
     *WHOLE_RUN,
-    'test_parity',
-    'test_benchmarks',
-    'test_first_run',
-    'test_wheel',
-    'test_rpstn',
     'test_family',
+    'test_benchmarks',
+    'test_gpu_scripts',
+    'test_first_run',
+    'test_configs',
+    'test_rpstn',
+    'test_parity',
+    'test_wheel',
     'test_folding',
     'test_torch_parity',
 )
@@ -71,6 +79,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesTo
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first, so that the workers end together."""
+    alone = {
+        item.path.name for item in items if 'whole_run' in getattr(item, 'fixturenames', ()) and item.path.stem not in WHOLE_RUN
+    }
+    if alone:
+        raise pytest.UsageError(f'{", ".join(sorted(alone))}: uses whole_run; add it to WHOLE_RUN in tests/conftest.py')
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 

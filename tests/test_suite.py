@@ -43,6 +43,7 @@ FILES = {
             assert folder.is_dir()
             (pathlib.Path(__file__).parents[1] / 'cache.txt').write_text(str(folder))
         """,
+    'shares': 'def test_shares(whole_run):\n    pass\n',
     'passes': 'def test_nothing():\n    pass\n',
 }
 
@@ -95,6 +96,12 @@ def test_several_files_share_the_cores(suite):
     """And outside CI a skip is no failure."""
     done = suite(files=('passes', 'skips', 'module'))
     assert (done.returncode, 'bringing up nodes' in done.stdout) == (0, len(os.sched_getaffinity(0)) > 1)
+
+
+def test_a_file_that_shares_the_training_has_to_be_listed(suite):
+    done = suite('tests/test_shares.py', files=('shares',))
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert 'ERROR: test_shares.py: uses whole_run; add it to WHOLE_RUN in tests/conftest.py' in done.stderr
 
 
 @WORKERS
