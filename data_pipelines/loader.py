@@ -11,6 +11,7 @@ import functools
 import math
 import multiprocessing
 import os
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -283,6 +284,7 @@ def _stream(batches: grain.MapDataset, loader: LoaderConfig) -> Generator[Batch,
 
 def _end_with_parent(worker: int, workers: int) -> None:
     """In a worker: ends it when the process that wants its batches has ended, even by a signal that lets nobody clean up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C of the terminal is its parent's
     parent = multiprocessing.parent_process()
     assert parent is not None
 

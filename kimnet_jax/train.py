@@ -18,7 +18,7 @@ from data_pipelines import schema
 from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
 from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import check_finite, make
-from kimnet_jax.core.errors import InputError, explained, parse_flags, run_command
+from kimnet_jax.core.errors import InputError, explained, hush_foreign_threads, parse_flags, run_command
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Batch, Decoding
 from kimnet_jax.interop.weight_files import read_weights
@@ -183,11 +183,12 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     if options.distributed:
         sharding.join_processes()
     folder = pathlib.Path(options.workdir).expanduser()
-    if options.config.model.name in REFINERS:
-        from kimnet_jax import refinement  # slow to import
+    with sharding.without_peers():
+        if options.config.model.name in REFINERS:
+            from kimnet_jax import refinement  # slow to import
 
-        return refinement.train(options.config.to_dict(), folder)
-    return train(options.config, folder)
+            return refinement.train(options.config.to_dict(), folder)
+        return train(options.config, folder)
 
 
 def cli() -> None:
@@ -199,6 +200,7 @@ def cli() -> None:
                 sys.argv[i] = f'{flag}={_shipped_config(value)}'
             elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
                 sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
+    hush_foreign_threads()
     define_flags(flags.FLAGS)
     keep_compiled()
     app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))

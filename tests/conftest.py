@@ -1,15 +1,79 @@
-"""Fixtures shared by all tests."""
+"""How the tests are run, and fixtures shared by all of them."""
 
 import os
 import pathlib
+import shutil
+import sys
+import tempfile
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-os.environ.setdefault('JAX_ENABLE_COMPILATION_CACHE', '0')  # commands that tests run leave the user's cache alone
+MAX_WORKERS = 4  # about 2 GB of memory each
+QUICK = 'quick_compilation'
+LONGEST = (
+    'test_gpu_scripts',
+    'test_resume',
+    'test_parity',
+    'test_benchmarks',
+    'test_first_run',
+    'test_loop',
+    'test_wheel',
+    'test_rpstn',
+    'test_family',
+    'test_folding',
+    'test_torch_parity',
+)
 ALLOWED_SKIPS: tuple[str, ...] = (
     'the CUDA plugin of JAX is not installed',
 )  # beginnings of the reasons for which a test may be skipped in CI
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A fresh cache of compiled programs: commands that tests run share it, and leave the user's alone.
+
+    Each worker has its own, since JAX does not write a program's file in one piece: another process could read half of it.
+    """
+    worker = hasattr(config, 'workerinput')
+    outer = os.environ['JAX_COMPILATION_CACHE_DIR'] if worker else None  # which its starter removes
+    programs = tempfile.mkdtemp(prefix='kimnet_programs_', dir=outer)
+    config.add_cleanup(lambda: shutil.rmtree(programs, ignore_errors=True))
+    os.environ['JAX_ENABLE_COMPILATION_CACHE'] = '1'
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = programs
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+    if worker:  # PyTorch's threads wait for each other where others need the cores
+        os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One file runs in the process at hand: no workers to wait for. More run in one worker for each core."""
+    cwd = config.invocation_params.dir
+    files = {cwd / argument.partition('::')[0] for argument in config.args}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    if cores == 1 or (len(files) == 1 and files.pop().is_file()):
+        return 0
+    return min(cores, MAX_WORKERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first, so that the workers end together."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The switch of quick compilation: for the test's fixtures and the commands that it starts, too."""
+    quick = item.get_closest_marker(QUICK) is not None
+    if quick == ('JAX_DISABLE_MOST_OPTIMIZATIONS' in os.environ):
+        return
+    if quick:
+        os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+    else:
+        del os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS']
+    if jax := sys.modules.get('jax'):
+        jax.config.update('jax_disable_most_optimizations', quick)
+        jax.clear_caches()  # a jitted function may have been compiled the other way
 
 
 @pytest.fixture(scope='session')
@@ -27,7 +91,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """In CI everything runs: a skip that is not expected fails the run."""
+    """In CI everything runs: a skip that is not expected fails the run. Workers have no reporter; their reports come here."""
     reporter = session.config.pluginmanager.get_plugin('terminalreporter')
     if reporter and _unexpected_skips(reporter) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import pathlib
 import subprocess
 import sys
@@ -15,6 +14,8 @@ import torch
 
 from kimnet_jax.core import heatmap
 
+pytestmark = pytest.mark.quick_compilation
+
 BENCHMARKS = pathlib.Path(__file__).parents[1] / 'benchmarks'
 RUNS = {  # script: what to time of it, and the stages that its JSON then has
     'train_step': (['--stages=train step'], {'train step'}),
@@ -25,10 +26,9 @@ RUNS = {  # script: what to time of it, and the stages that its JSON then has
 
 
 def run(script: pathlib.Path, out: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
-    """With little compiling, and one core each: PyTorch's threads wait for each other where others need the cores."""
-    environment = os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
+    """On one core each: PyTorch's threads wait for each other where others need the cores."""
     command = [sys.executable, str(script), '--preset=tiny', '--rounds=1', '--cores=1', '--contenders=jax,eager', f'--out={out}']
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture

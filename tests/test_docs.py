@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import json
 import pathlib
 import re
 import shlex
@@ -14,7 +15,7 @@ import pytest
 from configs import common
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'launch/README.md']
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'launch/README.md']
 
 
 def commands(page: pathlib.Path) -> list[str]:
@@ -28,10 +29,37 @@ def commands(page: pathlib.Path) -> list[str]:
 CASES = [(page.relative_to(ROOT), line) for page in PAGES for line in commands(page)]
 
 
+# Forks for every module, so that JAX and the others are imported once; to standard output go {module: what its --help prints}.
+HELP = """
+import json, os, runpy, sys, tempfile
+
+import grain, jax, orbax.checkpoint, tensorflow_datasets
+from kimnet_jax import models
+
+texts = {}
+for module in sys.argv[1:]:
+    with tempfile.TemporaryFile('w+') as file:
+        if not (child := os.fork()):
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            sys.argv = [module, '--help']
+            runpy.run_module(module, run_name='__main__', alter_sys=True)
+            sys.exit()
+        os.waitpid(child, 0)
+        file.seek(0)
+        texts[module] = file.read()
+print(json.dumps(texts))
+"""
+
+
 @functools.cache
-def help_of(module: str) -> str:
-    done = subprocess.run([sys.executable, '-m', module, '--help'], capture_output=True, text=True, cwd=ROOT, check=False)
-    return done.stdout + done.stderr
+def helps() -> dict[str, str]:
+    """What `python -m MODULE --help` prints, for every module of the cases."""
+    words = [shlex.split(line, comments=True) for _, line in CASES]
+    modules = {argv[argv.index('-m') + 1] for argv in words if '-m' in argv}
+    modules |= {f'kimnet_jax.{argv[1]}' for argv in words if argv[0] == 'kimnet'}
+    command = [sys.executable, '-c', HELP, *sorted(modules)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True).stdout)
 
 
 def check_config(argv: list[str]) -> None:
@@ -49,7 +77,7 @@ def check_config(argv: list[str]) -> None:
 
 
 def check_module(module: str, argv: list[str]) -> None:
-    text = help_of(module)
+    text = helps()[module]
     for part in argv:
         flag = part.partition('=')[0]
         if part.startswith('--') and not flag.startswith('--config'):

@@ -9,6 +9,8 @@ import sys
 import av
 import pytest
 
+pytestmark = pytest.mark.quick_compilation
+
 # Runs a command as `python -m` does, as if TensorFlow and torch were not installed, and no address but this machine's answers.
 # The data set gets few clips: what is shown is that the commands fit together.
 GUARD = """

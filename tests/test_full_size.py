@@ -13,7 +13,7 @@ from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_
 from kimnet_jax.training.state import create_state, split_model
 from kimnet_jax.training.steps import TargetConfig, make_train_step
 
-pytestmark = pytest.mark.full_size
+pytestmark = [pytest.mark.full_size, pytest.mark.quick_compilation]
 
 
 def test_parameters():

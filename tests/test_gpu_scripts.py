@@ -13,6 +13,8 @@ from fake_jhmdb import write_jhmdb
 from data_pipelines import build, compact
 from kimnet_jax.interop.weight_files import read_weights
 
+pytestmark = pytest.mark.quick_compilation
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = ('--config.train.batch_size=2', '--config.eval.batch_size=2', '--config.loader.threads=1')
 

@@ -18,6 +18,8 @@ from kimnet_jax.core.image import encode_png
 from kimnet_jax.inference.predictor import predict_poses
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 
+pytestmark = pytest.mark.quick_compilation
+
 VIDEO = 'kimnet-s-jhmdb'
 SIZE = 192
 

@@ -10,6 +10,8 @@ import zipfile
 
 import pytest
 
+pytestmark = pytest.mark.quick_compilation
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOURCES = ('kimnet_jax', 'data_pipelines', 'configs', 'pyproject.toml', 'README.md', 'LICENSE')
 # the puppets config of the data set, made small before the build

@@ -1,13 +1,16 @@
 """Checkpoints with Orbax: the newest two and the best one, each array with a checksum.
 
 On disk: `weights` and `average` (parameters and BatchNorm statistics, keys are the model's attribute paths), `optimizer`,
-`meta` (JSON: step, checksums, code version, and what the loop needs to go on exactly), `metrics` (JSON: the score, where there is
-one). Orbax writes under a temporary name and renames, so what stands under its number is whole when it is written.
+`meta` (JSON: step, checksums, code version, what its bits depend on, and what the loop needs to go on exactly), `metrics` (JSON:
+the score, where there is one). Orbax writes under a temporary name and renames, so what stands under its number is whole when it
+is written.
 """
 
 import contextlib
 import copy
+import errno
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -23,6 +26,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from kimnet_jax import __version__
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.training.conditions import conditions
+from kimnet_jax.training.sharding import PeerError
 from kimnet_jax.training.state import TrainState, Weights, flatten_tree, from_tree, to_tree
 
 SCORE = 'score'
@@ -73,7 +78,13 @@ class Checkpoints:
         # copies, of `meta` too: the next step writes into all this while Orbax is still reading
         trees = {name: jax.tree.map(lambda leaf: np.array(leaf), to_tree(item)) for name, item in items.items()}
         checksums = {name: _checksums(tree) for name, tree in trees.items()}
-        record = {'step': step, 'code_version': __version__, 'checksums': checksums, **copy.deepcopy(meta)}
+        record = {
+            'step': step,
+            'code_version': __version__,
+            'conditions': conditions(),
+            'checksums': checksums,
+            **copy.deepcopy(meta),
+        }
         args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         args['meta'] = ocp.args.JsonSave(record | {'checksum': _json_checksum(record)})
         with _writing(self.folder):
@@ -222,10 +233,29 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:  # of the system, in Orbax's or TensorStore's words
-        raise InputError(
-            f'{folder}: a checkpoint could not be written ({_first_line(error)}); those before it are whole: '
-            'free some disk space and run the same command again'
+        peer = jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+        raise (PeerError if peer else InputError)(
+            f'{folder}: a checkpoint could not be written ({_first_line(error)}); '
+            f'those before it are whole: {_way_out(error, folder, peer)}'
         ) from error
+
+
+def _way_out(error: Exception, folder: pathlib.Path, peer: bool) -> str:
+    """What to do, by the cause as far as it shows."""
+    text, number = str(error), getattr(error, 'errno', None)
+
+    def is_one_of(*numbers: int) -> bool:
+        return number in numbers or any(os.strerror(one) in text for one in numbers)
+
+    if is_one_of(errno.ENOSPC, errno.EDQUOT):
+        return 'the disk is full: free some space and run the same command again'
+    if is_one_of(errno.EACCES, errno.EPERM, errno.EROFS):
+        return 'this user may not write there: change the permissions and run the same command again'
+    if peer:
+        return 'another process of this run has ended, or cannot be reached: look at its output, and start all of them again'
+    if is_one_of(errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) or not folder.is_dir():
+        return 'another process has changed or deleted files there: find out which, and run the same command again'
+    return 'mend the cause and run the same command again'
 
 
 def _first_line(error: Exception) -> str:

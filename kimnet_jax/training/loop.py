@@ -2,9 +2,11 @@
 
 import collections
 import collections.abc
+import contextlib
 import dataclasses
 import functools
 import math
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -13,6 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from kimnet_jax.core import signals
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
 from kimnet_jax.training.checkpoint import Checkpoints
@@ -103,6 +106,8 @@ class StoppedError(Exception):
 class StopRequest:
     """Notes SIGTERM and the first Ctrl-C, so that the loop can save before it ends; a second Ctrl-C interrupts at once.
 
+    While the step is compiled there is nothing to save yet: then `signals.stoppable` ends the process after a few seconds.
+
     Several processes must end at the same step: there JAX's own handler notes SIGTERM and they agree on one.
     """
 
@@ -112,9 +117,8 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> 'StopRequest':
-        if self._alone:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
+        for number in (signal.SIGTERM, signal.SIGINT) if self._alone else (signal.SIGINT,):
+            self._before[number] = signal.signal(number, self._note)
         return self
 
     def check(self, step: int) -> None:
@@ -129,6 +133,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: object) -> None:
+        if not self._alone:  # JAX's own handler tells the others, and takes SIGTERM alone
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         self._signal = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -184,7 +191,8 @@ def fit(
 
     stream: Iterator[tuple[Batch, Batch]] | None = None
     saved = step if meta else -1
-    with StopRequest() as stop:
+    evaluated_before = False
+    with StopRequest() as stop, contextlib.ExitStack() as unhurried:
         try:
             while True:
                 epoch = step / plan.steps_per_epoch
@@ -192,7 +200,9 @@ def fit(
                     settle(0)
                     # several processes must not leave the evaluation apart: they stop at the next step
                     check = functools.partial(stop.check, step) if jax.process_count() == 1 else lambda: None
-                    metrics = evaluate(state.best_weights, check)
+                    with signals.patience(evaluated_before):  # the first one compiles
+                        metrics = evaluate(state.best_weights, check)
+                    evaluated_before = True
                     log.evaluation(step, epoch, metrics)
                     log.say(f'step {step}, epoch {epoch:.1f}: {score} {metrics[score]:.4f}')
                     evaluated, saved = True, step
@@ -216,8 +226,10 @@ def fit(
                     settle(0)
                     log.restart_clock()
                     compiling = False
+                    unhurried.enter_context(signals.patience())  # from now on there are steps to save
                 settle(1)
         except StoppedError:
+            unhurried.enter_context(signals.patience())
             settle(0)
             if step > saved:
                 save()

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.training import workdir
 
 DEVICES = (sys.executable, '-c', 'import jax; print(jax.default_backend(), jax.local_device_count())')
 
@@ -147,19 +147,9 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def alone(folder: pathlib.Path) -> Iterator[TextIO]:
-    """The lock of a folder, which is made. Runs hold it as well, should this process be killed before them.
-
-    Raises `InputError` where another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / '.lock').open('w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f'{folder}: runs are at work there; wait for them, or choose another --workdir') from None
-        yield lock
+def alone(folder: pathlib.Path) -> contextlib.AbstractContextManager[TextIO]:
+    """The lock of a folder of runs. They hold it as well, should this process be killed before them; see `workdir.alone`."""
+    return workdir.alone(folder, 'runs are')
 
 
 def find_slots(jobs: int | None) -> tuple[list[dict[str, str]], str]:

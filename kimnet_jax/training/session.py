@@ -1,6 +1,8 @@
 """A training in its folder: taken up where it stopped, told of, and ended so that it can go on."""
 
+import contextlib
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,9 +10,11 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
 from kimnet_jax.training import loop, sharding, workdir
 from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.conditions import difference
 from kimnet_jax.training.logging import RunLog
 from kimnet_jax.training.state import TrainState, Weights, create_state
 
@@ -47,45 +51,60 @@ def run(
 
     Returns:
         The exit status: 0, or 128 + the signal that stopped the run.
+
+    Raises:
+        InputError: another training is at work in the folder, or it holds another run.
     """
-    # state: 1. the newest whole checkpoint of this folder, 2. the weights that config.init names, 3. random weights
-    workdir.write_config(folder, dict(config), skeleton, origin, begins=origin is not None)
-    checkpoints = Checkpoints(folder)
-    average = config['train']['average_decay'] > 0
-    fresh: tuple[TrainState, dict[str, Any]] = (create_state(weights, optimizer, average=average), {})
-    state, meta = checkpoints.restore_newest(fresh[0]) or fresh
-    step = int(state.step)
-    log = RunLog(
-        folder,
-        step=step,
-        evaluated=meta.get('evaluated', False),
-        window=meta.get('window', {}),
-        total=plan.steps,
-        every=config['train']['log_every'],
-    )
-    first, *others = told
-    devices = f'{mesh.size} {jax.default_backend()} device(s)'
-    log.say(f'{first}, {devices}, {plan.steps} steps' + (f'; going on after step {step}' if step else ''))
-    for line in (*others, *(origin or ())):
-        log.say(line)
-    try:
-        loop.fit(
-            sharding.put(state, mesh),
-            meta,
-            train_step=train_step,
-            batches=batches,
-            evaluate=evaluate,
-            score=config['eval']['select'],
-            clip_name=clip_name,
-            checkpoints=checkpoints,
-            log=log,
-            plan=plan,
+    with workdir.alone_together(folder):
+        # state: 1. the newest whole checkpoint of this folder, 2. the weights that config.init names, 3. random weights
+        workdir.write_config(folder, dict(config), skeleton, origin, begins=not Checkpoints(folder, read_only=True).steps())
+        checkpoints = Checkpoints(folder)
+        average = config['train']['average_decay'] > 0
+        fresh: tuple[TrainState, dict[str, Any]] = (create_state(weights, optimizer, average=average), {})
+        state, meta = checkpoints.restore_newest(fresh[0]) or fresh
+        step = int(state.step)
+        log = RunLog(
+            folder,
+            step=step,
+            evaluated=meta.get('evaluated', False),
+            window=meta.get('window', {}),
+            total=plan.steps,
+            every=config['train']['log_every'],
         )
-        log.say(f'done: {folder}')
-    except loop.StoppedError as stopped:
-        log.say(str(stopped))
-        return 128 + stopped.signal
-    finally:
-        log.close()
-        checkpoints.close()
-    return 0
+        first, *others = told
+        devices = f'{mesh.size} {jax.default_backend()} device(s)'
+        log.say(f'{first}, {devices}, {plan.steps} steps' + (f'; going on after step {step}' if step else ''))
+        changed = difference(meta.get('conditions', {}))
+        for line in (*others, *(origin or ()), *([f'note: {changed}'] if changed else [])):
+            log.say(line)
+        try:
+            loop.fit(
+                sharding.put(state, mesh),
+                meta,
+                train_step=train_step,
+                batches=batches,
+                evaluate=evaluate,
+                score=config['eval']['select'],
+                clip_name=clip_name,
+                checkpoints=checkpoints,
+                log=log,
+                plan=plan,
+            )
+            log.say(f'done: {folder}')
+        except loop.StoppedError as stopped:
+            log.say(str(stopped))
+            return 128 + stopped.signal
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            raise sharding.PeerError(
+                f'another process of this run has ended, or cannot be reached ({str(error).splitlines()[0][:200]}): look at its '
+                'output; the same command, in all processes, goes on from the last checkpoint'
+            ) from error
+        finally:
+            log.close()
+            with (
+                contextlib.suppress(InputError) if sys.exc_info()[0] else contextlib.nullcontext()
+            ):  # the first error is the cause
+                checkpoints.close()
+        return 0

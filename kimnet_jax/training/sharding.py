@@ -1,6 +1,12 @@
 """Where arrays live: one mesh with the axis `data`; batches are split over it, everything else is on every device."""
 
+import contextlib
 import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.platform import Platform, platform_of
 
+JOIN_SECONDS = 'KIMNET_JOIN_SECONDS'  # in the environment: how long processes wait for each other at the start
 MOST_CLIPS = 1_000_000  # in a batch
 
 
@@ -17,7 +24,8 @@ def join_processes() -> None:
     """Meets the other processes of the run; before anything else of JAX.
 
     JAX finds them by itself on TPU pods, Slurm, Kubernetes and under Open MPI. Elsewhere JAX_COORDINATOR_ADDRESS (host:port of
-    process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them. Raises `InputError` where neither does.
+    process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them. Raises `InputError` where neither does, or where the others are
+    not there within 45 seconds (`JOIN_SECONDS` changes that).
     """
     try:
         numbers: dict[str, Any] = {key: int(os.environ[f'JAX_{key.upper()}']) for key in ('num_processes', 'process_id')}
@@ -26,12 +34,66 @@ def join_processes() -> None:
     except ValueError as error:
         raise InputError(f'JAX_NUM_PROCESSES and JAX_PROCESS_ID must be numbers ({error})') from error
     try:
-        jax.distributed.initialize(**numbers)
+        seconds = int(os.environ.get(JOIN_SECONDS, '45'))
+    except ValueError as error:
+        raise InputError(f'{JOIN_SECONDS} must be a number of seconds ({error})') from error
+    if numbers.get('process_id', 0) > 0:
+        _wait_for_coordinator(os.environ.get('JAX_COORDINATOR_ADDRESS', ''), seconds)
+    late = threading.Timer(seconds, _end_late, [seconds])  # JAX itself would end the process with a stack trace
+    late.daemon = True
+    late.start()
+    try:
+        jax.distributed.initialize(**numbers, initialization_timeout=seconds + 60)
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f'--distributed: {str(error).splitlines()[0]} Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or '
             'leave out --distributed for a single process'
         ) from error
+    finally:
+        late.cancel()
+
+
+def _end_late(seconds: int) -> None:
+    print(
+        f'error: --distributed: not all processes came within {seconds} s; start them all, or set {JOIN_SECONDS} to more',
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
+
+
+class PeerError(InputError):
+    """Another process of a distributed run is gone."""
+
+
+@contextlib.contextmanager
+def without_peers() -> Iterator[None]:
+    """Ends the process with one line on a `PeerError`: at its regular end JAX would wait for the others, and then abort."""
+    try:
+        yield
+    except PeerError as error:
+        print(f'error: {error}', file=sys.stderr, flush=True)
+        os._exit(2)
+
+
+def _wait_for_coordinator(address: str, seconds: int) -> None:
+    """Returns once process 0 listens at `host:port`. JAX, left alone with a silent address, ends with a stack trace."""
+    host, _, port = address.rpartition(':')
+    if not host or not port.isdecimal():
+        return  # JAX has words for that
+    deadline = time.monotonic() + seconds
+    reason = 'no answer'
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection((host.strip('[]'), int(port)), timeout=max(deadline - time.monotonic(), 0.1)):
+                return
+        except (OSError, OverflowError) as error:
+            reason = str(getattr(error, 'strerror', None) or error)
+        time.sleep(0.5)
+    raise InputError(
+        f'--distributed: nothing listens at JAX_COORDINATOR_ADDRESS={address} ({reason}), {seconds} s long; start process 0 '
+        f'there, mend the address, or set {JOIN_SECONDS} to more'
+    )
 
 
 def make_mesh() -> Mesh:

@@ -1,12 +1,17 @@
 """A run's folder: `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and what later commands write there."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from kimnet_jax import __version__
 from kimnet_jax.core.config import check_finite
@@ -15,6 +20,67 @@ from kimnet_jax.core.files import read_file
 
 # fields that may change between a run and its resumption: they change no number of the training
 FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'eval.batch_size', 'eval.segment')
+
+_LONGEST = 1024  # bytes of a message to the other processes
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path, what: str = 'a training is') -> Iterator[TextIO]:
+    """The lock of a folder, which is made. The system lifts it when this process has ended, and those that it was passed on to.
+
+    Raises `InputError` that names the host and the process, where another one holds it, or where the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f'--workdir {folder}: there is a file of that name or on the way to it; choose another') from error
+    path = folder / '.lock'
+    with contextlib.ExitStack() as opened:
+        while True:
+            lock = opened.enter_context(path.open('a+'))
+            _lock(lock, folder, what)
+            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                break  # else the one before took the file away between the two
+        lock.truncate(0)
+        lock.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+        lock.flush()
+        try:
+            yield lock
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock(lock: TextIO, folder: pathlib.Path, what: str) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip() or 'another process'
+        raise InputError(
+            f'{folder}: {what} at work there ({holder}); wait for its end, stop it, or choose another --workdir'
+        ) from None
+
+
+@contextlib.contextmanager
+def alone_together(folder: pathlib.Path) -> Iterator[None]:
+    """`alone`, for all processes of a distributed run: the first one has the lock. Where it cannot, all raise the error."""
+    if jax.process_count() == 1:
+        with alone(folder):
+            yield
+        return
+    with contextlib.ExitStack() as held:
+        refusal = ''
+        if jax.process_index() == 0:
+            try:
+                held.enter_context(alone(folder))
+            except InputError as error:
+                refusal = str(error)
+        said = np.frombuffer(refusal.encode()[:_LONGEST].ljust(_LONGEST, b'\0'), np.uint8)
+        said = np.asarray(multihost_utils.broadcast_one_to_all(said)).astype(np.uint8)
+        refusal = said.tobytes().rstrip(b'\0').decode(errors='replace')
+        if refusal:
+            raise InputError(refusal)
+        yield
 
 
 def write_config(
@@ -40,10 +106,7 @@ def write_config(
             more = f'; and {len(changed) - 6} more' if len(changed) > 6 else ''
             raise InputError(f'{workdir} holds another run ({shown}{more}): choose another --workdir, or the same settings')
     if jax.process_index() == 0:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(f'--workdir {workdir}: there is a file of that name or on the way to it; choose another') from error
+        workdir.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix('.tmp')
         if initial_weights is None:
             initial_weights = json.loads(file.read_text()).get('initial_weights', ()) if file.exists() else ()

@@ -19,6 +19,8 @@ from kimnet_jax.inference.predictor import PosePredictor
 from kimnet_jax.models import KIMNet, KIMNetConfig
 from kimnet_jax.training.state import split_model
 
+pytestmark = pytest.mark.quick_compilation
+
 SIZE, FRAMES = 64, 3
 WITHOUT = """
 import importlib.abc, sys

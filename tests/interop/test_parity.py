@@ -26,6 +26,8 @@ from kimnet_jax.interop.parity.traps import traps
 from kimnet_jax.models import layers
 from kimnet_jax.reporting import parity_report
 
+pytestmark = pytest.mark.quick_compilation
+
 
 @pytest.fixture(autouse=True)
 def _zoo(monkeypatch):

@@ -20,6 +20,8 @@ from kimnet_jax.models.hourglass import HourglassConfig
 from kimnet_jax.models.hrnet import HRNetConfig
 from kimnet_jax.models.layers import conv
 
+pytestmark = pytest.mark.quick_compilation
+
 
 def test_names():
     assert (

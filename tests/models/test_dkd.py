@@ -12,6 +12,8 @@ from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models.dkd import DKD, dynamic_conv
 from kimnet_jax.models.jrpsp import JRPSP
 
+pytestmark = pytest.mark.quick_compilation
+
 B, H, W, JOINTS, FEATURES = 3, 19, 26, 5, 7  # kernels of 2 x 3
 
 

@@ -14,10 +14,11 @@ from configs.models import MODELS, ROWS
 from kimnet_jax.models import abstract_model, build_model, count_parameters
 from kimnet_jax.models.weights import flatten
 
+pytestmark = pytest.mark.quick_compilation
+
 PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'models.md'
 ARGUMENTS = [f'model={name}' for name in MODELS] + [f'row={name}' for name in ROWS]
 SAME = {f'row={name}' for name in ('kimnet', 'encoder_resnet18', 'dkd', 'rpstn', 'lstm_pm')}  # as a `model=` at preset tiny
-QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}  # compiles in half the time
 
 
 @pytest.mark.parametrize('argument', [argument for argument in ARGUMENTS if argument not in SAME])
@@ -37,7 +38,7 @@ def test_every_parameter_is_used_and_its_gradient_finite(argument):
         targets = jax.random.normal(jax.random.key(1), heatmaps.shape)
         return sum(((maps - 1) ** 2).mean() for maps in (heatmaps - targets, *intermediates.get('auxiliary', ())))
 
-    gradients = flatten(jax.jit(jax.grad(loss)).lower(params).compile(compiler_options=QUICK)(params))
+    gradients = flatten(jax.jit(jax.grad(loss))(params))
     largest = {path: float(np.abs(np.asarray(gradient)).max()) for path, gradient in gradients.items()}
     assert [path for path, value in largest.items() if not np.isfinite(value)] == []
     assert [path for path, value in largest.items() if value == 0] == []

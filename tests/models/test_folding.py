@@ -1,7 +1,5 @@
 """A folded network gives the heatmaps of the one it was made of."""
 
-import functools
-
 import golden
 import jax
 import numpy as np
@@ -13,6 +11,8 @@ from configs.models import SMALLER
 from kimnet_jax.models import MODELS, build_model
 from kimnet_jax.models.folding import fold
 from kimnet_jax.models.layers import BatchNorm
+
+pytestmark = pytest.mark.quick_compilation
 
 SIZE, JOINTS = 64, 3
 
@@ -28,10 +28,7 @@ def norms(model: nnx.Module) -> set[str]:
     return {'.'.join(map(str, path)) for path, node in nnx.iter_graph(model) if isinstance(node, BatchNorm)}
 
 
-QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}  # to compile
-
-
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def streams(models, frames):
     """Heatmaps of two frames, by every model."""
 

@@ -12,6 +12,8 @@ from kimnet_jax.models import count_parameters
 from kimnet_jax.models.hourglass import HOURGLASS_PRESETS, Hourglass
 from kimnet_jax.models.layers import torch_conv
 
+pytestmark = pytest.mark.quick_compilation
+
 TINY = dataclasses.replace(HOURGLASS_PRESETS['hourglass_tiny'], num_joints=5)
 
 

@@ -12,6 +12,8 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.interop.translation import flatten
 from kimnet_jax.models import KIMNet, KIMNetConfig, build_model, count_parameters
 
+pytestmark = pytest.mark.quick_compilation
+
 TINY = {'pose_initializer': 'resnet18', 'feature_encoder': 'resnet18', 'width': 3, 'features': 5}
 JOINTS = 7
 

@@ -12,6 +12,8 @@ from kimnet_jax.interop.translation import CONV, Rule, assign, translate
 from kimnet_jax.models import KMM
 from kimnet_jax.models.kmm import KMMVariant
 
+pytestmark = pytest.mark.quick_compilation
+
 B, H, W, JOINTS, FEATURES = 2, 7, 5, 3, 11
 
 

@@ -12,6 +12,8 @@ from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models import count_parameters
 from kimnet_jax.models.lstm_pm import LSTMPM, LSTMPMConfig, Transition, centre_map
 
+pytestmark = pytest.mark.quick_compilation
+
 RELEASED = {'lstm_pm_c14_t5': (14, 5, 12_126_172), 'lstm_pm_c21_t4': (21, 4, 12_151_834)}
 TINY = {variant: LSTMPMConfig(5, width=4, features=3, memory=6, variant=variant) for variant in ('intended', 'released')} | {
     'kmm': LSTMPMConfig(5, width=4, features=3, temporal='kmm')

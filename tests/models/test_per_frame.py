@@ -11,6 +11,8 @@ from kimnet_jax.models import MODELS, KIMNet, PerFrame, PoseResNet, PoseResNetCo
 from kimnet_jax.models.layers import conv
 from kimnet_jax.models.weights import flatten
 
+pytestmark = pytest.mark.quick_compilation
+
 B, T, H, W, J = 2, 3, 8, 12, 5
 
 

@@ -9,6 +9,8 @@ from kimnet_jax.interop.keymaps import RELATION_DECODER, RPSTN_JRE
 from kimnet_jax.interop.translation import assign, translate
 from kimnet_jax.models.relation_decoder import RelationDecoder
 
+pytestmark = pytest.mark.quick_compilation
+
 NAMES = {'released': '', 'released_2021': '_softmax_last'}
 
 

@@ -17,6 +17,8 @@ from kimnet_jax.models.kimnet import ChainState
 from kimnet_jax.models.layers import BatchNorm, conv
 from kimnet_jax.models.rpstn import RPSTN, RPSTNConfig, Transition
 
+pytestmark = pytest.mark.quick_compilation
+
 JOINTS = {'penn': 13, 'jhmdb': 15}
 PARAMETERS = {'penn': 89_488_038, 'jhmdb': 89_489_818}
 TINY = {

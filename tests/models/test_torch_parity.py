@@ -12,6 +12,8 @@ from kimnet_jax.interop.keymaps import kimnet
 from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models import KIMNet, KIMNetConfig
 
+pytestmark = pytest.mark.quick_compilation
+
 CONFIGS = {
     'basic blocks': KIMNetConfig(5, pose_initializer='resnet18', feature_encoder='resnet18', width=4, features=7),
     'bottlenecks': KIMNetConfig(5, 'none', 'resnet50', width=3, features=6, fusion_norm=False, decoder_variant='released'),

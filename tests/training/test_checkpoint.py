@@ -1,5 +1,6 @@
 """Checkpoints: which are kept, which is chosen, and what happens to damaged ones."""
 
+import errno
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ from tiny import first_state
 
 from kimnet_jax import __version__
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.checkpoint import Checkpoints, _writing
 from kimnet_jax.training.state import TrainState
 
 
@@ -276,3 +277,25 @@ def test_failed_save_is_told_and_leaves_the_others_whole(workdir, monkeypatch):
 def test_meta_holds_code_version(workdir):
     meta = json.loads((workdir / 'checkpoints' / '15' / 'meta' / 'metadata').read_text())
     assert meta['code_version'] == __version__
+
+
+@pytest.mark.parametrize(
+    ('error', 'way_out'),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 'the disk is full: free some space'),
+        (ValueError('RESOURCE_EXHAUSTED: Error writing "x" [OS error 28: ENOSPC No space left on device]'), 'the disk is full'),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES)), 'this user may not write there'),
+        (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), 'another process has changed or deleted files there'),
+        (
+            ValueError('NOT_FOUND: Error opening "zarr": No such file or directory'),
+            'another process has changed or deleted files',
+        ),
+        (RuntimeError('barrier timed out'), 'mend the cause and run the same command again'),
+    ],
+)
+def test_the_way_out_is_that_of_the_cause(error, way_out, tmp_path):
+    with pytest.raises(InputError) as caught, _writing(tmp_path):
+        raise error
+    assert way_out in str(caught.value)
+    assert ('free some' in str(caught.value)) == ('disk is full' in way_out)
+    assert len(str(caught.value).splitlines()) == 1

@@ -84,3 +84,18 @@ def test_distributed_without_the_others(command, run, tmp_path):
     assert done.stderr.startswith('error: --distributed: ')
     assert 'JAX_COORDINATOR_ADDRESS' in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ('process', 'told'), [('1', 'nothing listens at JAX_COORDINATOR_ADDRESS='), ('0', 'not all processes came within 3 s')]
+)
+def test_others_that_are_not_there_are_one_line_in_time(process, told, command, run, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(('localhost', 0))
+        address = f'localhost:{probe.getsockname()[1]}'
+    numbers = {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': process}
+    done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'run', {}, '--distributed'), **numbers, KIMNET_JOIN_SECONDS='3')
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert told in done.stderr
+    assert 'KIMNET_JOIN_SECONDS' in done.stderr

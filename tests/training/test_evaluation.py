@@ -17,6 +17,8 @@ from kimnet_jax.training import sharding, steps
 from kimnet_jax.training.evaluation import DEVICE_KEYS, Evaluator, metric_names, scalars
 from kimnet_jax.training.state import Weights, split_model
 
+pytestmark = pytest.mark.quick_compilation
+
 DATA = DataConfig(input_size=64)
 
 

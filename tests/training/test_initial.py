@@ -23,6 +23,8 @@ from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_
 from kimnet_jax.training.state import create_state, split_model
 from kimnet_jax.training.workdir import write_config
 
+pytestmark = pytest.mark.quick_compilation
+
 WIDE = {'width': 4, 'features': 8}
 POSE_RESNET = {'name': 'pose_resnet', 'depth': 18, **WIDE}
 KIMNET = {'pose_initializer': 'resnet18', 'feature_encoder': 'resnet18', **WIDE}

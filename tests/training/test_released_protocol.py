@@ -12,6 +12,8 @@ from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.reporting.released_protocol import COLUMNS, TRUTH, Crop, OneWindow, measure, released_report, render
 from kimnet_jax.reporting.tables import MEAN_POSE, RANDOM
 
+pytestmark = pytest.mark.quick_compilation
+
 CROP = Crop(input_size=256, box_scale=1.0, stride=4)
 
 

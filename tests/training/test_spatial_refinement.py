@@ -22,6 +22,8 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.metrics import SpatialMetrics
 
+pytestmark = pytest.mark.quick_compilation
+
 JOINTS = 17
 TINY = {'interval': 2, 'window': 2, 'width': 8, 'levels': 1}
 
@@ -36,14 +38,6 @@ def config_of(arg: str, files, test_files, **fields) -> dict:
         section, _, field = key.partition('__')
         config[section][field] = value
     return config.to_dict()
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-    """Nothing here runs for long; compiling it takes the time."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
 
 
 class Run(NamedTuple):

@@ -1,0 +1,75 @@
+"""Ctrl-C and SIGTERM in a command: they raise an exception in the main thread, so that everything is cleaned up on the way out.
+
+Python runs its handlers between two instructions only. Where the main thread is inside of a library for longer, in a compiler
+that takes minutes, a thread ends the process instead; what is half-written then lies in a work folder, which the next command
+removes.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+GRACE = 8.0  # seconds that the main thread is given
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_noticed, _patient = threading.Event(), threading.Event()
+
+
+class Interrupted(BaseException):
+    """The command was asked to stop. Attribute `number`: by which signal."""
+
+    def __init__(self, number: int):
+        super().__init__(f'stopped by {signal.Signals(number).name}; nothing half-written is left')
+        self.number = number
+
+
+@contextlib.contextmanager
+def patience(wanted: bool = True) -> Iterator[None]:
+    """Inside, the main thread has something to save and is given all the time it takes; if not `wanted`, none but `GRACE`."""
+    before = _patient.is_set()
+    (_patient.set if wanted else _patient.clear)()
+    try:
+        yield
+    finally:
+        (_patient.set if before else _patient.clear)()
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside, the first signal raises `Interrupted` in the main thread, a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    _noticed.clear()
+    before = {number: signal.signal(number, _interrupt) for number in NUMBERS}
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writer)
+
+
+def _interrupt(number: int, _: object) -> None:
+    _noticed.set()
+    for one in NUMBERS:
+        signal.signal(one, signal.SIG_DFL)
+    raise Interrupted(number)
+
+
+def _watch(reader: int) -> None:
+    """Reads the numbers of the signals as they come, whatever the main thread does."""
+    with os.fdopen(reader, 'rb', buffering=0) as numbers:
+        while number := numbers.read(1):
+            if number[0] not in NUMBERS or _noticed.wait(GRACE) or _patient.is_set():
+                continue
+            name = signal.Signals(number[0]).name
+            print(f'stopped by {name} within a library; what is finished stays as it is', file=sys.stderr, flush=True)
+            os._exit(128 + number[0])

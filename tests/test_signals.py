@@ -1,0 +1,52 @@
+"""Ctrl-C and SIGTERM: one line, 128 + the number, nothing half-written, also where the main thread is inside of a library."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PROGRAM = """
+import ctypes, pathlib, sys, time
+from kimnet_jax.core.errors import run_command
+from kimnet_jax.core.files import work_folder
+
+def main():
+    with work_folder(pathlib.Path(sys.argv[1]), 'out') as folder:
+        (folder / 'half').write_text('written')
+        print('at work', flush=True)
+        {work}
+
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_command_ends_with_one_line_and_leaves_nothing(number, tmp_path):
+    command = [sys.executable, '-c', PROGRAM.format(work='time.sleep(60)'), str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert errors == f'stopped by {number.name}; nothing half-written is left\n'
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_that_does_not_return_is_not_waited_for(tmp_path):
+    """The main thread is in C and takes no signal, as in a compiler."""
+    mask = "ctypes.create_string_buffer(b'\\xff' * 128)"
+    work = f'libc = ctypes.CDLL(None); libc.pthread_sigmask(0, {mask}, None); libc.sleep(60)'
+    command = [sys.executable, '-c', PROGRAM.format(work=work), str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)  # which another thread takes
+        _, errors = process.communicate(timeout=20)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 143
+    assert errors == 'stopped by SIGTERM within a library; what is finished stays as it is\n'
