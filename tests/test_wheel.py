@@ -96,7 +96,9 @@ def test_the_console_script(installed, tmp_path):
     environment = {**os.environ, 'PYTHONPATH': str(installed), 'JAX_PLATFORMS': 'cpu'}
     for argv, status, text in [
         (['train', '--help'], 1, '--workdir: Folder of the run'),  # absl's status for help
-        (['predict'], 2, 'error: --workdir is needed'),
+        (['predict'], 2, 'error: no video given'),
+        (['models'], 0, 'kimnet-s-jhmdb'),
+        (['models', 'poseresnet-s-lsp'], 0, '## Trained on'),
         (['trains'], 2, 'usage: kimnet {convert,'),
     ]:
         done = subprocess.run([*command, *argv], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)

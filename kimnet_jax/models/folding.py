@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.layers import BatchNorm, Conv, ConvTranspose
+from kimnet_jax.models.layers import BatchNorm, Conv, ConvTranspose, Statistics
 
 Array = jax.Array
 Network = TypeVar('Network', bound=nnx.Module)
@@ -68,8 +68,7 @@ def _pairs(model: Any, size: int) -> list[tuple[Any, Any]]:
     def of_convolution(conv: nnx.Module, x: Array, y: Array) -> None:
         links.append([conv, y, None])
 
-    def of_norm(norm: nnx.Module, x: Array, y: Array, statistics: nnx.Module | None = None) -> None:
-        norm = norm if statistics is None else statistics  # to the convolution before it, another BatchNorm
+    def of_norm(norm: nnx.Module, x: Array, y: Array) -> None:
         link = next((link for link in links if link[1] is x), None)
         if link is None:
             links.append([None, None, norm])
@@ -79,7 +78,11 @@ def _pairs(model: Any, size: int) -> list[tuple[Any, Any]]:
     def stream(frames: Array) -> Array:
         return model.step(model.init_state(frames)[1], frames)[0]
 
-    with _watched(Conv, of_convolution), _watched(ConvTranspose, of_convolution), _watched(BatchNorm, of_norm):
+    convolutions = _watched(Conv, of_convolution), _watched(ConvTranspose, of_convolution)
+    norms = _watched(BatchNorm, of_norm), _watched(Statistics, of_norm)  # two that share a convolution are not folded
+    with contextlib.ExitStack() as watching:
+        for part in (*convolutions, *norms):
+            watching.enter_context(part)
         jax.eval_shape(stream, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     pairs = {(conv, norm) for conv, _, norm in links}
     partners = collections.Counter(module for pair in pairs for module in pair)
@@ -87,13 +90,13 @@ def _pairs(model: Any, size: int) -> list[tuple[Any, Any]]:
 
 
 @contextlib.contextmanager
-def _watched(kind: Any, seen: Callable[..., None]) -> Iterator[None]:
-    """Tells of every call of the modules of a class: (module, input, output, further arguments)."""
+def _watched(kind: Any, seen: Callable[[nnx.Module, Array, Array], None]) -> Iterator[None]:
+    """Tells of every call of the modules of a class: (module, input, output)."""
     method = kind.__call__
 
-    def call(module: nnx.Module, x: Array, *further: Any) -> Array:
-        y = method(module, x, *further)
-        seen(module, x, y, *further)
+    def call(module: nnx.Module, x: Array) -> Array:
+        y = method(module, x)
+        seen(module, x, y)
         return y
 
     kind.__call__ = call

@@ -133,30 +133,43 @@ class BatchNorm(nnx.BatchNorm):
         )
         self.output_dtype = dtype
 
-    def __call__(self, x: Array, statistics: 'Statistics | None' = None) -> Array:  # type: ignore[override]
-        """[..., C] -> [..., C]. `statistics`: the running ones to use, and in train mode to move, instead of its own."""
+    def __call__(self, x: Array) -> Array:  # type: ignore[override]
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        running = self if statistics is None else statistics
-        mean, var = running.mean[...], running.var[...]
-        if not self.use_running_average:
-            kept, fresh = self.momentum, 1 - self.momentum
-            axes, n = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
-            old_mean, old_var = mean, var
-            mean = x.mean(axes)
-            var = jnp.square(x - mean).mean(axes)
-            running.mean.set_value(kept * old_mean + fresh * mean)
-            running.var.set_value(kept * old_var + fresh * n / max(n - 1, 1) * var)
+        mean, var = _moments(self, x)
         scale, bias = cast(nnx.Param, self.scale), cast(nnx.Param, self.bias)
         y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale[...]) + bias[...]
         return y.astype(self.output_dtype)
 
 
 class Statistics(nnx.Module):
-    """Running mean and variance [C] of inputs that a BatchNorm sees beside its usual ones."""
+    """A BatchNorm without weights: [..., C] -> [..., C] in float32 at least, with running mean and variance of its own."""
 
     def __init__(self, features: int):
         self.mean = nnx.BatchStat(jnp.zeros(features))
         self.var = nnx.BatchStat(jnp.ones(features))
+        self.momentum = 0.9
+        self.epsilon = 1e-5
+        self.use_running_average = False  # set by `train` and `eval`
+
+    def __call__(self, x: Array) -> Array:
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean, var = _moments(self, x)
+        return (x - mean) * jax.lax.rsqrt(var + self.epsilon)
+
+
+def _moments(norm: 'BatchNorm | Statistics', x: Array) -> tuple[Array, Array]:
+    """Mean and variance [C] to normalise with: the running ones, or in train mode those of the batch, which move these."""
+    mean, var = norm.mean[...], norm.var[...]
+    if norm.use_running_average:
+        return mean, var
+    kept, fresh = norm.momentum, 1 - norm.momentum
+    axes, n = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    old_mean, old_var = mean, var
+    mean = x.mean(axes)
+    var = jnp.square(x - mean).mean(axes)
+    norm.mean.set_value(kept * old_mean + fresh * mean)
+    norm.var.set_value(kept * old_var + fresh * n / max(n - 1, 1) * var)
+    return mean, var
 
 
 class ConvTranspose(nnx.Module):

@@ -1,6 +1,6 @@
 """Relation decoder: the spatial correlation of the joints of one frame (RPSTN's joint relation extractor, KIMNet Eq. 5)."""
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ class RelationDecoder(nnx.Module):
 
     def __call__(self, heatmaps: Array, *, first: bool = False) -> Array:
         """[B, h, w, J] -> float32 [B, h, w, J]. `first`: these are of the first frame of a chain."""
-        return self.bn_u(self.relate(heatmaps, first=first), self.first_bn_u if first else None)
+        return _normalised(self.relate(heatmaps, first=first), self.bn_u, self.first_bn_u if first else None)
 
     def relate(self, heatmaps: Array, *, first: bool = False) -> Array:
         """The joint relation extractor alone, before the last BatchNorm: [B, h, w, J] -> float32 [B, h, w, J]."""
@@ -63,4 +63,12 @@ class RelationDecoder(nnx.Module):
         y = jnp.einsum('bij,bnj->bni', attention, g)
         # the release reads a [pixels, joints] buffer as [joints, rows, columns]
         y = y.reshape(x.shape) if self.variant == 'intended' else y.reshape(b, joints, h, w).transpose(0, 2, 3, 1)
-        return x + self.bn_w(self.conv_w(y), self.first_bn_w if first else None)
+        return x + _normalised(self.conv_w(y), self.bn_w, self.first_bn_w if first else None)
+
+
+def _normalised(x: Array, norm: BatchNorm, statistics: Statistics | None) -> Array:
+    """`norm(x)`, by other statistics where such are given."""
+    if statistics is None:
+        return norm(x)
+    scale, bias = cast(nnx.Param, norm.scale), cast(nnx.Param, norm.bias)
+    return statistics(x) * scale[...] + bias[...]

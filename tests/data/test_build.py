@@ -188,7 +188,8 @@ def test_a_folder_without_write_permission_is_named(root, data_dir, monkeypatch)
 def test_the_commands_end_with_one_line_and_status_2_or_with_a_folder_of_images(root, data_dir):
     failed = command('data_pipelines.build', 'sub_jhmdb/fold4', '--manual_dir', root, '--data_dir', data_dir)
     assert failed.returncode == 2
-    assert failed.stderr == "error: sub_jhmdb has no config 'fold4'; known: fold1, fold2, fold3, folds_concatenated\n"
+    known = 'fold1, fold2, fold3, fold1_development, fold2_development, fold3_development, folds_concatenated'
+    assert failed.stderr == f"error: sub_jhmdb has no config 'fold4'; known: {known}\n"
     built = command('data_pipelines.build', 'sub_jhmdb/fold1', '--manual_dir', root, '--data_dir', data_dir)
     assert (built.returncode, built.stderr) == (0, '')
     assert built.stdout.startswith('sub_jhmdb/fold1: train 2 clips, test 2 clips')

@@ -3,6 +3,7 @@ import csv
 import errno
 import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from kimnet_jax.core.pose_windows import WindowConfig
 from kimnet_jax.core.video import read_frames
 from kimnet_jax.inference.outputs import PoseOutputs
 from kimnet_jax.inference.refiner import PoseRefiner
-from kimnet_jax.predict import Trained, predict_videos, requested_boxes
+from kimnet_jax.predict import VideoPoses, predict_videos, requested_boxes
 
 WALK = [(40 + 3 * t, 60) for t in range(12)]
 WHOLE = [('the whole frame', None)]
@@ -23,7 +24,7 @@ WHOLE = [('the whole frame', None)]
 
 @pytest.fixture
 def trained(predictor, skeleton):
-    return Trained(predictor, skeleton, {'model': 'dots', 'checkpoint': 7})
+    return VideoPoses(predictor, skeleton, {'model': 'dots', 'checkpoint': 7})
 
 
 @pytest.fixture
@@ -32,7 +33,13 @@ def command(trained, tmp_path, monkeypatch):
 
     def run(*argv: str) -> int:
         values = flags.FlagValues()
-        monkeypatch.setattr(predict, 'load', lambda workdir, checkpoint: trained)
+        found, open_trained = types.SimpleNamespace(folder=tmp_path / 'run'), predict.trained.open_trained
+
+        def open_run(reference, checkpoint):
+            return found if reference == str(found.folder) else open_trained(reference, checkpoint)
+
+        monkeypatch.setattr(predict.trained, 'open_trained', open_run)
+        monkeypatch.setattr(predict, 'ready', lambda found: trained)
         predict.define_flags(values)
         with pytest.raises(SystemExit) as caught:
             run_command(predict.run, values(['predict', '--workdir', str(tmp_path / 'run'), *argv]), values)

@@ -41,8 +41,11 @@ def streams(models, frames):
 
 # what no convolution precedes, and what follows a dynamic convolution or another network's sum
 KEPT = {
-    'kimnet': {'transition.relation_decoder.bn_u'},
-    'rpstn': {f'transition.jrpsp.{path}' for path in ('dkd.bn.2', 'dkd.kernel_generator.bns.0', 'relation_decoder.bn_u')},
+    'kimnet': {f'transition.relation_decoder.{name}' for name in ('bn_w', 'bn_u')},  # two BatchNorms follow conv_w
+    'rpstn': {
+        f'transition.jrpsp.{path}'
+        for path in ('dkd.bn.2', 'dkd.kernel_generator.bns.0', 'relation_decoder.bn_w', 'relation_decoder.bn_u')
+    },
     'dkd': {'transition.temporal.bn.2', 'transition.temporal.kernel_generator.bns.0'},
 }
 

@@ -261,7 +261,7 @@ def test_training_the_chain_is_that_of_pytorch(variant):
     features, initial = given()
     features = features[:, :3]  # to compile less
     transition = nnx.eval_shape(lambda: Transition(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
-    twin = torch_models.JRPSP(config.num_joints, config.features, config.variant, config.decoder_variant)
+    twin = torch_models.JRPSP(config.num_joints, config.features, config.variant, config.decoder_variant, config.first_statistics)
     table = tuple(rule._replace(path=f'jrpsp.{rule.path}') for rule in keymaps.JRPSP)
     twin, transition, _ = twin_and_model(twin, transition, table)
     inputs = (torch.from_numpy(np.moveaxis(initial, -1, 1)).double(), torch.from_numpy(np.moveaxis(features, -1, 2)).double())
@@ -327,7 +327,7 @@ def chain(transition, initial, features, *state_and_start):
 def loop(transition, initial, features):
     """The chain as plainly as the release writes it."""
     jrpsp = transition.jrpsp
-    carried, heatmaps = features[:, 0], [jrpsp.relation_decoder(initial)]
+    carried, heatmaps = features[:, 0], [jrpsp.relation_decoder(initial, first=True)]
     for t in range(1, features.shape[1]):
         heatmaps.append(jrpsp(carried, features[:, t], heatmaps[-1])[0])
         carried = features[:, t] if jrpsp.variant == 'intended' else jrpsp.dkd.bn[0](jrpsp.dkd.conv_v(features[:, t]))
