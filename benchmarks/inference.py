@@ -140,7 +140,7 @@ class _TorchStream:
             else:
                 features = self._twin.feature_encoder(normalised)
                 initial = self._twin.pose_initializer(features if self._twin.from_features else normalised)
-                heatmaps = self._twin.relation_decoder(initial)
+                heatmaps = self._twin.relation_decoder(initial, first=True)
                 state = (features, heatmaps)
         return self._joints(heatmaps), *state
 

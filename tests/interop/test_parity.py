@@ -121,16 +121,17 @@ def test_every_call_of_the_recursion_is_compared():
     pair = make_pair(network._replace(inputs=lambda config: ((1, 3, 32, 32, 3),)), config, None, None, 'float32')
     rows, found = forward_errors(pair)
     assert found is None
-    calls = [(row.module, row.call) for row in rows if row.module.startswith(('kmm', 'fusion.conv_g', 'relation_decoder.bn_u'))]
+    named = ('kmm', 'fusion.conv_g', 'relation_decoder.bn_u', 'relation_decoder.first_bn_u')
+    calls = [(row.module, row.call) for row in rows if row.module.startswith(named)]
     kmm = [('kmm.conv_q', 0), ('kmm.conv_k', 0), ('kmm', 0)]
     assert calls == [
-        ('relation_decoder.bn_u', 0),
+        ('relation_decoder.first_bn_u', 0),
         *kmm,
         ('fusion.conv_g', 0),
-        ('relation_decoder.bn_u', 1),
+        ('relation_decoder.bn_u', 0),
         *[(name, 1) for name, _ in kmm],
         ('fusion.conv_g', 1),
-        ('relation_decoder.bn_u', 2),
+        ('relation_decoder.bn_u', 1),
     ]
     assert {row.module: row.path for row in rows}['kmm.conv_q'] == 'transition.temporal.conv_q'
 

@@ -208,7 +208,14 @@ def test_divergence_stops_the_run(command, run, tmp_path):
     assert list((tmp_path / 'run' / 'checkpoints').iterdir()) == []
 
 
-@pytest.mark.parametrize(('arguments', 'told'), [([], '--workdir is needed'), (['--workdir=/nowhere'], '/nowhere: no run there')])
+@pytest.mark.parametrize(
+    ('arguments', 'told'),
+    [
+        ([], '--model is needed'),
+        (['--workdir=/nowhere'], '/nowhere: no folder of a run'),
+        (['--workdir=/nowhere', '--model=kimnet-s-jhmdb'], '--model and --workdir: give one of them'),
+    ],
+)
 def test_evaluate(arguments, told, capsys):
     values = flags.FlagValues()
     evaluate.define_flags(values)

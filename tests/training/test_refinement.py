@@ -47,11 +47,11 @@ def hanet_run(data_dir, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-def options(**values) -> flags.FlagValues:
+def evaluate_run(folder: pathlib.Path, **values) -> None:
+    """The command, with flags of its own."""
     found = flags.FlagValues()
     evaluate.define_flags(found)
-    found(['evaluate', *(f'--{key}={value}' for key, value in values.items())])
-    return found
+    evaluate.run(found(['evaluate', f'--workdir={folder}', *(f'--{key}={value}' for key, value in values.items())]), found)
 
 
 @pytest.fixture(scope='module')
@@ -132,7 +132,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(hanet_run, data_dir, tmp_path, m
 
 
 def test_evaluation_has_every_row(hanet_run, capsys):
-    evaluate.evaluate(hanet_run, options(checkpoint='last'))
+    evaluate_run(hanet_run, checkpoint='last')
     text = capsys.readouterr().out
     report = json.loads((hanet_run / 'evaluation/test_step4.json').read_text())
     filters = ['raw input', 'One-Euro', 'Savitzky-Golay', 'Gaussian', 'lines, every 2nd frame']
@@ -141,7 +141,7 @@ def test_evaluation_has_every_row(hanet_run, capsys):
 
 
 def test_a_loaded_run_refines_as_its_evaluation(hanet_run, data_dir, tmp_path):
-    evaluate.evaluate(hanet_run, options(checkpoint='last', predictions=tmp_path / 'refined.npz'))
+    evaluate_run(hanet_run, checkpoint='last', predictions=tmp_path / 'refined.npz')
     trained = refinement.load(hanet_run, 'last')
     assert (trained.skeleton, trained.about['model'], trained.about['step']) == ('jhmdb', 'hanet', 4)
     pairs = refinement.open_split(tiny_config(data_dir), 'eval').pairs
@@ -154,7 +154,7 @@ def test_a_loaded_run_refines_as_its_evaluation(hanet_run, data_dir, tmp_path):
 
 
 def test_released_protocol(hanet_run, capsys):
-    evaluate.evaluate(hanet_run, options(checkpoint='last', protocol='released'))
+    evaluate_run(hanet_run, checkpoint='last', protocol='released')
     assert "HANet's released evaluation" in capsys.readouterr().out
     report = json.loads((hanet_run / 'evaluation/test_step4_released.json').read_text())
     rows = report['rows']
@@ -180,7 +180,7 @@ def test_training_on_predictions(data_dir, tmp_path, capsys):
     files = {'poses__train': str(tmp_path / 'train.npz'), 'poses__eval': str(tmp_path / 'test.npz')}
     config = tiny_config(data_dir, poses__source='predictions', train__steps=1, **files)
     assert refinement.train(config, tmp_path / 'run') == 0
-    evaluate.evaluate(tmp_path / 'run', options(checkpoint='last'))
+    evaluate_run(tmp_path / 'run', checkpoint='last')
     rows = json.loads((tmp_path / 'run/evaluation/test_step1.json').read_text())['rows']
     assert rows['raw input']['values']['person']['pck']['0.2']['mPCK'] == 1
     assert rows['raw input']['values']['acceleration']['mean'] == pytest.approx(0, abs=1e-4)
@@ -219,8 +219,8 @@ def test_bad_settings_leave_no_run(data_dir, tmp_path, fields, message):
 
 
 def test_video_flags_are_refused(hanet_run):
-    with pytest.raises(InputError, match=r'--decoding: .* a run of HANet, which reads poses'):
-        evaluate.evaluate(hanet_run, options(decoding='dark'))
+    with pytest.raises(InputError, match=r'--decoding: .* is HANet, which reads poses'):
+        evaluate_run(hanet_run, decoding='dark')
 
 
 @pytest.mark.parametrize(
