@@ -197,7 +197,7 @@ def test_bad_refinement(command, trained, monkeypatch, tmp_path, capfd):
     assert command('v.mp4', '--look_ahead', '3') == 2
     assert '--look_ahead belongs to --refine' in capfd.readouterr().err
     assert command('v.mp4', '--refine', str(tmp_path / 'none')) == 2
-    assert 'no run there' in capfd.readouterr().err
+    assert 'none: no folder of a run' in capfd.readouterr().err
     other = refinement.TrainedRefiner(None, 'jhmdb', {})
     monkeypatch.setattr(refinement, 'load', lambda folder, checkpoint: other)
     assert command('v.mp4', '--refine', 'W2') == 2

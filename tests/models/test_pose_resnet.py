@@ -12,8 +12,6 @@ from kimnet_jax.interop.keymaps import POSE_RESNET
 from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models import PoseResNet, PoseResNetConfig, count_parameters
 
-pytestmark = pytest.mark.quick_compilation
-
 JOINTS = {18: 16, 34: 13, 50: 16, 101: 13, 152: 15}
 PARAMETERS = {18: 15_376_464, 34: 25_483_853, 50: 33_999_440, 101: 52_990_797, 152: 68_634_959}
 

@@ -17,15 +17,13 @@ from kimnet_jax.models.dkd_net import DKDNetConfig
 from kimnet_jax.models.kimnet import KIMNetConfig
 from kimnet_jax.models.rpstn import RPSTNConfig
 
-pytestmark = pytest.mark.quick_compilation
-
 JOINTS, FEATURES = 5, 7
 SIZES = (JOINTS, 'resnet18', 'resnet18', 2, FEATURES)
 CONFIGS = [
     ('kimnet', KIMNetConfig(*SIZES, temporal='dkd')),
     ('kimnet', KIMNetConfig(*SIZES, temporal='jrpsp')),
     ('kimnet', KIMNetConfig(*SIZES, temporal='none')),
-    ('rpstn', RPSTNConfig(*SIZES, temporal='kmm')),
+    ('rpstn', RPSTNConfig(*SIZES, temporal='kmm', first_statistics='shared')),
     ('dkd', DKDNetConfig(*SIZES)),
     ('dkd', DKDNetConfig(*SIZES, temporal='kmm')),
 ]
