@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sequences import body_file, joint_files, rotation_files
-from test_refinement import options
+from test_refinement import evaluate_run
 
 from configs import hanet
 from data_pipelines.array_files import read_npz
 from data_pipelines.smpl_files import read_body
-from kimnet_jax import evaluate, refine, refinement
+from kimnet_jax import refine, refinement
 from kimnet_jax.core import smpl
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import get_skeleton
@@ -63,7 +63,7 @@ def spatial(tmp_path_factory) -> Run:
         == 0
     )
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        evaluate.evaluate(run, options(checkpoint='last', predictions=predictions))
+        evaluate_run(run, checkpoint='last', predictions=predictions)
     return Run(run, refinement.load(run, 'last'), detected, true, predictions, printed.getvalue())
 
 
@@ -80,7 +80,7 @@ def test_evaluation_in_3d(spatial):
     for key in ('mpjpe', 'pa_mpjpe', 'acceleration', 'jitter'):
         assert rows['HANet (ours)'][key] == pytest.approx(metrics.compute()[key], rel=1e-4)
     with pytest.raises(InputError, match='--protocol released: this run refines poses in 3D'):
-        evaluate.evaluate(spatial.folder, options(checkpoint='last', protocol='released'))
+        evaluate_run(spatial.folder, checkpoint='last', protocol='released')
 
 
 def test_files_in_3d(spatial, tmp_path):
@@ -136,7 +136,7 @@ def test_rotations(tmp_path, capsys):
     space = {'poses__smpl_file': str(body_file(tmp_path)), 'loss__space': 'smpl_joints'}
     config = config_of('preset=aist_smpl', files, (detected, truth), **space)
     assert refinement.train(config, tmp_path / 'run') == 0
-    evaluate.evaluate(tmp_path / 'run', options(checkpoint='last'))
+    evaluate_run(tmp_path / 'run', checkpoint='last')
     assert 'in metres from the pelvis' in capsys.readouterr().out
     rows = json.loads((tmp_path / 'run/evaluation/eval_step2.json').read_text())['rows']
     body, metrics = read_body(body_file(tmp_path)), SpatialMetrics(get_skeleton('smpl'), 3)
