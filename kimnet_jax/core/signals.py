@@ -6,15 +6,17 @@ removes.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-GRACE = 8.0  # seconds that the main thread is given
+GRACE = 7.0  # seconds that the main thread is given
+LATER = 1.5  # seconds more for the process that others of a distributed run are connected to: JAX aborts those it leaves behind
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
-_noticed, _patient = threading.Event(), threading.Event()
+_noticed, _patient, _last = threading.Event(), threading.Event(), threading.Event()
 
 
 class Interrupted(BaseException):
@@ -57,6 +59,28 @@ def stoppable() -> Iterator[None]:
         os.close(writer)
 
 
+def leave_last() -> None:
+    """From now on this process takes `LATER` seconds more to end."""
+    _last.set()
+
+
+def take_back(number: int) -> Callable[[], None]:
+    """Gives a signal that a C library has taken for itself back to Python's handler.
+
+    Returns what leaves the signal to the library again, and sends it.
+    """
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    theirs = libc.signal(number, None)
+    signal.signal(number, signal.getsignal(number))
+
+    def hand_over() -> None:
+        libc.signal(number, theirs)
+        os.kill(os.getpid(), number)
+
+    return hand_over
+
+
 def _interrupt(number: int, _: object) -> None:
     _noticed.set()
     for one in NUMBERS:
@@ -68,7 +92,7 @@ def _watch(reader: int) -> None:
     """Reads the numbers of the signals as they come, whatever the main thread does."""
     with os.fdopen(reader, 'rb', buffering=0) as numbers:
         while number := numbers.read(1):
-            if number[0] not in NUMBERS or _noticed.wait(GRACE) or _patient.is_set():
+            if number[0] not in NUMBERS or _noticed.wait(GRACE + LATER * _last.is_set()) or _patient.is_set():
                 continue
             name = signal.Signals(number[0]).name
             print(f'stopped by {name} within a library; what is finished stays as it is', file=sys.stderr, flush=True)

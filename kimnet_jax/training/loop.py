@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from jax.experimental import multihost_utils
 from kimnet_jax.core import signals
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
+from kimnet_jax.training import sharding
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.logging import RunLog
 from kimnet_jax.training.state import TrainState, Weights
@@ -108,7 +108,7 @@ class StopRequest:
 
     While the step is compiled there is nothing to save yet: then `signals.stoppable` ends the process after a few seconds.
 
-    Several processes must end at the same step: there JAX's own handler notes SIGTERM and they agree on one.
+    Several processes must end at the same step, which they agree on through JAX.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> 'StopRequest':
-        for number in (signal.SIGTERM, signal.SIGINT) if self._alone else (signal.SIGINT,):
+        for number in signals.NUMBERS:
             self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -133,8 +133,8 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: object) -> None:
-        if not self._alone:  # JAX's own handler tells the others, and takes SIGTERM alone
-            os.kill(os.getpid(), signal.SIGTERM)
+        if not self._alone:
+            sharding.tell_others()
             return
         self._signal = number
         signal.signal(signal.SIGINT, signal.default_int_handler)

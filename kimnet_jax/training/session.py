@@ -94,13 +94,6 @@ def run(
         except loop.StoppedError as stopped:
             log.say(str(stopped))
             return 128 + stopped.signal
-        except jax.errors.JaxRuntimeError as error:
-            if jax.process_count() == 1:
-                raise
-            raise sharding.PeerError(
-                f'another process of this run has ended, or cannot be reached ({str(error).splitlines()[0][:200]}): look at its '
-                'output; the same command, in all processes, goes on from the last checkpoint'
-            ) from error
         finally:
             log.close()
             with (

@@ -1,23 +1,27 @@
 """Where arrays live: one mesh with the axis `data`; batches are split over it, everything else is on every device."""
 
 import contextlib
+import faulthandler
 import os
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from kimnet_jax.core import signals
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.platform import Platform, platform_of
 
 JOIN_SECONDS = 'KIMNET_JOIN_SECONDS'  # in the environment: how long processes wait for each other at the start
 MOST_CLIPS = 1_000_000  # in a batch
+_tell_jax: Callable[[], None] | None = None
 
 
 def join_processes() -> None:
@@ -51,6 +55,17 @@ def join_processes() -> None:
         ) from error
     finally:
         late.cancel()
+    global _tell_jax
+    _tell_jax = signals.take_back(signal.SIGTERM)  # JAX only notes it, so a process could not be ended while it compiles
+    if jax.process_index() == 0:
+        signals.leave_last()
+    faulthandler.disable()  # absl's: the stacks of all threads, where JAX aborts since another process is gone
+
+
+def tell_others() -> None:
+    """Asks all processes to stop at the same step: `multihost_utils.reached_preemption_sync_point` says at which."""
+    if _tell_jax is not None:
+        _tell_jax()
 
 
 def _end_late(seconds: int) -> None:
@@ -68,12 +83,26 @@ class PeerError(InputError):
 
 @contextlib.contextmanager
 def without_peers() -> Iterator[None]:
-    """Ends the process with one line on a `PeerError`: at its regular end JAX would wait for the others, and then abort."""
+    """Ends a process of several with one line where it stops alone: at a regular end JAX would wait for the others, then abort."""
     try:
-        yield
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if _tell_jax is None:
+                raise
+            raise PeerError(
+                f'another process of this run has ended, or cannot be reached ({str(error).splitlines()[0][:200]}): look at its '
+                'output; the same command, in all processes, goes on from the last checkpoint'
+            ) from error
     except PeerError as error:
         print(f'error: {error}', file=sys.stderr, flush=True)
         os._exit(2)
+    except signals.Interrupted as stopped:
+        if _tell_jax is None:
+            raise
+        print(stopped, file=sys.stderr, flush=True)
+        time.sleep(signals.LATER if jax.process_index() == 0 else 0)
+        os._exit(128 + stopped.number)
 
 
 def _wait_for_coordinator(address: str, seconds: int) -> None:

@@ -3,9 +3,11 @@
 import json
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -42,20 +44,17 @@ def results(workdir: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one(command, environment, run, tmp_path):
-    # with seed 0 a rounding carries a value across a ReLU's zero: same loss, another gradient norm by 1e-4
-    settings = FEW_STEPS | {'seed': 2}
-    done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'one', settings), **virtual(4))
-    assert done.returncode == 0, done.stderr
+def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(('localhost', 0))
-        address = f'localhost:{probe.getsockname()[1]}'
-    together = environment | virtual(2) | {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': '2'}
-    line = [sys.executable, '-m', 'kimnet_jax.train', *command(tmp_path / 'two', settings, '--distributed')]
-    processes = [
+        return f'localhost:{probe.getsockname()[1]}'
+
+
+def start_two(flags: list[str], environment: dict[str, str]) -> list[subprocess.Popen]:
+    together = environment | {'JAX_COORDINATOR_ADDRESS': free_address(), 'JAX_NUM_PROCESSES': '2'}
+    return [
         subprocess.Popen(
-            line,
+            [sys.executable, '-u', '-m', 'kimnet_jax.train', *flags],
             cwd=ROOT,
             env=together | {'JAX_PROCESS_ID': str(index)},
             stdout=subprocess.PIPE,
@@ -64,6 +63,15 @@ def test_two_processes_equal_one(command, environment, run, tmp_path):
         )
         for index in range(2)
     ]
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(command, environment, run, tmp_path):
+    # with seed 0 a rounding carries a value across a ReLU's zero: same loss, another gradient norm by 1e-4
+    settings = FEW_STEPS | {'seed': 2}
+    done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'one', settings), **virtual(4))
+    assert done.returncode == 0, done.stderr
+    processes = start_two(command(tmp_path / 'two', settings, '--distributed'), environment | virtual(2))
     outputs = [process.communicate(timeout=400) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert '4 cpu device(s)' in outputs[0][0]
@@ -79,6 +87,37 @@ def test_two_processes_equal_one(command, environment, run, tmp_path):
     np.testing.assert_allclose(two[3]['person/auc/mPCK'], one[3]['person/auc/mPCK'], atol=0.02)
 
 
+@pytest.mark.slow
+def test_two_processes_end_within_seconds_while_they_compile(command, environment, tmp_path):
+    """JAX's own handler only notes SIGTERM, and has nobody to tell before the first step."""
+    larger = {'model.feature_encoder': 'resnet50', 'model.pose_initializer': 'resnet50'}  # compiles for long
+    uncached = environment | {'JAX_ENABLE_COMPILATION_CACHE': '0'}
+    processes = start_two(command(tmp_path / 'run', larger, '--distributed'), uncached)
+    while 'parameters' not in processes[0].stdout.readline():
+        assert processes[0].poll() is None
+    time.sleep(8)
+    began = time.monotonic()
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert time.monotonic() - began < 12
+    assert [process.returncode for process in processes] == [143, 143], outputs
+    assert all(errors.splitlines()[-1].startswith('stopped by SIGTERM') for _, errors in outputs)
+
+
+@pytest.mark.slow
+def test_one_signal_stops_both_at_the_same_step(command, environment, tmp_path):
+    processes = start_two(command(tmp_path / 'run', {'train.steps': 2000}, '--distributed'), environment)
+    while not (tmp_path / 'run/metrics.jsonl').exists():
+        assert processes[0].poll() is None
+        time.sleep(0.2)
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=100) for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], outputs
+    (step,) = re.findall(r'stopped by SIGTERM after step (\d+)', outputs[0][0])
+    assert (tmp_path / 'run/checkpoints' / step).is_dir()
+
+
 def test_distributed_without_the_others(command, run, tmp_path):
     done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'run', {}, '--distributed'))
     assert done.returncode == 2
@@ -91,10 +130,7 @@ def test_distributed_without_the_others(command, run, tmp_path):
     ('process', 'told'), [('1', 'nothing listens at JAX_COORDINATOR_ADDRESS='), ('0', 'not all processes came within 3 s')]
 )
 def test_others_that_are_not_there_are_one_line_in_time(process, told, command, run, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(('localhost', 0))
-        address = f'localhost:{probe.getsockname()[1]}'
-    numbers = {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': process}
+    numbers = {'JAX_COORDINATOR_ADDRESS': free_address(), 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': process}
     done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'run', {}, '--distributed'), **numbers, KIMNET_JOIN_SECONDS='3')
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
