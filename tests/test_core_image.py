@@ -2,9 +2,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.geometry import crop_matrix
-from kimnet_jax.core.image import MEAN, STD, decode_image, encode_jpeg, encode_png, normalise, warp
+from kimnet_jax.core.image import MEAN, STD, check_jpeg, decode_image, encode_jpeg, encode_png, normalise, warp
 
 
 def test_png_is_lossless():
@@ -23,6 +23,21 @@ def test_jpeg_keeps_red_red():
 def test_unreadable_images_are_named(data):
     with pytest.raises(InputError, match=rf'clip/0001\.png: not a readable image \({len(data)} bytes\)'):
         decode_image(data, 'clip/0001.png')
+
+
+def missing_block(data: bytes) -> bytes:
+    """A JPEG whose last rows are gone, but not its end: decoders fill them with grey."""
+    return data[: len(data) // 2] + data[-2:]
+
+
+def test_a_damaged_jpeg_is_noticed():
+    data = encode_jpeg(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    check_jpeg(data, 'a.jpg')
+    check_jpeg(encode_png(np.zeros((8, 8, 3), np.uint8)), 'a.png')
+    damaged = missing_block(data)
+    assert decode_image(damaged, 'a.jpg').shape == (64, 64, 3)
+    with pytest.raises(DamagedError, match=r'^a\.jpg: damaged \(.*\); replace the file'):
+        check_jpeg(damaged, 'a.jpg')
 
 
 def test_warp_places_pixels_where_the_matrix_says():

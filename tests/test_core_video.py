@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kimnet_jax.core.errors import DamagedError, InputError
-from kimnet_jax.core.image import encode_png
+from kimnet_jax.core.image import encode_jpeg, encode_png
 from kimnet_jax.core.video import DEFAULT_RATE, frame_rate, image_files, read_frames
 
 
@@ -38,6 +38,17 @@ def test_a_folder_in_the_order_of_names(tmp_path, frames):
     assert [file.name for file in image_files(tmp_path)] == ['000.png', '001.png', '002.png']
     np.testing.assert_array_equal(np.stack(list(read_frames(tmp_path))), frames[:3])
     assert frame_rate(tmp_path) == DEFAULT_RATE
+
+
+def test_a_damaged_image_of_a_folder_is_told_or_refused(tmp_path, frames):
+    data = encode_jpeg(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    (tmp_path / '0.jpg').write_bytes(data)
+    (tmp_path / '1.jpg').write_bytes(data[: len(data) // 2] + data[-2:])
+    told: list[int] = []
+    assert len(list(read_frames(tmp_path, told.append))) == 2
+    assert told == [1]
+    with pytest.raises(DamagedError, match=r'1\.jpg: damaged'):
+        list(read_frames(tmp_path))
 
 
 def test_what_is_no_video_is_explained(tmp_path):

@@ -15,7 +15,7 @@ CORE = 'kimnet_jax.core'
 
 # area -> the other first-party areas that it may import
 FIRST_PARTY = {
-    'kimnet_jax': (),  # the version only: loader workers import the package
+    'kimnet_jax': (CORE,),  # `signals`, where a command begins; loader workers import the package
     'configs': ('configs.common', 'configs.models'),
     CORE: (),
     'data_pipelines': (CORE,),
@@ -28,7 +28,7 @@ FIRST_PARTY = {
     'kimnet_jax.interop': (CORE, 'kimnet_jax.models'),
     'kimnet_jax.inference': (CORE,),
     'kimnet_jax.reporting': (CORE, 'kimnet_jax.metrics', 'kimnet_jax.released'),
-    'kimnet_jax.__main__': (),  # names its commands by text, and loads one when it is asked for
+    'kimnet_jax.__main__': (CORE,),  # names its commands by text, and loads one when it is asked for
 } | {
     f'kimnet_jax.{name}': (
         CORE,
@@ -57,15 +57,19 @@ CONFINED = {
     'jax': (*_NETWORKS, 'kimnet_jax.training', 'kimnet_jax.interop', 'kimnet_jax.inference', *_COMMANDS, 'data_pipelines.loader'),
     'flax': (*_NETWORKS, 'kimnet_jax.training', 'kimnet_jax.interop', *_COMMANDS),
     'cv2': ('kimnet_jax.core.image',),  # others take it from core.image.opencv
+    'simplejpeg': ('kimnet_jax.core.image',),
     'av': ('data_pipelines', 'kimnet_jax.inference', 'kimnet_jax.core.video'),
     'matplotlib': ('kimnet_jax.reporting',),
     'jinja2': ('kimnet_jax.reporting',),
     'ml_collections': ('configs', 'kimnet_jax.train'),
 }
 # (module, package): only inside a function, so that importing the module stays light
-LAZY = {('kimnet_jax.core.image', 'cv2'), ('kimnet_jax.core.video', 'av'), ('data_pipelines.loader', 'jax')} | {
-    (f'data_pipelines.{name}', 'apache_beam') for name in ('build', 'clip_builder')
-}
+LAZY = {
+    ('kimnet_jax.core.image', 'cv2'),
+    ('kimnet_jax.core.image', 'simplejpeg'),
+    ('kimnet_jax.core.video', 'av'),
+    ('data_pipelines.loader', 'jax'),
+} | {(f'data_pipelines.{name}', 'apache_beam') for name in ('build', 'clip_builder')}
 NO_FILES = ('io', 'logging', 'os', 'pathlib', 'shutil', 'tempfile', 'absl')  # not in models, losses, metrics
 BY_NAME = ('kimnet_jax.__main__', 'data_pipelines.builders', 'kimnet_jax.train')  # may look modules up by a text
 

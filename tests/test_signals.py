@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: one line, 128 + the number, nothing half-written, also where the main thread is inside of a library."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -50,3 +51,16 @@ def test_a_library_that_does_not_return_is_not_waited_for(tmp_path):
     assert time.monotonic() - began < 10
     assert process.returncode == 143
     assert errors == 'stopped by SIGTERM within a library; what is finished stays as it is\n'
+
+
+@pytest.mark.parametrize('command', [('-m', 'kimnet_jax.predict'), ('-m', 'data_pipelines.build'), ('-m', 'kimnet_jax', 'train')])
+def test_ctrl_c_while_a_command_imports_its_modules(command, tmp_path):
+    (tmp_path / 'numpy.py').write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    line = [sys.executable, *command, '--help']
+    environment = {**os.environ, 'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'}
+    with subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors == 'stopped by SIGINT; nothing half-written is left\n'

@@ -53,6 +53,25 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     return image
 
 
+def check_jpeg(data: bytes, name: str) -> None:
+    """Raises `DamagedError` where JPEG bytes that `decode_image` takes are damaged and the decoder made up what is missing.
+
+    Other formats pass: their decoders take no damaged file.
+    """
+    if not data.startswith(b'\xff\xd8'):
+        return
+    import simplejpeg
+
+    try:
+        simplejpeg.decode_jpeg(data, 'GRAY', fastdct=True, strict=True)
+    except ValueError as error:
+        try:
+            simplejpeg.decode_jpeg(data, 'GRAY', fastdct=True, strict=False)
+        except ValueError:
+            return  # a kind of JPEG that OpenCV alone reads
+        raise DamagedError(f'{name}: damaged ({error}); replace the file, or, if it looks right, save it anew') from error
+
+
 def encode_png(image: np.ndarray) -> bytes:
     """uint8 [H, W, 3] RGB to PNG bytes, lossless, at the level that is fast to write."""
     cv2 = opencv()

@@ -27,6 +27,17 @@ class Interrupted(BaseException):
         self.number = number
 
 
+def stoppable_while_importing() -> None:
+    """Until `stoppable` takes over: Ctrl-C in a command that is still importing its modules is one line, too."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(number: int, _: object) -> None:
+    print(Interrupted(number), file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+
 @contextlib.contextmanager
 def patience(wanted: bool = True) -> Iterator[None]:
     """Inside, the main thread has something to save and is given all the time it takes; if not `wanted`, none but `GRACE`."""

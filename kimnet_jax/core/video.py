@@ -11,7 +11,7 @@ import numpy as np
 
 from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.files import MAX_PIXELS, check_pixels, limit, read_file, require_file
-from kimnet_jax.core.image import decode_image
+from kimnet_jax.core.image import check_jpeg, decode_image
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 DEFAULT_RATE = 25.0  # frames per second where the source names none (a folder of images)
@@ -46,7 +46,7 @@ def read_frames(path: str | pathlib.Path, damaged: Callable[[int], object] | Non
     """
     path = pathlib.Path(path)
     size, count = None, 0
-    for frame in _folder_frames(path) if path.is_dir() else _video_frames(path, damaged):
+    for frame in _folder_frames(path, damaged) if path.is_dir() else _video_frames(path, damaged):
         if size is None:
             size = frame.shape
         elif frame.shape != size:
@@ -63,9 +63,17 @@ def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith('.'))
 
 
-def _folder_frames(folder: pathlib.Path) -> Iterator[np.ndarray]:
-    for file in image_files(folder):
-        yield decode_image(read_file(file, 'image'), str(file))
+def _folder_frames(folder: pathlib.Path, damaged: Callable[[int], object] | None) -> Iterator[np.ndarray]:
+    for number, file in enumerate(image_files(folder)):
+        data = read_file(file, 'image')
+        frame = decode_image(data, str(file))
+        try:
+            check_jpeg(data, str(file))
+        except DamagedError:
+            if damaged is None:
+                raise
+            damaged(number)
+        yield frame
 
 
 @functools.cache

@@ -83,7 +83,7 @@ class PeerError(InputError):
 
 @contextlib.contextmanager
 def without_peers() -> Iterator[None]:
-    """Ends a process of several with one line where it stops alone: at a regular end JAX would wait for the others, then abort."""
+    """Ends one process of several with one line: at a regular end JAX would wait for the others, and then abort."""
     try:
         try:
             yield

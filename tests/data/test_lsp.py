@@ -189,6 +189,12 @@ def cut(root):
     file.write_bytes(file.read_bytes()[:-200])
 
 
+def lose_a_block(root):
+    file = root / 'images/im00004.jpg'
+    data = file.read_bytes()
+    file.write_bytes(data[:-40] + data[-2:])
+
+
 def set_record(joint, number, values):
     def change(joints):
         joints[joint, :, number - 1] = values
@@ -203,6 +209,7 @@ def set_record(joint, number, values):
         (put('images/im00013.jpg', b''), r'images: 1 files are no image that joints\.mat has joints of, among them im00013\.jpg'),
         (put('images/im00004.jpg', b'no image'), r'images/im00004\.jpg: not a readable image'),
         (cut, r'images/im00004\.jpg: .*'),
+        (lose_a_block, r'images/im00004\.jpg: damaged \(.*\); replace the file'),
         (
             lambda root: (root / 'images').rename(root / 'x'),
             'no images there; expected the folder images with',
