@@ -3,7 +3,6 @@
 import datetime
 import json
 import math
-import os
 import pathlib
 import platform
 import re
@@ -18,6 +17,8 @@ import sides
 from absl import flags
 from contenders import MEMORY, OUT_OF_TIME, FailedError, Prepare, Workers
 from sides import CHANNELS_LAST, COMPILED, EAGER, JAX, REMAT, Case
+
+from kimnet_jax.core.files import write_text
 
 NAMES = {
     JAX: 'JAX',
@@ -201,12 +202,9 @@ def print_notes(record: dict[str, Any]) -> None:
 def write(result: dict[str, Any]) -> None:
     """Writes the JSON under its dated name, and prints the path."""
     folder = pathlib.Path(OUT.value)
-    folder.mkdir(parents=True, exist_ok=True)
     parts = [result['benchmark'], result['preset'], result['device']['backend'], *(PRECISION.value or []), result['date']]
     path = folder / f'{"_".join(parts)}.json'
-    draft = path.with_suffix('.tmp')
-    draft.write_text(json.dumps(result, indent=1, allow_nan=False) + '\n')
-    os.replace(draft, path)
+    write_text(path, json.dumps(result, indent=1, allow_nan=False) + '\n')
     print(path)
 
 

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from configs.models import MODELS, ROWS
 from kimnet_jax import models
+from kimnet_jax.core.files import write_text
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'models.md'
 MARKS = '<!-- table: python benchmarks/models.py -->\n', '<!-- end of table -->\n'
@@ -47,8 +48,7 @@ def main() -> None:
         before, rest = page.split(MARKS[0])
         _, after = rest.split(MARKS[1])
         text = before + MARKS[0] + HEAD.format(backend=jax.default_backend().upper()) + ''.join(lines) + MARKS[1] + after
-        PAGE.with_suffix('.tmp').write_text(text)
-        PAGE.with_suffix('.tmp').rename(PAGE)
+        write_text(PAGE, text)
 
 
 HEAD = """

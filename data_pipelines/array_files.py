@@ -1,12 +1,10 @@
 """Arrays out of files that others wrote, npz of arrays of arrays and pickles included: nothing that a file holds is ever run."""
 
-import contextlib
 import io
-import os
 import pathlib
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -67,23 +65,8 @@ def write_npz(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     """Writes an `.npz`, complete or not at all. Raises `InputError` where its name has another suffix or is taken."""
     if path.suffix != '.npz':
         raise InputError(f'{path}: arrays are written as .npz; give the file that suffix')
-    with draft_of(path) as draft, draft.open('wb') as file:
+    with files.draft_of(path) as draft, draft.open('wb') as file:
         np.savez_compressed(file, **arrays)
-
-
-@contextlib.contextmanager
-def draft_of(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A file to write, which then takes the place of `path`; its folder is made. Raises `InputError` where that is taken."""
-    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        os.replace(draft, path)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise InputError(f'{path}: a file or folder is in the way; choose another name') from error
-    finally:
-        if draft.parent.is_dir():
-            draft.unlink(missing_ok=True)
 
 
 def read_pickle(path: pathlib.Path) -> Any:

@@ -9,7 +9,6 @@ left as it is unless --overwrite is given. With --beam_pipeline_options=runner=.
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import io
 import os
 import pathlib
@@ -26,6 +25,7 @@ from data_pipelines import checksums, schema
 from data_pipelines.builders import BUILDERS, import_builder
 from data_pipelines.clip_builder import leak_of
 from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.files import locked
 
 FILE_FORMAT = 'array_record'
 LEAVE_OUT = '--leave_out_damaged'
@@ -155,35 +155,20 @@ def _claim(data_dir: pathlib.Path, label: str, held: contextlib.ExitStack) -> pa
     prefix = f'.building-{label.replace("/", "-")}-'
     while True:
         others = []
-        with _lock(data_dir, wait=True):  # so that no new folder is taken for a dead one before it is locked
+        with locked(data_dir, wait=True):  # so that no new folder is taken for a dead one before it is locked
             for found in data_dir.glob('.building-*'):
-                with contextlib.suppress(FileNotFoundError), _lock(found) as free:  # its owner may be removing it
+                with contextlib.suppress(FileNotFoundError), locked(found) as free:  # its owner may be removing it
                     if free:
                         shutil.rmtree(found)
                     elif found.name.startswith(prefix):
                         others.append(found)
             if not others:
                 folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=data_dir))
-                held.enter_context(_lock(folder))
+                held.enter_context(locked(folder))
                 return folder
         print(f'{label}: another process builds it into {data_dir}; waiting for its end', file=sys.stderr, flush=True)
-        with contextlib.suppress(FileNotFoundError), _lock(others[0], wait=True):
+        with contextlib.suppress(FileNotFoundError), locked(others[0], wait=True):
             pass
-
-
-@contextlib.contextmanager
-def _lock(folder: pathlib.Path, wait: bool = False) -> Iterator[bool]:
-    """Whether the folder could be locked; the system lifts the lock when its process ends, however that happens."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        free = True
-    except BlockingIOError:
-        free = False
-    try:
-        yield free
-    finally:
-        os.close(handle)
 
 
 def _execute(name: str, config: str, args: tfds_build.Args, data_dir: pathlib.Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import write_text
 
 FILE = 'checksums.json'
 AGAIN = 'build it again with --overwrite'
@@ -15,9 +16,7 @@ AGAIN = 'build it again with --overwrite'
 def write(folder: pathlib.Path) -> None:
     """Notes the size and the SHA-256 of every file in the folder; the list itself has a checksum, too."""
     files = {path.name: {'bytes': path.stat().st_size, 'sha256': _digest(path)} for path in sorted(_files(folder))}
-    draft = folder / f'.{FILE}'
-    draft.write_text(json.dumps({'files': files, 'sha256': _digest_of_list(files)}, indent=1) + '\n')
-    draft.replace(folder / FILE)
+    write_text(folder / FILE, json.dumps({'files': files, 'sha256': _digest_of_list(files)}, indent=1) + '\n')
 
 
 def check(folder: pathlib.Path, in_full: Callable[[str], bool]) -> frozenset[str]:
@@ -64,7 +63,7 @@ def _read_list(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    return (path for path in folder.iterdir() if path.is_file() and path.name not in (FILE, f'.{FILE}'))
+    return (path for path in folder.iterdir() if path.is_file() and path.name != FILE)
 
 
 def _digest(path: pathlib.Path) -> str:

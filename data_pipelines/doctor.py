@@ -26,7 +26,7 @@ from data_pipelines.builders import BUILDERS, import_inspect
 from data_pipelines.findings import Check, Finding, Report, attempt, summarise
 from data_pipelines.inspect_built import built_folders, inspect_built
 from kimnet_jax.core.errors import InputError, run_command
-from kimnet_jax.core.files import work_folder
+from kimnet_jax.core.files import work_folder, write_text
 
 ERRORS_SHOWN = 50
 
@@ -123,11 +123,7 @@ def _print(report: Report) -> None:
 
 
 def _write_json(path: pathlib.Path, head: dict[str, object], report: Report) -> None:
-    """Writes the report to a temporary name first."""
-    with work_folder(path.parent, path.name) as folder:
-        draft = folder / path.name
-        draft.write_text(json.dumps(head | dataclasses.asdict(report), indent=1) + '\n')
-        draft.replace(path)
+    write_text(path, json.dumps(head | dataclasses.asdict(report), indent=1) + '\n')
 
 
 if __name__ == '__main__':

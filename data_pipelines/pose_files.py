@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines.array_files import draft_of, read_npz, write_npz
+from data_pipelines.array_files import read_npz, write_npz
 from data_pipelines.poses import DIMS, Estimates, Kind
 from data_pipelines.sequence_files import LARGEST, check_boxes, check_joints, read_sequence_file, write_sequence_file
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import read_file
+from kimnet_jax.core.files import read_file, write_text
 from kimnet_jax.core.pose_windows import extent
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
 
@@ -168,8 +168,7 @@ def _write_json(data: Mapping[str, Any], path: pathlib.Path, joints: Sequence[np
     about = data['about'] | {'refined': dict(refined)}
     rows = zip(data['frames'], points.tolist(), strict=True)
     lines = ',\n'.join(json.dumps(frame | {'joints': pose}, allow_nan=False) for frame, pose in rows)
-    with draft_of(path) as draft:
-        draft.write_text(f'{{"about": {json.dumps(about)},\n"frames": [\n{lines}\n]}}\n', encoding='utf-8')
+    write_text(path, f'{{"about": {json.dumps(about)},\n"frames": [\n{lines}\n]}}\n')
 
 
 def _predictions_of(arrays: Mapping[str, Any], path: pathlib.Path) -> tuple[list[Estimates], str]:

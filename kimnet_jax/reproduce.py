@@ -17,6 +17,7 @@ from absl import app, flags
 
 from data_pipelines import schema
 from kimnet_jax.core.errors import InputError, parse_flags, run_command
+from kimnet_jax.core.files import write_text
 from kimnet_jax.metrics import MEAN, PoseMetrics
 from kimnet_jax.reporting import reference, tables
 from kimnet_jax.reporting.comparison import METRIC, comparison, render
@@ -130,7 +131,7 @@ def _check_settings(folder: pathlib.Path, settings: Sequence[str]) -> None:
     if before != now and any(folder.glob('*/*/config.json')):
         there, here = (' '.join(part) or 'none' for part in (before, now))
         raise InputError(f'{folder} holds runs with other settings (there {there}; now {here}): choose another --workdir')
-    runs.write_json(file, now)
+    write_text(file, json.dumps(now, indent=2) + '\n')
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -103,14 +103,14 @@ def work_folder(parent: pathlib.Path, label: str) -> Iterator[pathlib.Path]:
     Each is locked by its process, and the system lifts the lock when that ends, however it does.
     """
     for found in parent.glob(f'{_WORK}*'):
-        with contextlib.suppress(OSError), _locked(found) as handle:
-            if handle is not None:
+        with contextlib.suppress(OSError), locked(found) as free:
+            if free:
                 shutil.rmtree(found, ignore_errors=True)
     with contextlib.ExitStack() as held:
         while True:
             folder = pathlib.Path(tempfile.mkdtemp(prefix=f'{_WORK}{label[:100]}-', dir=parent))
             with contextlib.suppress(FileNotFoundError):
-                if held.enter_context(_locked(folder)) is not None and folder.exists():
+                if held.enter_context(locked(folder)) and folder.exists():
                     break  # else another process took it for a dead one before it was locked
         try:
             yield folder
@@ -119,17 +119,22 @@ def work_folder(parent: pathlib.Path, label: str) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[int | None]:
-    """A handle of the folder, locked; None where another process has the lock."""
-    handle: int | None = None
-    descriptor = os.open(folder, os.O_RDONLY)
+def locked(folder: pathlib.Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process has the lock of a folder; if `wait`, once it has it."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            handle = descriptor
-        yield handle
+        yield lock(handle, wait)
     finally:
-        os.close(descriptor)
+        os.close(handle)
+
+
+def lock(file: int | IO[str], wait: bool = False) -> bool:
+    """Locks an open file or folder; False where another process has it. The system lifts the lock when its process ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def require_free(files: Iterable[pathlib.Path]) -> None:
@@ -161,3 +166,40 @@ def place_together(drafts: Mapping[pathlib.Path, pathlib.Path]) -> None:
     finally:
         for copy in kept.values():
             copy.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def drafts_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A place for files to be written inside, which then appear in `folder` together, in place of what is there. It is made.
+
+    Raises `InputError` where a folder is in the place of a file, or a file in that of a folder.
+    """
+    make_folder(folder)
+    with work_folder(folder, folder.name) as hidden:
+        yield hidden
+        place_together({file: folder / file.name for file in sorted(hidden.iterdir())})
+
+
+@contextlib.contextmanager
+def draft_of(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """`drafts_in` for one file: `path` is whole whenever it is there."""
+    make_folder(path.parent)
+    require_free([path])
+    with work_folder(path.parent, path.name) as folder:
+        draft = folder / path.name
+        yield draft
+        os.replace(draft, path)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file as `draft_of` does."""
+    with draft_of(path) as draft:
+        draft.write_text(text, encoding='utf-8')
+
+
+def make_folder(folder: pathlib.Path) -> None:
+    """Makes a folder where there is none. Raises `InputError` where a file is in its place or above it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f'{folder}: a file is in the way of that folder; choose another') from error

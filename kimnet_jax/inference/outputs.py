@@ -11,7 +11,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import place_together, require_free, work_folder
+from kimnet_jax.core.files import make_folder, place_together, require_free, work_folder
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.video import frame_rate, image_files
 from kimnet_jax.inference.predictor import FramePose
@@ -79,10 +79,7 @@ class PoseOutputs:
         self._writers: list[_Writer] = []
 
     def __enter__(self) -> 'PoseOutputs':
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(f'{self._folder}: a file is in the way of that folder; choose another one') from error
+        make_folder(self._folder)
         require_free(self._folder / f'{self._stem}{SUFFIXES[kind]}' for kind in self._kinds)  # now, not after hours
         self._place = contextlib.ExitStack()
         self._hidden = self._place.enter_context(work_folder(self._folder, self._stem))

@@ -7,7 +7,6 @@ the comment of the zip archive, so that `numpy.load` gives the arrays alone.
 
 import contextlib
 import json
-import os
 import pathlib
 import re
 import warnings
@@ -20,7 +19,7 @@ import numpy as np
 import safetensors.numpy
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import check_npz, require_file
+from kimnet_jax.core.files import check_npz, draft_of, require_file
 from kimnet_jax.interop import import_torch
 
 TORCH_SUFFIXES = ('.pth.tar', '.pth', '.pt')
@@ -79,7 +78,10 @@ def read_weights(file: pathlib.Path) -> WeightFile:
 
 
 def write_weights(file: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes under a temporary name and renames; PyTorch's formats get a plain state_dict and no metadata."""
+    """Writes a file, whole or not at all; PyTorch's formats get a plain state_dict and no metadata.
+
+    Raises `InputError` where a folder is in its place.
+    """
     suffix = suffix_of(file)
     arrays = {key: np.ascontiguousarray(array).reshape(array.shape) for key, array in arrays.items()}
     save: Callable[[str], Any]
@@ -100,18 +102,8 @@ def write_weights(file: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata
         def save(name: str) -> None:
             safetensors.numpy.save_file(arrays, name, dict(metadata) or None)
 
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f'{file}: {file.parent} is not a folder') from None
-    temporary = file.with_name(f'.{file.name}.{os.getpid()}.tmp')
-    try:
-        save(str(temporary))
-        os.replace(temporary, file)
-    except IsADirectoryError:
-        raise InputError(f'{file}: a folder has that name; choose another') from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with draft_of(file) as draft:
+        save(str(draft))
 
 
 def _read_torch(file: pathlib.Path, notes: list[str]) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import drafts_in, make_folder, write_text
 from kimnet_jax.reporting.tables import table
 
 BEGIN, END = '<!-- begin: written by python -m kimnet_jax.parity --all -->', '<!-- end -->'
@@ -90,16 +91,11 @@ def summary(results: Sequence[Mapping[str, Any]]) -> str:
 
 def write(folder: str | os.PathLike[str], name: str, result: Mapping[str, Any]) -> list[pathlib.Path]:
     """Writes `<name>.md`, `.json` and `.png` into the folder, which is made. Raises `InputError` where the folder is a file."""
-    folder = _made(folder)
-    texts = {'.md': render(result), '.json': json.dumps(_plain(result), indent=1, allow_nan=False) + '\n'}
-    for suffix, text in texts.items():
-        _replace(folder / f'{name}{suffix}', text.encode())
-    draft = folder / f'.{name}.{os.getpid()}.tmp.png'
-    try:
-        _plot(result, draft)
-        draft.replace(folder / f'{name}.png')
-    finally:
-        draft.unlink(missing_ok=True)
+    folder = pathlib.Path(folder).expanduser()
+    with drafts_in(folder) as drafts:
+        (drafts / f'{name}.md').write_text(render(result), encoding='utf-8')
+        (drafts / f'{name}.json').write_text(json.dumps(_plain(result), indent=1, allow_nan=False) + '\n', encoding='utf-8')
+        _plot(result, drafts / f'{name}.png')
     return [folder / f'{name}{suffix}' for suffix in ('.md', '.json', '.png')]
 
 
@@ -108,7 +104,8 @@ def write_summary(folder: str | os.PathLike[str], results: Sequence[Mapping[str,
 
     Raises `InputError` where the page has no markers, or the folder is a file.
     """
-    folder = _made(folder)
+    folder = pathlib.Path(folder).expanduser()
+    make_folder(folder)
     page, numbers = folder / 'parity.md', folder / 'parity.json'
     text = page.read_text(encoding='utf-8') if page.exists() else f'# Parity\n\n{BEGIN}\n{END}\n'
     before, begin, rest = text.partition(BEGIN)
@@ -117,10 +114,10 @@ def write_summary(folder: str | os.PathLike[str], results: Sequence[Mapping[str,
         raise InputError(f'{page}: the table goes between the lines {BEGIN!r} and {END!r}, which are not both there')
     versions = ', '.join(f'{name} {version}' for name, version in results[0]['versions'].items())
     block = f'\n{versions}, {results[0]["device"]}.\n\n{summary(results)}\n'
-    _replace(page, f'{before}{BEGIN}{block}{END}{after}'.encode())
+    write_text(page, f'{before}{BEGIN}{block}{END}{after}')
     kept = ('model', 'preset', 'dtype', 'config', 'inputs', 'device', 'versions', 'learning_rate', 'checks', 'first', 'passed')
     plain = [{key: _plain(result[key]) for key in kept} for result in results]
-    _replace(numbers, (json.dumps(plain, indent=1, allow_nan=False) + '\n').encode())
+    write_text(numbers, json.dumps(plain, indent=1, allow_nan=False) + '\n')
     return [page, numbers]
 
 
@@ -196,24 +193,6 @@ def _plot(result: Mapping[str, Any], file: pathlib.Path) -> None:
         plot.legend(fontsize=7)
         plot.grid(alpha=0.3)
     figure.savefig(file, dpi=120)
-
-
-def _made(folder: str | os.PathLike[str]) -> pathlib.Path:
-    path = pathlib.Path(folder).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f'{path}: a file is in the way of the report folder; choose another folder') from None
-    return path
-
-
-def _replace(file: pathlib.Path, content: bytes) -> None:
-    draft = file.with_name(f'.{file.name}.{os.getpid()}.tmp')
-    try:
-        draft.write_bytes(content)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _shown(count: int, total: int) -> str:

@@ -8,8 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import place_together
+from kimnet_jax.core.files import drafts_in
 from kimnet_jax.metrics import MEAN, NORMALISERS, PoseMetrics
 from kimnet_jax.reporting import paper
 
@@ -99,26 +98,16 @@ def write_report(
         The two paths.
 
     Raises:
-        InputError: the folder is a file.
+        InputError: the folder is a file, or a folder is in the place of one of the files.
     """
     folder = pathlib.Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f'{folder}: a file is in the way of the report folder; choose another folder') from error
     if len(name) > _LONGEST_NAME:
         name = f'{name[: _LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}'
     texts = {'.md': as_text(report), '.json': json.dumps(report, indent=2, allow_nan=False) + '\n'}
-    finals = {suffix: folder / f'{name}{suffix}' for suffix in texts}
-    drafts = {suffix: folder / f'.{name}{suffix}.{os.getpid()}.tmp' for suffix in texts}
-    try:
+    with drafts_in(folder) as drafts:
         for suffix, text in texts.items():
-            drafts[suffix].write_text(text, encoding='utf-8')
-        place_together({draft: finals[suffix] for suffix, draft in drafts.items()})
-    finally:
-        for draft in drafts.values():
-            draft.unlink(missing_ok=True)
-    return finals['.md'], finals['.json']
+            (drafts / f'{name}{suffix}').write_text(text, encoding='utf-8')
+    return folder / f'{name}.md', folder / f'{name}.json'
 
 
 def _threshold_table(rows: Mapping[str, Any], key: str) -> str:

@@ -2,13 +2,14 @@
 
 import json
 import math
-import os
 import pathlib
 import time
 from typing import Any
 
 import jax
 import tqdm
+
+from kimnet_jax.core.files import write_text
 
 SHOWN = {'loss': '.2e', 'pck': '.3f', 'final_error': '.2e'}  # of a step's metrics, beside the progress bar
 
@@ -99,6 +100,4 @@ def _truncate(file: pathlib.Path, step: int, evaluated: bool) -> None:
             continue
         if record['step'] < step or (record['step'] == step and (record['kind'] == 'train' or evaluated)):
             kept.append(line + '\n')
-    temporary = file.with_suffix('.tmp')
-    temporary.write_text(''.join(kept))
-    os.replace(temporary, file)
+    write_text(file, ''.join(kept))

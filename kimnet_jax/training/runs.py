@@ -15,8 +15,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import write_text
 from kimnet_jax.training import workdir
 
+# becomes the program that follows, and that gets SIGTERM, on which a training saves and ends, when its parent has been killed
+_BECOME = """
+import ctypes, os, signal, sys
+if sys.platform == 'linux':
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+STOPPED_WITH_PARENT = (sys.executable, '-S', '-E', '-c', _BECOME)
 DEVICES = (sys.executable, '-c', 'import jax; print(jax.default_backend(), jax.local_device_count())')
 
 
@@ -110,7 +120,7 @@ def _start(run: Run, command: Sequence[str], slot: Mapping[str, str], lock: Text
     run.folder.mkdir(parents=True, exist_ok=True)
     with run.log.open('a') as log:
         return subprocess.Popen(
-            command,
+            [*STOPPED_WITH_PARENT, *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -131,7 +141,7 @@ def _finish(started: _Started, metric: str) -> str:
     last = records[-1]  # training ends with an evaluation
     if last['kind'] != 'eval' or last[metric] is None:
         return f'failed ({run.folder / "metrics.jsonl"}): its last record is no evaluation with a value of {metric}'
-    write_json(run.folder / 'result.json', last)
+    write_text(run.folder / 'result.json', json.dumps(last, indent=2) + '\n')
     return ''
 
 
@@ -183,10 +193,3 @@ def make_slots(backend: str, devices: int, jobs: int | None, environment: Mappin
     gpus = visible.split(',') if visible else [str(i) for i in range(devices)]
     shared = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'} if (jobs or 0) > devices else {}
     return [{'CUDA_VISIBLE_DEVICES': gpus[i % devices], **shared} for i in range(jobs or devices)]
-
-
-def write_json(file: pathlib.Path, value: Any) -> None:
-    """Writes a file that is whole whenever it is there."""
-    temporary = file.with_suffix('.tmp')
-    temporary.write_text(json.dumps(value, indent=2) + '\n')
-    temporary.replace(file)

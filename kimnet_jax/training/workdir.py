@@ -1,7 +1,6 @@
 """A run's folder: `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, and what later commands write there."""
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -14,9 +13,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from kimnet_jax import __version__
+from kimnet_jax.core import files
 from kimnet_jax.core.config import check_finite
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import read_file
+from kimnet_jax.core.files import make_folder, read_file, write_text
 
 # fields that may change between a run and its resumption: they change no number of the training
 FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'eval.batch_size', 'eval.segment')
@@ -30,15 +30,17 @@ def alone(folder: pathlib.Path, what: str = 'a training is') -> Iterator[TextIO]
 
     Raises `InputError` that names the host and the process, where another one holds it, or where the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f'--workdir {folder}: there is a file of that name or on the way to it; choose another') from error
+    make_folder(folder)
     path = folder / '.lock'
     with contextlib.ExitStack() as opened:
         while True:
             lock = opened.enter_context(path.open('a+'))
-            _lock(lock, folder, what)
+            if not files.lock(lock):
+                lock.seek(0)
+                holder = lock.read().strip() or 'another process'
+                raise InputError(
+                    f'{folder}: {what} at work there ({holder}); wait for its end, stop it, or choose another --workdir'
+                )
             if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 break  # else the one before took the file away between the two
         lock.truncate(0)
@@ -48,17 +50,6 @@ def alone(folder: pathlib.Path, what: str = 'a training is') -> Iterator[TextIO]
             yield lock
         finally:
             path.unlink(missing_ok=True)
-
-
-def _lock(lock: TextIO, folder: pathlib.Path, what: str) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip() or 'another process'
-        raise InputError(
-            f'{folder}: {what} at work there ({holder}); wait for its end, stop it, or choose another --workdir'
-        ) from None
 
 
 @contextlib.contextmanager
@@ -106,8 +97,6 @@ def write_config(
             more = f'; and {len(changed) - 6} more' if len(changed) > 6 else ''
             raise InputError(f'{workdir} holds another run ({shown}{more}): choose another --workdir, or the same settings')
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix('.tmp')
         if initial_weights is None:
             initial_weights = json.loads(file.read_text()).get('initial_weights', ()) if file.exists() else ()
         record = {
@@ -116,8 +105,7 @@ def write_config(
             'initial_weights': list(initial_weights),
             'config': _plain(config),
         }
-        temporary.write_text(json.dumps(record, indent=2) + '\n')
-        os.replace(temporary, file)
+        write_text(file, json.dumps(record, indent=2) + '\n')
 
 
 def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str]:

@@ -16,6 +16,7 @@ from fake_jhmdb import write_jhmdb
 from data_pipelines import build, clip_builder, compact, export
 from data_pipelines.builders.sub_jhmdb import layout
 from data_pipelines.schema import open_clips
+from kimnet_jax.core import files
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import encode_jpeg
 from kimnet_jax.core.skeleton import JHMDB
@@ -113,8 +114,8 @@ def test_a_failed_overwrite_keeps_what_was_there(root, data_dir, monkeypatch):
 def test_what_a_killed_build_left_is_removed_and_what_a_living_one_writes_is_not(root, data_dir):
     (data_dir / '.building-dead/sub_jhmdb').mkdir(parents=True)
     (data_dir / '.building-alive').mkdir()
-    with build._lock(data_dir / '.building-alive') as locked:
-        assert locked
+    with files.locked(data_dir / '.building-alive') as free:
+        assert free
         run(root, data_dir)
     assert sorted(path.name for path in data_dir.iterdir()) == ['.building-alive', 'sub_jhmdb']
 

@@ -197,10 +197,10 @@ def test_a_write_that_fails_leaves_what_was_there(name, tmp_path, monkeypatch):
 
 def test_target_that_cannot_be(tmp_path):
     (tmp_path / 'a.npz').mkdir()
-    with pytest.raises(InputError, match='a folder has that name'):
+    with pytest.raises(InputError, match='a folder is in the way'):
         write_weights(tmp_path / 'a.npz', ARRAYS, {})
     (tmp_path / 'file').touch()
-    with pytest.raises(InputError, match='is not a folder'):
+    with pytest.raises(InputError, match='a file is in the way'):
         write_weights(tmp_path / 'file' / 'a.npz', ARRAYS, {})
 
 

@@ -47,7 +47,7 @@ with workdir.alone(pathlib.Path({str(tmp_path)!r})):
 def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / 'run').write_text('')
     for path in (tmp_path / 'run', tmp_path / 'run/inside'):
-        with pytest.raises(InputError, match='there is a file of that name or on the way to it'), workdir.alone(path):
+        with pytest.raises(InputError, match='a file is in the way'), workdir.alone(path):
             raise AssertionError
 
 

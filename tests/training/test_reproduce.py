@@ -4,12 +4,14 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import threading
 import time
 
 import pytest
 from absl import flags
+from conftest import ROOT
 
 from configs import common
 from configs.models import ROWS
@@ -231,6 +233,33 @@ def test_the_second_interrupt_kills(fake):
     thread.join()
     assert fake.started() == [('kimnet_dkd', 0)]
     assert not (folder / 'result.json').exists()
+
+
+def test_a_killed_reproduce_leaves_no_run_at_work(tmp_path):
+    (tmp_path / 'parent.py').write_text(f"""
+import pathlib, signal, sys, time
+from kimnet_jax.training import runs
+folder = pathlib.Path({str(tmp_path)!r})
+child = (
+    'import pathlib, signal, sys, time;'
+    'signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path(sys.argv[1], "saved").touch(), sys.exit()));'
+    'pathlib.Path(sys.argv[1], "at work").touch(); time.sleep(60)'
+)
+with (folder / '.lock').open('w') as lock:
+    runs._start(runs.Run('kimnet', 0, folder), [sys.executable, '-c', child, str(folder)], {{}}, lock)
+    time.sleep(60)
+""")
+
+    def wait_for(name: str) -> None:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / name).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    with subprocess.Popen([sys.executable, 'parent.py'], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)}) as parent:
+        wait_for('at work')
+        parent.kill()
+    wait_for('saved')
 
 
 def test_a_run_on_each_gpu(fake, monkeypatch):
