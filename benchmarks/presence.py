@@ -9,6 +9,7 @@ and of the second. Prints and writes the area under the ROC curve for each kind,
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import pathlib
@@ -46,19 +47,15 @@ def pictures(clips: schema.ClipSource, config: DataConfig, windows: int) -> dict
     """Kind -> windows of two frames, uint8 [2, H, W, 3]."""
     found: dict[str, list[np.ndarray]] = {kind: [] for kind in (PEOPLE, *backgrounds.SHARES)}
     place = {'skeleton': clips.skeleton, 'folder': clips.folder}
-    shares = dict(backgrounds.SHARES)
     for i in range(len(clips)):
         example, rng = clips[i], np.random.default_rng(i)
         for first in np.unique(np.linspace(0, len(example['joints']) - 2, windows).astype(int)):
             window = Window(i, int(first), 2)
             found[PEOPLE].append(crop_window(example, window, 2, config, **place)['frames'])
-            for kind in shares:
-                if kind == 'elsewhere' and backgrounds._beside(example, window, config, np.random.default_rng(i)) is None:
-                    continue
-                backgrounds.SHARES = {kind: 1.0}
-                drawn = backgrounds.background_window(example, window, config, Augmentation(), rng, **place)
-                found[kind].append(drawn['frames'])
-    backgrounds.SHARES = shares
+            for kind in backgrounds.SHARES:
+                with contextlib.suppress(LookupError):  # the person fills the frame
+                    drawn = backgrounds.background_window(example, window, config, Augmentation(), rng, **place, kind=kind)
+                    found[kind].append(drawn['frames'])
     size = config.input_size
     found['black'] = [np.zeros((2, size, size, 3), np.uint8)]
     found['test card'] = [np.stack([test_card(size)] * 2)]

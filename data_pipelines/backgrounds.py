@@ -29,18 +29,27 @@ def background_window(
     *,
     skeleton: Skeleton,
     folder: pathlib.Path,
+    kind: str | None = None,
 ) -> dict[str, Array]:
     """A window in which there is no person.
 
-    The kinds: a part of the clip's own frames beside the person, `elsewhere` (another kind where there is no such place); the
-    person's crop cut into tiles that are `shuffled`; and pictures that are no photograph: `flat` colours, `noise`, a `pattern`.
+    The kinds: a part of the clip's own frames beside the person, `elsewhere`; the person's crop cut into tiles that are
+    `shuffled`; and pictures that are no photograph: `flat` colours, `noise`, a `pattern`.
+
+    Args:
+        kind: one of them; None: drawn by `SHARES`, with tiles where there is no place beside the person.
 
     Returns:
         The keys of `crop_window` but `frame` and `matrix`. All joints lie outside of the crop and count as visible: their target
         is known, and it is that they are not there.
+
+    Raises:
+        LookupError: `kind` is `elsewhere`, and there is no such place.
     """
-    kind = rng.choice(list(SHARES), p=list(SHARES.values()))
+    given, kind = kind, kind or rng.choice(list(SHARES), p=list(SHARES.values()))
     square = _beside(example, window, config, rng) if kind == 'elsewhere' else None
+    if given == 'elsewhere' and square is None:
+        raise LookupError(f'{example["clip"]}: no place beside the person')
     if kind in ('elsewhere', 'shuffled'):
         place: dict[str, Any] = {'skeleton': skeleton, 'folder': folder, 'augmentation': augmentation}
         if square is not None:

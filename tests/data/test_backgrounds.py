@@ -29,34 +29,35 @@ def person():
     return source
 
 
-def draw(source, seed, **changes):
+def draw(source, seed, kind=None, **changes):
     config = dataclasses.replace(CONFIG, **changes)
     place = {'skeleton': source.skeleton, 'folder': source.folder}
     return background_window(
-        source.examples[0], Window(0, 0, 3), config, Augmentation(1.3, 20.0, True), np.random.default_rng(seed), **place
+        source.examples[0],
+        Window(0, 0, 3),
+        config,
+        Augmentation(1.3, 20.0, True),
+        np.random.default_rng(seed),
+        **place,
+        kind=kind,
     )
 
 
-def only(monkeypatch, kind):
-    monkeypatch.setattr(backgrounds, 'SHARES', {kind: 1.0})
-
-
-def test_beside_the_person_there_is_none_of_it(person, monkeypatch):
-    only(monkeypatch, 'elsewhere')
+def test_beside_the_person_there_is_none_of_it(person):
     for seed in range(30):
-        frames = draw(person, seed)['frames']
+        frames = draw(person, seed, 'elsewhere')['frames']
         assert (frames > 200).mean() <= 2 * backgrounds.OVERLAP  # turned, the crop reaches a little further
         assert (frames == 20).mean() > 0.5
 
 
 def test_where_there_is_no_place_beside_the_person_it_is_cut_into_tiles(person, monkeypatch):
-    only(monkeypatch, 'elsewhere')
+    monkeypatch.setattr(backgrounds, 'SHARES', {'elsewhere': 1.0})
     person.examples[0]['boxes'][:] = 0, 0, 199, 99
     frames = draw(person, 0)['frames']
-    only(monkeypatch, 'shuffled')
     assert not np.array_equal(frames[0], frames[2])  # it moves
     assert (frames > 200).any()
-    assert draw(person, 0)['frames'].shape == frames.shape
+    with pytest.raises(LookupError, match='no place beside the person'):
+        draw(person, 0, 'elsewhere')
 
 
 def test_tiles_are_those_of_the_crop_in_another_order(monkeypatch):
@@ -73,19 +74,17 @@ def test_tiles_are_those_of_the_crop_in_another_order(monkeypatch):
 
 
 @pytest.mark.parametrize('kind', list(backgrounds.SHARES))
-def test_every_kind_says_that_no_joint_is_there(person, monkeypatch, kind):
-    only(monkeypatch, kind)
-    row = draw(person, 3, frames=5)
+def test_every_kind_says_that_no_joint_is_there(person, kind):
+    row = draw(person, 3, kind, frames=5)
     assert (row['frames'].shape, row['frames'].dtype) == ((5, 64, 64, 3), np.uint8)
     assert row['visible'].all()
     assert (row['joints'] < -CONFIG.input_size / 2).all()
     assert row['mask'].tolist() == [True] * 3 + [False] * 2
 
 
-def test_kinds_differ_from_draw_to_draw(person, monkeypatch):
+def test_kinds_differ_from_draw_to_draw(person):
     for kind in ('flat', 'noise', 'pattern'):
-        only(monkeypatch, kind)
-        pictures = {draw(person, seed)['frames'].tobytes() for seed in range(12)}
+        pictures = {draw(person, seed, kind)['frames'].tobytes() for seed in range(12)}
         assert len(pictures) >= 8  # black is drawn more than once
 
 
