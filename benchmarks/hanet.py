@@ -34,7 +34,7 @@ from kimnet_jax.training import refinement_steps, state
 ONE, MANY = 'one window', 'windows'
 CONTENDERS = (JAX, EAGER, COMPILED)  # channels_last means nothing to poses
 PRESETS = {
-    'tiny': (HANetConfig(10, width=8, levels=2, dropout=0.0), 4),
+    'tiny': (HANetConfig(10, width=8, levels=2), 4),
     'small': (CONFIGS['small'], 64),
     'medium': (dataclasses.replace(CONFIGS['small'], width=128, levels=4), 64),
     'full': (CONFIGS['jhmdb_2d'], 8),

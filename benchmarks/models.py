@@ -18,13 +18,13 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from configs.models import MODELS, ROWS
+from configs.models import ROWS
 from kimnet_jax import models
 from kimnet_jax.core.files import write_text
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'models.md'
 MARKS = '<!-- table: python benchmarks/models.py -->\n', '<!-- end of table -->\n'
-ARGUMENTS = [f'model={name}' for name in MODELS] + [f'row={name}' for name in ROWS]
+ARGUMENTS = [f'model={name}' for name in models.VIDEO_MODELS] + [f'row={name}' for name in ROWS]
 JOINTS, FRAMES, PIXELS = 13, 5, 256
 QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}  # buffers are the same
 

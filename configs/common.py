@@ -1,13 +1,15 @@
-"""What all configs share: the fields with their defaults, the recipes, and the parsing of the text after the colon.
+"""What all configs share: the fields, the recipes, and the parsing of the text after the colon.
 
-A config names everything that a run depends on; values are plain data. What a field means stands where it is read:
-`model` the config of the network that `model.name` names (`kimnet_jax.models.MODELS`), `init` InitConfig, `data` DataConfig,
-`target` TargetConfig, `loader` LoaderConfig, `optimizer` OptimizerConfig.
+A config names everything that a run depends on; values are plain data. Its fields, with their defaults and what they mean, are
+those of `kimnet_jax.tasks.heatmaps.Settings` and, of `model`, of the network's own config (`kimnet_jax.models.MODELS`).
 """
 
 from ml_collections import ConfigDict
 
-from configs.models import MODELS, ROWS, SMALLER, TINY_BACKBONES, kimnet_model
+from configs.models import ROWS, TINY_BACKBONES
+from kimnet_jax.core.config import plain
+from kimnet_jax.models import VIDEO_MODELS, model_fields
+from kimnet_jax.tasks.heatmaps import Settings
 
 PRESETS = ('full', 'medium', 'small', 'tiny')
 
@@ -27,71 +29,8 @@ def parse_arg(arg: str | None, **defaults: int | str) -> ConfigDict:
 
 
 def base() -> ConfigDict:
-    """The paper's setting (KIMNet Sec. IV-A) with our training recipe."""
-    return ConfigDict(
-        {
-            'seed': 0,
-            'dtype': 'auto',  # of the convolutions: bfloat16 on accelerators, float32 on CPU
-            'model': kimnet_model(),
-            'init': {  # weights to begin with: the folder of a run or a file; '': random
-                'model': '',
-                'pose_initializer': '',
-                'feature_encoder': '',
-                'partial': False,
-            },
-            'dataset': {
-                'name': '',
-                'config': '',
-                'data_dir': 'data',
-                'train_split': 'train',
-                'eval_split': 'test',
-                'allow_overlap': False,
-            },
-            'data': {
-                'frames': 5,
-                'input_size': 256,
-                'box_scale': 1.25,
-                'augment_draw': 'uniform',
-                'augment_scale': (0.8, 1.4),
-                'augment_rotation': 40.0,
-                'augment_flip': 0.5,
-                # not in the paper: predict crops around the last pose, not around a true box, and nobody may be there
-                'augment_shift': 0.05,
-                'augment_colour': 0.2,
-                'augment_closeup': 0.05,
-                'augment_background': 0.1,
-            },
-            'target': {'sigma': 2.0, 'centre': 'subpixel', 'visibility_weighting': False, 'outside': 'zeros'},
-            'loader': {'threads': 4, 'workers': 0, 'prefetch': 4},
-            'optimizer': {
-                'schedule': 'cosine',
-                'learning_rate': 1e-3,
-                'warmup_epochs': 1.0,
-                'drop_epochs': (8, 15, 25, 40, 80),
-                'final_rate': 0.0,  # of `cosine`, share of the peak
-                'weight_decay': 0.0,
-                'amsgrad': False,
-                'clip_norm': 1.0,
-                'accumulate': 1,
-            },
-            'train': {
-                'epochs': 100.0,
-                'steps': 0,  # instead of epochs
-                'batch_size': 8,
-                'average_decay': 0.999,  # moving average of the weights; 0: none
-                'log_every': 10,  # steps
-                'eval_every': 10.0,  # epochs
-                'save_every': 2.0,  # epochs
-            },
-            'eval': {
-                'batch_size': 8,
-                'segment': 8,  # frames of a clip that go through the network in one call
-                'chain_length': 0,  # frames after which the recursion begins anew; 0: the whole clip is one chain
-                'decoding': 'dark',
-                'select': 'torso/pck/0.2/mPCK',  # the best checkpoint has its highest value
-            },
-        }
-    )
+    """The paper's setting (KIMNet Sec. IV-A) with our training recipe: the defaults of `tasks.heatmaps.Settings`."""
+    return ConfigDict(plain(Settings()))
 
 
 def set_model(config: ConfigDict, model: str, row: str, preset: str) -> None:
@@ -106,13 +45,13 @@ def set_model(config: ConfigDict, model: str, row: str, preset: str) -> None:
         raise ValueError(f'row {row!r}: choose one of {", ".join(ROWS)}')
     changes = dict(ROWS[row]) if row else {}
     name = changes.pop('name', model or 'kimnet')
-    if name not in MODELS:
-        raise ValueError(f'model {name!r}: choose one of {", ".join(MODELS)}')
+    if name not in VIDEO_MODELS:
+        raise ValueError(f'model {name!r}: choose one of {", ".join(VIDEO_MODELS)}')
     if preset not in PRESETS:
         raise ValueError(f'preset {preset!r}: choose one of {", ".join(PRESETS)}')
     if preset == 'tiny':
         changes = {key: TINY_BACKBONES.get(value, value) for key, value in changes.items()}
-    config.model = ConfigDict(MODELS[name]() | SMALLER[name].get(preset, {}) | changes)
+    config.model = ConfigDict(model_fields(name, preset) | changes)
     if preset == 'medium':
         config.data.input_size = 192
     elif preset == 'small':

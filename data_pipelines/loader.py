@@ -48,7 +48,7 @@ class LoaderConfig:
         prefetch: batches ready in advance.
     """
 
-    threads: int = 2
+    threads: int = 4
     workers: int = 0
     prefetch: int = 4
 

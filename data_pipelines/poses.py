@@ -6,7 +6,7 @@ The estimates come from files (`pose_files`, `sequence_files`) or are made from 
 
 import dataclasses
 from collections.abc import Generator, Sequence
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.smpl import Body
 from kimnet_jax.core.types import Array, Batch
 
-SOURCES = ('noise', 'predictions', 'sequences')
+Source: TypeAlias = Literal['noise', 'predictions', 'sequences']
 Kind: TypeAlias = Literal['2d', '3d', 'smpl']
 DIMS: dict[Kind, int] = {'2d': 2, '3d': 3, 'smpl': 6}  # numbers of a joint
 _SHORT = 0.1  # share of training windows that are cut short, as they are at the beginning of a stream
@@ -45,7 +45,7 @@ class PoseConfig:
         augment_shift: largest shift, share of the box.
     """
 
-    source: str = 'noise'
+    source: Source = 'noise'
     kind: Kind = '2d'
     train: str = ''
     eval: str = ''
@@ -61,14 +61,10 @@ class PoseConfig:
     augment_shift: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise InputError(f'config.poses.source={self.source!r}: choose one of {", ".join(SOURCES)}')
         needed = {'predictions': ('train', 'eval'), 'sequences': ('train', 'eval', 'train_truth', 'eval_truth')}
         for name in needed.get(self.source, ()):
             if not getattr(self, name):
                 raise InputError(f'config.poses.{name}: name the file; config.poses.source={self.source!r} needs it')
-        if self.kind not in DIMS:
-            raise InputError(f'config.poses.kind={self.kind!r}: choose one of {", ".join(get_args(Kind))}')
         if self.kind != '2d' and self.source != 'sequences':
             raise InputError(f'config.poses.kind={self.kind!r}: only files of config.poses.source=sequences hold such poses')
         if self.kind != '2d' and self.normalise == 'image':

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -217,6 +217,32 @@ class ClipSource:
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ('_features', '_reader')}
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    """A built data set and its splits.
+
+    Attributes:
+        name: of the data set, such as `sub_jhmdb`.
+        config: its config, such as `fold1`.
+        data_dir: the folder that it was built in.
+        train_split: TFDS split to train on; may be sliced, `train[:4]`.
+        eval_split: TFDS split to evaluate on; one that shares clips with `train_split` is refused.
+        allow_overlap: accept shared clips all the same, as to see whether a network can overfit a few.
+    """
+
+    name: str = ''
+    config: str = ''
+    data_dir: str = 'data'
+    train_split: str = 'train'
+    eval_split: str = 'test'
+    allow_overlap: bool = False
+
+    def open(self, part: Literal['train', 'eval'], data_dir: str | None = None, split: str | None = None) -> 'ClipSource':
+        """The clips of its split, or of another one or in another folder. Raises `InputError` where they are not there."""
+        own = self.train_split if part == 'train' else self.eval_split
+        return open_clips(data_dir or self.data_dir, self.name, self.config, split or own)
 
 
 def open_clips(data_dir: str | os.PathLike[str], name: str, config: str, split: str) -> ClipSource:

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -35,10 +35,11 @@ class DataConfig:
         augment_scale: range of the random magnification of the person.
         augment_rotation: range of the random rotation, +- degrees.
         augment_flip: probability of mirroring.
-        augment_shift: range of the random shift of the crop, +- this share of its side: in use, boxes are never centred as truly.
+        augment_shift: range of the random shift of the crop, +- this share of its side; not in the paper: in use, boxes are never
+            centred as truly.
         augment_colour: range of the random gain of each colour channel, +- this share, and of brightness, +- half of it.
-        augment_closeup: share of the windows that show a part of the person: magnified further, by `CLOSEUP`, about a joint.
-        augment_background: share of the windows without a person (`backgrounds`): what the network must not find one in.
+        augment_closeup: share of the windows that show a part of the person, magnified up to four times about a joint.
+        augment_background: share of the windows without a person, in which the network learns to find nobody.
     """
 
     frames: int = 5
@@ -48,10 +49,10 @@ class DataConfig:
     augment_scale: tuple[float, float] = (0.8, 1.4)
     augment_rotation: float = 40.0
     augment_flip: float = 0.5
-    augment_shift: float = 0.0
-    augment_colour: float = 0.0
-    augment_closeup: float = 0.0
-    augment_background: float = 0.0
+    augment_shift: float = 0.05
+    augment_colour: float = 0.2
+    augment_closeup: float = 0.05
+    augment_background: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ('frames', 'input_size'):
@@ -59,8 +60,6 @@ class DataConfig:
                 raise InputError(f'config.data.{name} is {getattr(self, name)}; it must be at least 1')
         if not self.box_scale > 0:
             raise InputError(f'config.data.box_scale is {self.box_scale}; it must be greater than 0')
-        if self.augment_draw not in get_args(Draw):
-            raise InputError(f'config.data.augment_draw is {self.augment_draw!r}; choose one of {", ".join(get_args(Draw))}')
         if len(self.augment_scale) != 2 or not 0 < self.augment_scale[0] <= self.augment_scale[1]:
             raise InputError(f'config.data.augment_scale is {self.augment_scale}; it must be (lowest, highest), both above 0')
         if self.augment_rotation < 0:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from kimnet_jax.core import heatmap
 from kimnet_jax.core.sequence import sampled_frames
-from kimnet_jax.core.types import Batch, Outside, Target
+from kimnet_jax.core.types import Batch, Centre, Outside
 
 Array = jax.Array
 Mutual = Literal['detached', 'released']
@@ -18,8 +18,8 @@ def heatmap_loss(
     batch: Batch,
     *,
     stride: int = 4,
-    sigma: float = 2.0,
-    target: Target = 'cell',
+    sigma: float = heatmap.SIGMA,
+    centre: Centre = heatmap.CENTRE,
     visibility_weighting: bool = False,
     outside: Outside = 'zeros',
 ) -> Array:
@@ -28,7 +28,7 @@ def heatmap_loss(
     Args:
         heatmaps: [B, T, h, w, J] float32.
         batch: `joints` [B, T, J, 2] crop pixels, `visible` bool [B, T, J], `mask` bool [B, T] (padding does not count).
-        stride, sigma, target: of the target maps, which are drawn on the device (`core.heatmap.encode`).
+        stride, sigma, centre: of the target maps, which are drawn on the device (`core.heatmap.encode`).
         visibility_weighting: leave invisible joints out, as SimpleBaseline does; RPSTN counts them.
         outside: what a joint outside the crop counts for: a map of `zeros` is wanted of it (RPSTN), or it is `ignored`
             (SimpleBaseline).
@@ -37,7 +37,7 @@ def heatmap_loss(
         float32 scalar; 0 where nothing counts.
     """
     h, w = heatmaps.shape[2:4]
-    targets = heatmap.encode(batch['joints'], (h, w), stride=stride, sigma=sigma, target=target, xp=jnp)
+    targets = heatmap.encode(batch['joints'], (h, w), stride=stride, sigma=sigma, centre=centre, xp=jnp)
     weight = jnp.broadcast_to(batch['mask'][..., None], batch['visible'].shape)
     if visibility_weighting:
         weight = weight & batch['visible']

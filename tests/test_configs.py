@@ -14,14 +14,13 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.models import MODELS as MODEL_FIELDS
-from configs.models import ROWS, SMALLER
+from configs.models import ROWS
 from data_pipelines.loader import LoaderConfig
 from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, LSP, MPII, PENN_ACTION, Skeleton
-from kimnet_jax.models import MODELS, abstract_model, build_model
+from kimnet_jax.models import GIVEN, MODELS, VIDEO_MODELS, abstract_model, build_model, model_fields
 from kimnet_jax.training import loop
 from kimnet_jax.training.initial import InitConfig
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -31,7 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PRESETS = ('full', 'small', 'tiny')
 VARIANTS = {
     'kinetic_puppets': [None, 'joints=13', 'joints=15', *(f'preset={preset}' for preset in PRESETS)]
-    + [f'preset={preset},model={model}' for model in MODELS for preset in PRESETS if model != 'kimnet']
+    + [f'preset={preset},model={model}' for model in VIDEO_MODELS for preset in PRESETS if model != 'kimnet']
     + [f'preset=tiny,row={row}' for row in ROWS],
     'penn_action': [None, 'preset=tiny', 'recipe=paper', 'recipe=released,model=pose_resnet'] + [f'row={row}' for row in ROWS],
     'pose_resnet_mpii': [None, *(f'preset={preset}' for preset in PRESETS), 'split=held_out']
@@ -68,10 +67,8 @@ def test_variant(name, arg):
     schedule = make_schedule(settings['optimizer'], steps=100, steps_per_epoch=10)
     assert 0 <= float(schedule(0)) <= 1.001 * settings['optimizer'].learning_rate
     make_optimizer(settings['optimizer'], schedule)
-    train = config.train
-    plan = loop.make_plan(
-        160, train.batch_size, epochs=train.epochs, steps=train.steps, eval_every=train.eval_every, save_every=train.save_every
-    )
+    train = make(loop.TrainConfig, config.train, 'train')
+    plan = loop.make_plan(160, train)
     assert plan.steps == (train.steps or train.epochs * 160 / train.batch_size)
 
 
@@ -171,7 +168,7 @@ def _names_read() -> set[str]:
 
 
 def _all_fields() -> set[str]:
-    of_models = {f'model.{field}' for make_fields in MODEL_FIELDS.values() for field in make_fields()}
+    of_models = {f'model.{field}' for name in VIDEO_MODELS for field in model_fields(name)}
     return {*_fields(common.base().to_dict()), *of_models}
 
 
@@ -180,14 +177,12 @@ def test_every_field_is_read(field):
     assert field.rpartition('.')[2] in _names_read()
 
 
-@pytest.mark.parametrize('name', MODEL_FIELDS)
-def test_a_models_fields_are_all_those_of_its_network_and_no_others(name):
+@pytest.mark.parametrize('name', MODELS)
+def test_every_network_has_all_presets_of_fields_that_it_has(name):
     fields = {field.name for field in dataclasses.fields(MODELS[name].config)}
-    assert set(MODEL_FIELDS[name]()) == fields - {'num_joints'} | {'name'}
-
-
-def test_every_network_has_a_config():
-    assert list(MODEL_FIELDS) == list(SMALLER) == list(MODELS)
+    assert {'small', 'tiny'} <= set(MODELS[name].presets)
+    for preset in ('full', *MODELS[name].presets):
+        assert set(model_fields(name, preset)) == fields - set(GIVEN) | {'name'}
 
 
 def test_simple_baselines_recipe():

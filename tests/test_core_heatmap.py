@@ -17,7 +17,7 @@ def test_cells_and_pixels():
 
 def test_encode_by_hand():
     # pixel (13, 6) is in cell (3, 1); one cell away exp(-1 / (2 * 2 ** 2)), diagonally exp(-2 / 8)
-    maps = encode(np.array([[13.0, 6.0]], np.float32), SIZE)
+    maps = encode(np.array([[13.0, 6.0]], np.float32), SIZE, centre='cell')
     assert maps.shape == (*SIZE, 1)
     assert maps.dtype == np.float32
     assert maps[1, 3, 0] == 1
@@ -29,7 +29,7 @@ def test_encode_by_hand():
 
 def test_encode_subpixel_keeps_the_fraction():
     # pixel 13 is at 13.5 / 4 - 0.5 = 2.875 cells, pixel 6 at 1.125
-    maps = encode(np.array([[13.0, 6.0]], np.float32), SIZE, target='subpixel')
+    maps = encode(np.array([[13.0, 6.0]], np.float32), SIZE, centre='subpixel')
     assert maps[1, 3, 0] == pytest.approx(np.exp(-(0.125**2 + 0.125**2) / 8))
 
 
@@ -40,7 +40,7 @@ def test_a_joint_outside_has_an_empty_map(joint):
 
 @pytest.mark.parametrize(('joint', 'cell'), [((0, 0), (0, 0)), ((91, 75), (18, 22))])
 def test_the_outermost_pixels_are_inside(joint, cell):
-    assert encode(np.array([joint], np.float32), SIZE)[(*cell, 0)] == 1
+    assert encode(np.array([joint], np.float32), SIZE, centre='cell')[(*cell, 0)] == 1
 
 
 def test_decode_methods_by_hand():
@@ -66,7 +66,7 @@ def test_unknown_method():
 def round_trip_error(method: str, target: str) -> np.ndarray:
     """Distances [N], pixels, of joints well within the crop."""
     joints = np.random.default_rng(0).uniform((30, 30), (57, 41), (200, 1, 2)).astype(np.float32)
-    maps = encode(joints, SIZE, target=target)
+    maps = encode(joints, SIZE, centre=target)
     return np.linalg.norm(cells_to_pixels(decode(maps, method)[0], 4) - joints, axis=-1)
 
 
@@ -79,8 +79,8 @@ def test_round_trip():
 @pytest.mark.parametrize('method', ['argmax', 'quarter', 'dark'])
 def test_numpy_and_jax_agree(method):
     joints = np.random.default_rng(1).uniform(-5, 90, (2, 3, 5, 2)).astype(np.float32)
-    maps = encode(joints, SIZE, target='subpixel')
-    np.testing.assert_allclose(encode(jnp.asarray(joints), SIZE, target='subpixel', xp=jnp), maps, atol=1e-6)
+    maps = encode(joints, SIZE, centre='subpixel')
+    np.testing.assert_allclose(encode(jnp.asarray(joints), SIZE, centre='subpixel', xp=jnp), maps, atol=1e-6)
     for ours, theirs in zip(decode(maps, method), decode(jnp.asarray(maps), method, jnp), strict=True):
         assert ours.shape == theirs.shape
         np.testing.assert_allclose(ours, theirs, atol=1e-3)

@@ -194,7 +194,7 @@ def test_text_of_more_than_the_limit_or_of_any_depth_is_refused(name, tmp_path, 
 
 
 def test_steps_to_save_after_are_computed_when_asked():
-    plan = loop.make_plan(10, 4, epochs=0, steps=2_000_000_000, eval_every=0.7, save_every=0.3)
+    plan = loop.make_plan(10, loop.TrainConfig(0, 2_000_000_000, 4, eval_every=0.7, save_every=0.3))
     assert all(step in plan.save for step in (1, 2, 1_999_999_999, 2_000_000_000))  # every 0.75 steps: after each
     near = range(1_999_999_990, 2_000_000_000)
     assert [step in plan.evaluate for step in near] == [
@@ -202,6 +202,6 @@ def test_steps_to_save_after_are_computed_when_asked():
     ]
     assert (0 in plan.save, 2_000_000_001 in plan.save, 1.0 in plan.save) == (False, False, False)
     for every in (0.3, 0.7, 1, 3.3):
-        steps = loop.make_plan(10, 4, epochs=40, steps=0, eval_every=every, save_every=100).evaluate
+        steps = loop.make_plan(10, loop.TrainConfig(40, 0, 4, eval_every=every, save_every=100)).evaluate
         interval = max(every * 2.5, 1)
         assert set(steps) == {round(i * interval) for i in range(1, int(100 / interval) + 1)} | {100}

@@ -67,7 +67,7 @@ def test_nothing_counts(batch):
 
 
 def test_target_parameters_reach_the_encoder(batch):
-    for settings in ({'sigma': 1.0}, {'target': 'subpixel'}, {'stride': 5}):
+    for settings in ({'sigma': 1.0}, {'centre': 'cell'}, {'stride': 5}):
         maps = jnp.asarray(heatmap.encode(batch['joints'], (h, w), **settings))
         assert heatmap_loss(maps, batch, **settings) == pytest.approx(0, abs=1e-12)
         assert heatmap_loss(maps, batch) > 1e-5

@@ -1,29 +1,80 @@
-"""Plain config fields to the dataclass that the code reads."""
+"""Plain config fields to the dataclasses that the code reads, and back."""
 
 import dataclasses
 import math
+import types
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from kimnet_jax.core.errors import InputError
 
 T = TypeVar('T')
+LARGEST_SEED = 2**32 - 1
 
 
-def make(kind: type[T], fields: Mapping[str, Any], section: str) -> T:
-    """A `kind` from the fields of `config.<section>`. Raises `InputError` naming a field that is unknown or missing."""
+def make(kind: type[T], fields: Mapping[str, Any], section: str = '', *, partial: bool = False) -> T:
+    """A `kind` from the fields of `config.<section>`; its fields that are dataclasses are made from sections of their own.
+
+    Args:
+        kind: frozen dataclass, whose `__post_init__` checks ranges.
+        fields: by name; lists become tuples.
+        section: path of the section, '' for the whole config.
+        partial: fields that are missing have their defaults.
+
+    Raises:
+        InputError: naming a field that is unknown or missing, or has a value that its type does not allow.
+    """
     known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        raise InputError(f'config.{section}.{unknown[0]}: no such field; known: {", ".join(known)}')
-    missing = [name for name in known if name not in fields]
-    if missing:
-        raise InputError(f'config.{section}: field {missing[0]!r} is missing')
-    check_finite(fields, f'config.{section}')
+    path = f'config.{section}' if section else 'config'
+    if unknown := sorted(set(fields) - set(known)):
+        raise InputError(f'{path}.{unknown[0]}: no such field; known: {", ".join(known)}')
+    if not partial and (missing := [name for name in known if name not in fields]):
+        raise InputError(f'{path}: field {missing[0]!r} is missing')
+    check_finite(fields, path)
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, Mapping):
+                raise InputError(f'{path}.{name}={value!r}: must be a section of fields')
+            values[name] = make(hints[name], value, f'{section}.{name}' if section else name)
+            continue
+        values[name] = tuple(value) if isinstance(value, list) else value
+        _check_type(values[name], hints[name], f'{path}.{name}')
     try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        return kind(**values)
     except TypeError as error:  # of a comparison, in a config that was written by hand
-        raise InputError(f'config.{section}: a field is of another type than it should be ({error})') from error
+        raise InputError(f'{path}: a field is of another type than it should be ({error})') from error
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass, and of those in it, as nested dicts."""
+    found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        name: plain(value) if dataclasses.is_dataclass(value) else dict(value) if isinstance(value, Mapping) else value
+        for name, value in found.items()
+    }
+
+
+def _check_type(value: Any, hint: Any, name: str) -> None:
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if all(get_origin(part) is Literal for part in parts):
+        allowed = [choice for part in parts for choice in get_args(part)]
+        if value not in allowed:
+            raise InputError(f'{name}={value!r}: choose one of {", ".join(map(str, allowed))}')
+        return
+    if set(parts) <= set(_TYPES) and not any(_TYPES[kind](value) for kind in parts):
+        wanted = ' or '.join(kind.__name__ for kind in parts)
+        raise InputError(f'{name}={value!r}: must be of type {wanted}')
+
+
+_TYPES: Mapping[Any, Any] = {
+    bool: lambda value: isinstance(value, bool),
+    int: lambda value: isinstance(value, int) and not isinstance(value, bool),
+    float: lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    str: lambda value: isinstance(value, str),
+    type(None): lambda value: value is None,
+}
 
 
 def check_finite(fields: Mapping[str, Any], name: str) -> None:
@@ -42,4 +93,5 @@ def check_ranges(section: str, config: Any, **ranges: tuple[float, float]) -> No
     for name, (low, high) in ranges.items():
         value = getattr(config, name)
         if not all(low <= one <= high for one in (value if isinstance(value, tuple | list) else [value])):
-            raise InputError(f'config.{section}.{name}={value}: must be {low:g} to {high:g}')
+            path = f'config.{section}.{name}' if section else f'config.{name}'
+            raise InputError(f'{path}={value}: must be {low:g} to {high:g}')

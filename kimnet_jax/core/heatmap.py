@@ -4,14 +4,16 @@ A heatmap cell covers `stride` x `stride` pixels of the crop; with centres at in
 (x + 0.5) / stride - 0.5. The nearest cell to an integer pixel is then int(x / stride), the rule of the released loaders.
 """
 
+import math
 from types import ModuleType
 
 import numpy as np
 
-from kimnet_jax.core.types import Array, Decoding, Target
+from kimnet_jax.core.types import Array, Centre, Decoding
 
 FLOOR = 0.0099  # target values below it are 0, as in the released loaders
-_BLUR = 11  # DARK's kernel for sigma 2
+SIGMA = 2.0  # of the targets, cells: that of the released loaders, at any size of the heatmaps
+CENTRE: Centre = 'subpixel'  # of the targets
 
 
 def pixels_to_cells(points: Array, stride: int) -> Array:
@@ -25,7 +27,13 @@ def cells_to_pixels(points: Array, stride: int) -> Array:
 
 
 def encode(
-    joints: Array, size: tuple[int, int], *, stride: int = 4, sigma: float = 2.0, target: Target = 'cell', xp: ModuleType = np
+    joints: Array,
+    size: tuple[int, int],
+    *,
+    stride: int = 4,
+    sigma: float = SIGMA,
+    centre: Centre = CENTRE,
+    xp: ModuleType = np,
 ) -> Array:
     """Gaussian target heatmaps (KIMNet Sec. III-D, in the form of the released loaders).
 
@@ -34,7 +42,7 @@ def encode(
         size: (h, w) of the heatmaps, cells.
         stride: crop pixels per cell.
         sigma: standard deviation, cells.
-        target: `cell` centres the peak on the joint's cell, `subpixel` keeps the fraction.
+        centre: `cell` centres the peak on the joint's cell, `subpixel` keeps the fraction.
         xp: numpy or jax.numpy.
 
     Returns:
@@ -44,15 +52,15 @@ def encode(
     cells = pixels_to_cells(joints, stride)
     nearest = xp.floor(cells + 0.5)
     inside = xp.all((nearest >= 0) & (nearest < xp.asarray([w, h])), axis=-1)
-    centre = nearest if target == 'cell' else cells
-    columns = xp.arange(w, dtype=xp.float32)[:, None] - centre[..., None, :, 0]  # [..., w, J]
-    rows = xp.arange(h, dtype=xp.float32)[:, None] - centre[..., None, :, 1]  # [..., h, J]
+    middle = nearest if centre == 'cell' else cells
+    columns = xp.arange(w, dtype=xp.float32)[:, None] - middle[..., None, :, 0]  # [..., w, J]
+    rows = xp.arange(h, dtype=xp.float32)[:, None] - middle[..., None, :, 1]  # [..., h, J]
     squared = rows[..., :, None, :] ** 2 + columns[..., None, :, :] ** 2
     maps = xp.exp(-squared / (2 * sigma**2))
     return xp.where((maps >= FLOOR) & inside[..., None, None, :], maps, 0.0).astype(xp.float32)
 
 
-def decode(heatmaps: Array, method: Decoding = 'argmax', xp: ModuleType = np) -> tuple[Array, Array]:
+def decode(heatmaps: Array, method: Decoding = 'argmax', xp: ModuleType = np, *, sigma: float = SIGMA) -> tuple[Array, Array]:
     """Joint positions of heatmaps.
 
     Args:
@@ -60,6 +68,7 @@ def decode(heatmaps: Array, method: Decoding = 'argmax', xp: ModuleType = np) ->
         method: `argmax`, the best cell; `quarter`, a quarter of a cell towards the higher neighbour (SimpleBaseline);
             `dark`, the peak of a Gaussian fitted to the smoothed map (Zhang et al., CVPR 2020).
         xp: numpy or jax.numpy.
+        sigma: of the Gaussians that the maps were trained on, cells; `dark` smooths by it.
 
     Returns:
         (positions [..., J, 2] as (x, y) in cells, scores [..., J]: the map's value at its best cell), float32.
@@ -74,7 +83,7 @@ def decode(heatmaps: Array, method: Decoding = 'argmax', xp: ModuleType = np) ->
     if method == 'argmax':
         return position, score
     if method == 'dark':
-        flat = _smoothed_log(maps, score, xp).reshape(flat.shape)
+        flat = _smoothed_log(maps, score, sigma, xp).reshape(flat.shape)
 
     def value(dx: int, dy: int) -> Array:
         index = xp.clip(y + dy, 0, h - 1) * w + xp.clip(x + dx, 0, w - 1)
@@ -99,12 +108,12 @@ def decode(heatmaps: Array, method: Decoding = 'argmax', xp: ModuleType = np) ->
     return position + xp.where(inner[..., None], xp.clip(shift, -1.0, 1.0), 0.0), score
 
 
-def _smoothed_log(maps: Array, score: Array, xp: ModuleType) -> Array:
+def _smoothed_log(maps: Array, score: Array, sigma: float, xp: ModuleType) -> Array:
     """Log of the maps [..., h, w] blurred and brought back to their own maximum, as DARK prescribes."""
-    offsets = np.arange(_BLUR) - _BLUR // 2
-    kernel = np.exp(-(offsets**2) / (2 * 2.0**2))
+    half = math.ceil(2.5 * sigma)  # the kernel has 11 cells for sigma 2 and 17 for sigma 3, as DARK's
+    offsets = np.arange(-half, half + 1)
+    kernel = np.exp(-(offsets**2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).astype(np.float32)
-    half = _BLUR // 2
     for axis in (-2, -1):
         widths = [(0, 0)] * maps.ndim
         widths[axis] = (half, half)

@@ -31,5 +31,5 @@ Array: TypeAlias = Any  # numpy.ndarray or jax.Array
 Batch: TypeAlias = dict[str, Array]
 Example: TypeAlias = dict[str, Any]
 Decoding: TypeAlias = Literal['argmax', 'quarter', 'dark']
-Target: TypeAlias = Literal['cell', 'subpixel']
+Centre: TypeAlias = Literal['cell', 'subpixel']
 Outside: TypeAlias = Literal['zeros', 'ignored']

@@ -43,6 +43,7 @@ class Model:
         stride: crop pixels per heatmap cell.
         box_scale: side of the crop over the longer side of the person's box.
         decoding: how joints are read off the heatmaps.
+        sigma: of the target maps in training.
     """
 
     weights: Any
@@ -54,6 +55,7 @@ class Model:
     stride: int
     box_scale: float
     decoding: Decoding
+    sigma: float = heatmap.SIGMA
 
 
 def functions(model: Model) -> dict[str, Callable[..., Arrays]]:
@@ -68,7 +70,7 @@ def functions(model: Model) -> dict[str, Callable[..., Arrays]]:
     state_tree = jax.tree.structure(jax.eval_shape(model.init_state, model.weights, frame)[1])
 
     def pose(heatmaps: Array) -> Arrays:
-        cells, scores = heatmap.decode(heatmaps, model.decoding, jnp)
+        cells, scores = heatmap.decode(heatmaps, model.decoding, jnp, sigma=model.sigma)
         return {'joints': heatmap.cells_to_pixels(cells, model.stride), 'scores': scores}
 
     def with_state(heatmaps: Array, state: Any) -> Arrays:

@@ -61,6 +61,7 @@ class PosePredictor:
         stride: int,
         box_scale: float,
         decoding: Decoding,
+        sigma: float = heatmap.SIGMA,
     ):
         """Takes a model as its weights and two pure functions of them.
 
@@ -72,13 +73,14 @@ class PosePredictor:
             stride: crop pixels per heatmap cell.
             box_scale: side of the crop over the longer side of the box, as in training.
             decoding: how joints are read off the heatmaps.
+            sigma: of the target maps in training.
         """
         self._weights, tree = jax.tree.flatten(jax.device_put(weights))  # a list: a tree would be walked at every call
         self._size, self._stride, self._box_scale = size, stride, box_scale
         self._state: State = None
 
         def decoded(heatmaps: Array, state: State) -> tuple[Array, Array, State]:
-            cells, scores = heatmap.decode(heatmaps[0], decoding, jnp)
+            cells, scores = heatmap.decode(heatmaps[0], decoding, jnp, sigma=sigma)
             return cells, scores, state
 
         @jax.jit

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,13 +10,15 @@ from flax import nnx
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.interop import import_torch, keymaps
 from kimnet_jax.interop.translation import Table
-from kimnet_jax.models.backbones import BACKBONES, BackboneConfig, backbone_config
+from kimnet_jax.models.backbones import BACKBONES, BackboneConfig, ResNetName, backbone_config
 from kimnet_jax.models.dkd import DKDVariant
 from kimnet_jax.models.dkd_net import DKDNet, DKDNetConfig
 from kimnet_jax.models.hanet import PRESETS as HANET_PRESETS
 from kimnet_jax.models.hanet import HANet, HANetConfig
-from kimnet_jax.models.hourglass import HOURGLASS_PRESETS, Hourglass, HourglassConfig
-from kimnet_jax.models.hrnet import HRNET_PRESETS, HRNet, HRNetConfig
+from kimnet_jax.models.hourglass import TINY as TINY_HOURGLASS
+from kimnet_jax.models.hourglass import Hourglass, HourglassConfig
+from kimnet_jax.models.hrnet import TINY as TINY_HRNET
+from kimnet_jax.models.hrnet import HRNet, HRNetConfig
 from kimnet_jax.models.kimnet import KIMNet, KIMNetConfig, Temporal
 from kimnet_jax.models.kmm import KMM, KMMVariant
 from kimnet_jax.models.lstm_pm import LSTMPM, LSTMPMConfig
@@ -219,8 +221,8 @@ def _rpstn_config(shapes: Shapes) -> RPSTNConfig:
     released: DKDVariant = 'released_jhmdb' if joints == 15 else 'released_penn'
     return RPSTNConfig(
         num_joints=joints,
-        pose_initializer=f'resnet{initializer.depth}',
-        feature_encoder=f'resnet{encoder.depth}',
+        pose_initializer=cast(ResNetName, f'resnet{initializer.depth}'),
+        feature_encoder=cast(ResNetName, f'resnet{encoder.depth}'),
         width=encoder.width,
         features=features,
         variant='intended' if 'bn.0.weight' in shapes else released,
@@ -278,8 +280,8 @@ NETWORKS: dict[str, Network] = {
         table=keymaps.HOURGLASS,
         read_config=hourglass_config,
         presets={
-            'tiny': dataclasses.replace(HOURGLASS_PRESETS['hourglass_tiny'], num_joints=5),
-            'full': dataclasses.replace(HOURGLASS_PRESETS['hourglass_8'], num_joints=16),
+            'tiny': dataclasses.replace(TINY_HOURGLASS, num_joints=5),
+            'full': HourglassConfig(num_joints=16),
         },
         inputs=lambda config: ((2, 64, 128, 3),),
         origin='bearpaw/pytorch-pose (--pixels=bearpaw); princeton-vl/pytorch_stacked_hourglass (--pixels=unit)',
@@ -290,8 +292,8 @@ NETWORKS: dict[str, Network] = {
         table=keymaps.HRNET,
         read_config=hrnet_config,
         presets={
-            'tiny': dataclasses.replace(HRNET_PRESETS['hrnet_tiny'], num_joints=5),
-            'full': dataclasses.replace(HRNET_PRESETS['hrnet_w32'], num_joints=16),
+            'tiny': dataclasses.replace(TINY_HRNET, num_joints=5),
+            'full': HRNetConfig(num_joints=16),
         },
         inputs=lambda config: ((2, 64, 96, 3),),
         origin='leoxiaobin/deep-high-resolution-net.pytorch, pose_hrnet_w*.pth',
@@ -319,7 +321,7 @@ NETWORKS: dict[str, Network] = {
         twin='HANet',
         table=lambda config: keymaps.hanet(config.levels),
         read_config=_hanet_config,
-        presets={'tiny': HANetConfig(10, width=8, levels=2, dropout=0.0), 'full': HANET_PRESETS['jhmdb_2d']},
+        presets={'tiny': HANetConfig(10, width=8, levels=2), 'full': HANET_PRESETS['jhmdb_2d']},
         inputs=lambda config: ((2, config.length, config.channels),),
         origin='KyungMinJin/HANet, *.pth.tar',
     ),

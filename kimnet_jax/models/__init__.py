@@ -3,17 +3,17 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kimnet_jax.core.config import make
+from kimnet_jax.core.config import make, plain
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.models.backbones import BACKBONES, RESNETS
 from kimnet_jax.models.chain import ChainNetwork
 from kimnet_jax.models.dkd_net import DKDNet, DKDNetConfig
+from kimnet_jax.models.hanet import PRESETS as HANET_PRESETS
 from kimnet_jax.models.hanet import HANet, HANetConfig
 from kimnet_jax.models.hourglass import Hourglass, HourglassConfig
 from kimnet_jax.models.hrnet import HRNet, HRNetConfig
@@ -21,22 +21,24 @@ from kimnet_jax.models.kimnet import KIMNet, KIMNetConfig
 from kimnet_jax.models.kmm import KMM
 from kimnet_jax.models.lstm_pm import LSTMPM, LSTMPMConfig
 from kimnet_jax.models.per_frame import PerFrame
-from kimnet_jax.models.pose_resnet import DEPTHS, PoseResNet, PoseResNetConfig
+from kimnet_jax.models.pose_resnet import PoseResNet, PoseResNetConfig
 from kimnet_jax.models.rpstn import RPSTN, RPSTNConfig
 
 __all__ = [
     'KMM',
     'LSTMPM',
     'MODELS',
-    'REFINERS',
     'RPSTN',
+    'VIDEO_MODELS',
     'DKDNet',
+    'Dtype',
     'HANet',
     'HANetConfig',
     'HRNet',
     'Hourglass',
     'KIMNet',
     'KIMNetConfig',
+    'Model',
     'PerFrame',
     'PoseResNet',
     'PoseResNetConfig',
@@ -45,6 +47,7 @@ __all__ = [
     'build_model',
     'build_refiner',
     'count_parameters',
+    'model_fields',
     'network_name',
 ]
 
@@ -53,16 +56,28 @@ VideoModel: TypeAlias = ChainNetwork | PerFrame
 
 class Model(NamedTuple):
     """Attributes:
-    config: frozen dataclass; its fields but `num_joints` are those of `config.model`.
-    build: `build(config, dtype=..., rngs=...)` is the module, with the interface of `ChainNetwork`.
+    config: frozen dataclass; its fields but those that the data set gives are those of `config.model`.
+    build: `build(config, dtype=..., rngs=...)` is the module; of a network of videos with the interface of `ChainNetwork`.
     source: the paper, in a line.
-    choices: field -> its allowed values, where its type does not tell them.
+    presets: size -> the fields that it changes; the defaults of `config` are the paper's network.
+    reads: `frames` of videos, or `poses`, which it refines.
     """
 
     config: type
-    build: Callable[..., VideoModel]
+    build: Callable[..., Any]
     source: str
-    choices: Mapping[str, tuple[Any, ...]] = {}
+    presets: Mapping[str, Mapping[str, Any]]
+    reads: Literal['frames', 'poses'] = 'frames'
+
+
+def _chain_presets() -> dict[str, dict[str, Any]]:
+    sizes = {'medium': (32, 96), 'small': (16, 64), 'tiny': (4, 8)}
+    backbones = {'pose_initializer': 'resnet18', 'feature_encoder': 'resnet18'}
+    return {preset: backbones | {'width': width, 'features': features} for preset, (width, features) in sizes.items()}
+
+
+def _presets(configs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {preset: plain(config) for preset, config in configs.items()}
 
 
 MODELS: dict[str, Model] = {  # by `config.model.name`
@@ -70,40 +85,71 @@ MODELS: dict[str, Model] = {  # by `config.model.name`
         KIMNetConfig,
         KIMNet,
         'Dang et al., Kinematics Modeling Network for Video-based Human Pose Estimation, arXiv 2207.10971',
-        {'pose_initializer': (*BACKBONES, 'none', None), 'feature_encoder': BACKBONES},
+        _chain_presets(),
     ),
     'rpstn': Model(
         RPSTNConfig,
         RPSTN,
         'Dang et al., Relation-Based Associative Joint Location for Human Pose Estimation in Videos, TIP 2022',
-        {'pose_initializer': RESNETS, 'feature_encoder': RESNETS},
+        _chain_presets(),
     ),
     'dkd': Model(
         DKDNetConfig,
         DKDNet,
         'Nie et al., Dynamic Kernel Distillation for Efficient Pose Estimation in Videos, ICCV 2019',
-        {'pose_initializer': BACKBONES, 'feature_encoder': BACKBONES},
+        _chain_presets(),
     ),
-    'lstm_pm': Model(LSTMPMConfig, LSTMPM, 'Luo et al., LSTM Pose Machines, CVPR 2018'),
+    'lstm_pm': Model(
+        LSTMPMConfig,
+        LSTMPM,
+        'Luo et al., LSTM Pose Machines, CVPR 2018',
+        {
+            'medium': {'width': 64, 'features': 24, 'memory': 36},
+            'small': {'width': 32, 'features': 16, 'memory': 24},
+            'tiny': {'width': 8, 'features': 8, 'memory': 8},
+        },
+    ),
     'pose_resnet': Model(
         PoseResNetConfig,
         functools.partial(PerFrame, PoseResNet),
         'Xiao et al., Simple Baselines for Human Pose Estimation and Tracking, ECCV 2018',
-        {'depth': DEPTHS},
+        {
+            'medium': {'depth': 18, 'width': 32, 'features': 96},
+            'small': {'depth': 18, 'width': 16, 'features': 64},
+            'tiny': {'depth': 18, 'width': 4, 'features': 8},
+        },
     ),
     'hourglass': Model(
         HourglassConfig,
         functools.partial(PerFrame, Hourglass),
         'Newell et al., Stacked Hourglass Networks for Human Pose Estimation, ECCV 2016',
+        {
+            'medium': {'num_stacks': 2, 'features': 128},
+            'small': {'num_stacks': 1, 'features': 64},
+            'tiny': {'num_stacks': 1, 'features': 16},
+        },
     ),
     'hrnet': Model(
         HRNetConfig,
         functools.partial(PerFrame, HRNet),
         'Sun et al., Deep High-Resolution Representation Learning for Human Pose Estimation, CVPR 2019',
+        {
+            'medium': {'width': 16, 'stem': 32, 'blocks': 2, 'modules': (1, 2, 2)},
+            'small': {'width': 8, 'stem': 16, 'blocks': 1, 'modules': (1, 1, 1)},
+            'tiny': {'width': 4, 'stem': 8, 'blocks': 1, 'modules': (1, 1, 1)},
+        },
+    ),
+    'hanet': Model(
+        HANetConfig,
+        HANet,
+        'Jin et al., Kinematic-aware Hierarchical Attention Network for Human Pose Estimation in Videos, WACV 2023',
+        _presets(HANET_PRESETS),
+        reads='poses',
     ),
 }
-REFINERS = ('hanet',)  # names of networks that refine poses (`build_refiner`); they read no video
-_DTYPES = ('auto', 'float32', 'bfloat16')
+VIDEO_MODELS = tuple(name for name, model in MODELS.items() if model.reads == 'frames')
+GIVEN = ('num_joints', 'channels')  # fields of their configs that the data set gives
+Dtype: TypeAlias = Literal['auto', 'float32', 'bfloat16']
 
 
 def build_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'float32', seed: int = 0) -> VideoModel:
@@ -118,18 +164,7 @@ def build_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'flo
     Raises:
         InputError: naming the field, on an unknown field or value.
     """
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    name = fields.pop('name', 'kimnet')
-    if name in REFINERS:
-        raise InputError(f'config.model.name={name!r} refines poses, it reads no video: use kimnet_jax.refine, predict --refine')
-    if name not in MODELS:
-        raise InputError(f'config.model.name={name!r}: choose one of {", ".join(MODELS)}')
-    model = MODELS[name]
-    _check_fields(name, fields)
-    try:
-        return model.build(model.config(num_joints=num_joints, **fields), dtype=_compute_dtype(dtype), rngs=nnx.Rngs(seed))
-    except ValueError as error:
-        raise InputError(f'config.model: {error}') from error
+    return _build(fields, 'frames', {'num_joints': num_joints}, dtype, seed)
 
 
 def abstract_model(fields: Mapping[str, Any], *, num_joints: int, dtype: str = 'float32') -> VideoModel:
@@ -163,12 +198,7 @@ def build_refiner(fields: Mapping[str, Any], *, channels: int, dtype: str = 'flo
     Raises:
         InputError: naming the field, on an unknown field or value.
     """
-    fields = {key: value for key, value in fields.items() if key != 'name'}
-    config = make(HANetConfig, fields | {'channels': channels}, 'model')
-    try:
-        return HANet(config, dtype=_compute_dtype(dtype), rngs=nnx.Rngs(seed))
-    except ValueError as error:
-        raise InputError(f'config.model: {error}') from error
+    return _build({'name': 'hanet', **fields}, 'poses', {'channels': channels}, dtype, seed)
 
 
 def abstract_refiner(fields: Mapping[str, Any], *, channels: int, dtype: str = 'float32') -> HANet:
@@ -187,26 +217,38 @@ def network_name(model: VideoModel) -> str:
 
 
 def _compute_dtype(name: str) -> jnp.dtype:
-    if name not in _DTYPES:
-        raise InputError(f'config.dtype={name!r}: choose one of {", ".join(_DTYPES)}')
+    if name not in get_args(Dtype):
+        raise InputError(f'config.dtype={name!r}: choose one of {", ".join(get_args(Dtype))}')
     if name == 'auto':
         name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
     return jnp.dtype(name)
 
 
-def _field_names(name: str) -> list[str]:
-    return [field.name for field in dataclasses.fields(MODELS[name].config) if field.name != 'num_joints']
-
-
-def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
-    known, model = _field_names(name), MODELS[name]
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        message = f'config.model.{unknown[0]}: no such field in {name!r}; known: {", ".join(known)}'
-        if any(unknown[0] in _field_names(other) for other in MODELS):
+def _build(fields: Mapping[str, Any], reads: str, given: Mapping[str, int], dtype: str, seed: int) -> Any:
+    fields = dict(fields)
+    name = fields.pop('name', 'kimnet')
+    known = [name for name, model in MODELS.items() if model.reads == reads]
+    if name in MODELS and name not in known:
+        raise InputError(f'config.model.name={name!r} refines poses, it reads no video: use kimnet_jax.refine, predict --refine')
+    if name not in MODELS:
+        raise InputError(f'config.model.name={name!r}: choose one of {", ".join(known)}')
+    model = MODELS[name]
+    names = {other: [*model_fields(other)][1:] for other in known}
+    if unknown := sorted(set(fields) - set(names[name])):
+        message = f'config.model.{unknown[0]}: no such field in {name!r}; known: {", ".join(names[name])}'
+        if any(unknown[0] in others for others in names.values()):
             message += f'; for a config with just these give it the argument model={name}: --config FILE:model={name}'
         raise InputError(message)
-    literals = {key: get_args(kind) for key, kind in get_type_hints(model.config).items() if get_origin(kind) is Literal}
-    for key, allowed in (literals | dict(model.choices)).items():
-        if key in fields and fields[key] not in allowed:
-            raise InputError(f'config.model.{key}={fields[key]!r}: choose one of {", ".join(map(str, allowed))}')
+    config: Any = make(model.config, {**fields, **given}, 'model', partial=True)
+    try:
+        return model.build(config, dtype=_compute_dtype(dtype), rngs=nnx.Rngs(seed))
+    except ValueError as error:
+        raise InputError(f'config.model: {error}') from error
+
+
+def model_fields(name: str, preset: str = 'full') -> dict[str, Any]:
+    """`config.model` of a network: its name, and its fields in a preset's size; `full`: the paper's network."""
+    config, presets = MODELS[name].config, MODELS[name].presets
+    defaults = {field.name: field.default for field in dataclasses.fields(config) if field.name not in GIVEN}
+    smaller = {} if preset == 'full' else {key: value for key, value in presets[preset].items() if key not in GIVEN}
+    return {'name': name, **defaults, **smaller}

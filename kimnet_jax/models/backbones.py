@@ -1,6 +1,7 @@
 """Networks of single images by name, as pose initializers and feature encoders of networks of videos (KIMNet Table III)."""
 
-from typing import Protocol, TypeAlias
+import dataclasses
+from typing import Literal, Protocol, TypeAlias, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +9,18 @@ from flax import nnx
 from flax.typing import Dtype
 
 from kimnet_jax.models.hourglass import Hourglass, HourglassConfig
-from kimnet_jax.models.hrnet import HRNet, HRNetConfig
+from kimnet_jax.models.hrnet import TINY, HRNet, HRNetConfig
 from kimnet_jax.models.layers import BatchNorm, conv
-from kimnet_jax.models.pose_resnet import DEPTHS, PoseResNet, PoseResNetConfig
+from kimnet_jax.models.pose_resnet import Depth, PoseResNet, PoseResNetConfig
 
 Array = jax.Array
 BackboneConfig: TypeAlias = PoseResNetConfig | HourglassConfig | HRNetConfig
 
-RESNETS = tuple(f'resnet{depth}' for depth in DEPTHS)
-HOURGLASSES = tuple(f'hourglass{stacks}' for stacks in (1, 2, 4, 8))
-HRNETS = ('hrnet_w32', 'hrnet_w48', 'hrnet_tiny')  # the last, with one block and one module everywhere, is for tests
-BACKBONES = RESNETS + HOURGLASSES + HRNETS
+ResNetName: TypeAlias = Literal['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152']
+HourglassName: TypeAlias = Literal['hourglass1', 'hourglass2', 'hourglass4', 'hourglass8']
+HRNetName: TypeAlias = Literal['hrnet_w32', 'hrnet_w48', 'hrnet_tiny']  # the last, with one block and one module, is for tests
+Backbone: TypeAlias = Literal[ResNetName, HourglassName, HRNetName]
+RESNETS, HOURGLASSES, HRNETS, BACKBONES = map(get_args, (ResNetName, HourglassName, HRNetName, Backbone))
 
 
 def backbone_config(
@@ -37,11 +39,11 @@ def backbone_config(
         ValueError: an unknown name.
     """
     if name in RESNETS:
-        return PoseResNetConfig(int(name.removeprefix('resnet')), num_joints, width, features, remat)
+        return PoseResNetConfig(cast(Depth, int(name.removeprefix('resnet'))), num_joints, width, features, remat)
     if name in HOURGLASSES:
         return HourglassConfig(int(name.removeprefix('hourglass')), num_joints, features=4 * width, remat=remat)
     if name == 'hrnet_tiny':
-        return HRNetConfig(width // 2, num_joints, stem=width, blocks=1, modules=(1, 1, 1), remat=remat)
+        return dataclasses.replace(TINY, width=width // 2, num_joints=num_joints, stem=width, remat=remat)
     if name in HRNETS:
         return HRNetConfig(int(name.removeprefix('hrnet_w')) * width // 64, num_joints, stem=width, remat=remat)
     raise ValueError(f'backbone {name!r}: choose one of {", ".join(BACKBONES)}')
@@ -64,7 +66,7 @@ class VideoConfig(Protocol):
     @property
     def num_joints(self) -> int: ...
     @property
-    def pose_initializer(self) -> str | None: ...
+    def pose_initializer(self) -> str: ...
     @property
     def feature_encoder(self) -> str: ...
     @property
@@ -88,10 +90,10 @@ def feature_encoder(config: VideoConfig, *, dtype: Dtype = jnp.float32, rngs: nn
 
 def pose_initializer(config: VideoConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs) -> nnx.Module:
     """The backbone of that name: [B, H, W, 3] -> heatmaps [B, h, w, J]; `none`: a 1x1 convolution of features instead."""
-    if config.pose_initializer in (None, 'none'):
+    if config.pose_initializer == 'none':
         return conv(config.features, config.num_joints, 1, use_bias=True, dtype=dtype, rngs=rngs)
     initializer = backbone_config(
-        str(config.pose_initializer),
+        config.pose_initializer,
         num_joints=config.num_joints,
         width=config.width,
         features=config.features,

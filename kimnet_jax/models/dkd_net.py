@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.backbones import feature_encoder, pose_initializer
+from kimnet_jax.models.backbones import Backbone, feature_encoder, pose_initializer
 from kimnet_jax.models.chain import ChainNetwork
 from kimnet_jax.models.dkd import DKD
 from kimnet_jax.models.kimnet import ChainState
@@ -31,8 +31,8 @@ class DKDNetConfig:
     """
 
     num_joints: int
-    pose_initializer: str = 'resnet101'
-    feature_encoder: str = 'resnet50'
+    pose_initializer: Backbone = 'resnet101'
+    feature_encoder: Backbone = 'resnet50'
     width: int = 64
     features: int = 256
     temporal: DKDTemporal = 'dkd'

@@ -47,7 +47,7 @@ class HANetConfig:
     width: int = 64
     levels: int = 3
     heads: int = 4
-    dropout: float = 0.1
+    dropout: float = 0.0
     activation: Activation = 'leaky_relu'
     pre_norm: bool = False
     memory_mask: MemoryMask = 'masked'
@@ -59,8 +59,9 @@ class HANetConfig:
 
 
 PRESETS = {
-    'small': HANetConfig(),
-    'jhmdb_2d': HANetConfig(width=256, levels=5),
+    'small': HANetConfig(interval=3, window=4, pre_norm=True),  # reads every frame, see docs/refine.md
+    'tiny': HANetConfig(interval=2, window=2, width=8, levels=1),  # for tests
+    'jhmdb_2d': HANetConfig(width=256, levels=5),  # this one and those below: the release's
     'h36m_3d': HANetConfig(51, window=20, levels=5, pre_norm=True),
     'pw3d': HANetConfig(42, window=20, width=128, levels=5, pre_norm=True),
     'aist_smpl': HANetConfig(144, interval=10, window=10, width=32, levels=5),

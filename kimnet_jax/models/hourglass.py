@@ -30,7 +30,7 @@ class HourglassConfig:
     remat: recompute the residual blocks in the backward pass instead of keeping their activations.
     """
 
-    num_stacks: int = 2
+    num_stacks: int = 8
     num_joints: int | None = None
     num_blocks: int = 1
     features: int = 256
@@ -38,9 +38,7 @@ class HourglassConfig:
     remat: bool = False
 
 
-HOURGLASS_PRESETS = {f'hourglass_{stacks}': HourglassConfig(stacks) for stacks in (1, 2, 4, 8)} | {
-    'hourglass_tiny': HourglassConfig(2, features=16)
-}
+TINY = HourglassConfig(2, features=16)  # for tests
 
 
 class Residual(nnx.Module):

@@ -41,11 +41,7 @@ class HRNetConfig:
         return self.width
 
 
-HRNET_PRESETS = {
-    'hrnet_w32': HRNetConfig(32),
-    'hrnet_w48': HRNetConfig(48),
-    'hrnet_tiny': HRNetConfig(4, stem=6, blocks=1, modules=(1, 1, 1)),
-}
+TINY = HRNetConfig(4, stem=8, blocks=1, modules=(1, 1, 1))  # for tests
 
 
 class ConvNorm(nnx.Module):

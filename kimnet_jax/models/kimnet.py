@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.backbones import feature_encoder, pose_initializer
+from kimnet_jax.models.backbones import Backbone, feature_encoder, pose_initializer
 from kimnet_jax.models.chain import ChainNetwork
 from kimnet_jax.models.dkd import DKD
 from kimnet_jax.models.jrpsp import JRPSP
@@ -24,24 +24,26 @@ Temporal = Literal['kmm', 'dkd', 'jrpsp', 'none']
 class KIMNetConfig:
     """Attributes:
     num_joints: J.
-    pose_initializer: backbone (`backbones.BACKBONES`) that gives the heatmaps of the first frame; `none` or None: a 1x1
-        convolution of the first frame's features instead (KIMNet-w/o-P, Table III).
+    pose_initializer: backbone that gives the heatmaps of the first frame; `none`: a 1x1 convolution of its features instead
+        (KIMNet-w/o-P, Table III).
     feature_encoder: backbone that gives the features of every frame.
     width: channels of both networks' stems; 64 in the paper.
     features: D, channels of the features; a backbone that has others gets an adapter.
     temporal: what predicts a frame's heatmaps from the frame before: `kmm`; `dkd`, dynamic kernel distillation; `jrpsp`, RPSTN's
         propagation (Table VI); `none`: nothing, every frame but the first comes from its features alone.
-    kmm_variant: see `KMM`; of `kmm` only.
+    kmm_variant: of `kmm`, for Table V: `full`, `share_qk`, `no_scale`, `residual` or `heatmap` (`KMM`).
     fusion_norm: BatchNorm and ReLU between the two convolutions of Eq. 4.
-    decoder_variant, first_statistics: see `RelationDecoder`.
-    output_scale: initial scale of the BatchNorm that every output heatmap goes through. Target maps have a standard deviation
-        near 0.05, so a smaller start than PyTorch's 1 saves many steps.
+    decoder_variant: of the relation decoder: `intended`, or `released` and `released_2021` for the predecessor's weights.
+    first_statistics: BatchNorm statistics of the relation decoder for the first frame of a chain: its `own`, or `shared` with the
+        later frames, as in the releases.
+    output_scale: initial scale of the last BatchNorm: near the standard deviation of the targets, it saves many steps against
+        PyTorch's 1.
     remat: recompute the residual blocks in the backward pass: less memory, more time.
     """
 
     num_joints: int
-    pose_initializer: str | None = 'resnet101'
-    feature_encoder: str = 'resnet50'
+    pose_initializer: Backbone | Literal['none'] = 'resnet101'
+    feature_encoder: Backbone = 'resnet50'
     width: int = 64
     features: int = 256
     temporal: Temporal = 'kmm'
@@ -49,12 +51,8 @@ class KIMNetConfig:
     fusion_norm: bool = True
     decoder_variant: DecoderVariant = 'intended'
     first_statistics: FirstStatistics = 'own'
-    output_scale: float = 1.0
+    output_scale: float = 0.05
     remat: bool = False
-
-    def __post_init__(self) -> None:
-        if self.pose_initializer is None:
-            object.__setattr__(self, 'pose_initializer', 'none')
 
 
 class ChainState(NamedTuple):

@@ -4,6 +4,7 @@ Attribute names are those of the released PyTorch checkpoints.
 """
 
 import dataclasses
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,15 @@ from flax.typing import Dtype
 from kimnet_jax.models.layers import BatchNorm, ConvTranspose, conv, kaiming_normal, max_pool, recomputed
 
 Array = jax.Array
+Depth: TypeAlias = Literal[18, 34, 50, 101, 152]
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-DEPTHS = tuple(BLOCKS)
+BLOCKS: dict[Depth, tuple[int, ...]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +35,7 @@ class PoseResNetConfig:
     remat: recompute the residual blocks in the backward pass instead of keeping their activations.
     """
 
-    depth: int = 50
+    depth: Depth = 50
     num_joints: int | None = None
     width: int = 64
     features: int = 256
@@ -130,9 +137,9 @@ class PoseResNet(nnx.Module):
     """Images to heatmaps (or features) at a quarter of their resolution."""
 
     def __init__(self, config: PoseResNetConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
-        """Raises ValueError on a depth that is none of `DEPTHS`."""
+        """Raises ValueError on a depth that is none of `BLOCKS`."""
         if config.depth not in BLOCKS:
-            raise ValueError(f'PoseResNet of depth {config.depth}: choose one of {", ".join(map(str, DEPTHS))}')
+            raise ValueError(f'PoseResNet of depth {config.depth}: choose one of {", ".join(map(str, BLOCKS))}')
         block: type[BasicBlock] | type[Bottleneck] = BasicBlock if config.depth < 50 else Bottleneck
         counts, width, expansion = BLOCKS[config.depth], config.width, block.expansion
         self.remat = config.remat

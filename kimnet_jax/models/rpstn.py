@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.backbones import RESNETS, feature_encoder, pose_initializer
+from kimnet_jax.models.backbones import RESNETS, ResNetName, feature_encoder, pose_initializer
 from kimnet_jax.models.chain import ChainNetwork, encode_clip
 from kimnet_jax.models.dkd import DKDVariant
 from kimnet_jax.models.jrpsp import JRPSP
@@ -39,15 +39,15 @@ class RPSTNConfig:
     """
 
     num_joints: int
-    pose_initializer: str = 'resnet101'
-    feature_encoder: str = 'resnet50'
+    pose_initializer: ResNetName = 'resnet101'
+    feature_encoder: ResNetName = 'resnet50'
     width: int = 64
     features: int = 256
     temporal: RPSTNTemporal = 'jrpsp'
     variant: DKDVariant = 'intended'
     decoder_variant: DecoderVariant = 'intended'
     first_statistics: FirstStatistics = 'own'
-    output_scale: float = 1.0
+    output_scale: float = 0.05
     remat: bool = False
 
 

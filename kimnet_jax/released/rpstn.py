@@ -82,7 +82,7 @@ class Crop:
     def targets(self, joints: Array, boxes: Array) -> np.ndarray:
         """Peaks [T, J, 2] of the target maps of joints [T, J, 2]; (0, 0) where the joint lies outside the crop."""
         size = self.input_size // self.stride
-        return peaks(heatmap.encode(self._pixels(joints, boxes), (size, size), stride=self.stride))[0]
+        return peaks(heatmap.encode(self._pixels(joints, boxes), (size, size), stride=self.stride, centre='cell'))[0]
 
     def _pixels(self, points: Array, boxes: Array) -> np.ndarray:
         centre, side = geometry.square_of_box(boxes, self.box_scale)

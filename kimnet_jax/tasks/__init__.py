@@ -8,11 +8,15 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from kimnet_jax.models import REFINERS
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.models import MODELS
 
 if TYPE_CHECKING:
     from kimnet_jax.tasks.reports import EvaluationRequest
     from kimnet_jax.tasks.trained import Trained
+
+
+FAMILIES = {'frames': 'heatmaps', 'poses': 'refinement'}  # by what networks read
 
 
 class Task(Protocol):
@@ -29,5 +33,7 @@ class Task(Protocol):
 
 
 def task_of(network: str) -> Task:
-    """The family of a network by `config.model.name`: `heatmaps` of frames, or `refinement` of poses."""
-    return cast(Task, importlib.import_module(f'kimnet_jax.tasks.{"refinement" if network in REFINERS else "heatmaps"}'))
+    """The family of a network by `config.model.name`: `heatmaps` of frames, or `refinement` of poses. Raises `InputError`."""
+    if network not in MODELS:
+        raise InputError(f'config.model.name={network!r}: choose one of {", ".join(MODELS)}')
+    return cast(Task, importlib.import_module(f'kimnet_jax.tasks.{FAMILIES[MODELS[network].reads]}'))

@@ -45,6 +45,7 @@ def load(found: Trained, dtype: str | None) -> Loaded:
             stride=network.stride,
             box_scale=config['data']['box_scale'],
             decoding=config['eval']['decoding'],
+            sigma=config['target']['sigma'],
         )
 
     folded = split_model(fold(nnx.merge(graph, *weights), size), training=False)

@@ -1,5 +1,6 @@
 """What the trainings of all families share: from a network with random weights to `training.session.run`."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -8,12 +9,13 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from kimnet_jax.core.config import make
+from data_pipelines.schema import DatasetConfig
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
 from kimnet_jax.models import HANet, VideoModel, count_parameters
 from kimnet_jax.training import loop, session
 from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.initial import InitConfig
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from kimnet_jax.training.state import TrainState, Weights, split_model
 from kimnet_jax.training.steps import Stepping
@@ -21,23 +23,41 @@ from kimnet_jax.training.steps import Stepping
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def check_settings(config: Mapping[str, Any], metrics: Collection[str]) -> None:
-    """Raises `InputError` naming the field where a setting would fail hours later; `metrics`: names that evaluations have."""
-    settings, select = config['train'], config['eval']['select']
-    if not 0 <= settings['average_decay'] < 1:
-        raise InputError(f'config.train.average_decay={settings["average_decay"]}: must be 0 (none) or more, and below 1')
-    if settings['log_every'] < 1:
-        raise InputError(f'config.train.log_every={settings["log_every"]}: must be a positive number of steps')
-    if not 0 <= config['seed'] < 2**32:
-        raise InputError(f'config.seed={config["seed"]}: must be 0 to 2**32 - 1')
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """The sections of a config that every training has. Raises `InputError` naming the field that is out of range.
+
+    Attributes:
+        seed: of the weights and of every random draw.
+        init: weights to begin with.
+        dataset: a built data set.
+        optimizer: how the weights are updated.
+        train: how long to train, and what happens when.
+    """
+
+    seed: int = 0
+    init: InitConfig = dataclasses.field(default_factory=InitConfig)
+    dataset: DatasetConfig = dataclasses.field(default_factory=DatasetConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    train: loop.TrainConfig = dataclasses.field(default_factory=loop.TrainConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f'config.seed={self.seed}: must be 0 to 2**32 - 1')
+
+
+def check_select(select: str, metrics: Collection[str]) -> None:
+    """Raises `InputError` where `eval.select` is none of the metrics, which would come to light at the first evaluation."""
     if select not in metrics:
         raise InputError(f'config.eval.select={select!r}: no such metric; known: {", ".join(metrics)}')
 
 
 def fit(
-    config: Mapping[str, Any],
+    settings: Shared,
     folder: pathlib.Path,
     *,
+    config: Mapping[str, Any],
+    select: str,
     mesh: Mesh,
     model: VideoModel | HANet,
     skeleton: str,
@@ -51,8 +71,10 @@ def fit(
     """Trains a network as a config says, from where its folder stands; returns the exit status.
 
     Args:
-        config: its sections `optimizer` and `train` are read here, and what `session.run` reads.
+        settings: what the config says.
         folder: of the run.
+        config: as it was given, for `config.json`.
+        select: the metric by which the best checkpoint is chosen.
         mesh: of the devices.
         model: with random weights.
         skeleton: name, for `config.json`.
@@ -67,17 +89,16 @@ def fit(
     origin = None if begun else initialise()
     eval_graph, _ = split_model(model, training=False)
     train_graph, weights = split_model(model, training=True)
-    settings = config['train']
-    plan = loop.make_plan(
-        len(clips), settings['batch_size'], **{key: settings[key] for key in ('epochs', 'steps', 'eval_every', 'save_every')}
-    )
-    optimizing = make(OptimizerConfig, config['optimizer'], 'optimizer')
-    schedule = make_schedule(optimizing, steps=plan.steps or optimizing.accumulate, steps_per_epoch=plan.steps_per_epoch)
-    optimizer = make_optimizer(optimizing, schedule)
-    stepping = Stepping(optimizer, schedule, optimizing.accumulate, settings['average_decay'], mesh)
+    plan = loop.make_plan(len(clips), settings.train)
+    accumulate = settings.optimizer.accumulate
+    schedule = make_schedule(settings.optimizer, steps=plan.steps or accumulate, steps_per_epoch=plan.steps_per_epoch)
+    optimizer = make_optimizer(settings.optimizer, schedule)
+    stepping = Stepping(optimizer, schedule, accumulate, settings.train.average_decay, mesh)
     return session.run(
         folder,
         config,
+        settings=settings.train,
+        select=select,
         skeleton=skeleton,
         origin=origin,
         weights=weights,

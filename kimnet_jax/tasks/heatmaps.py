@@ -1,9 +1,10 @@
 """Networks that find joints in the frames of videos, by heatmaps: KIMNet and its family."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,12 +19,12 @@ from data_pipelines.occlusion import Occlusion
 from data_pipelines.pose_files import write_predictions
 from data_pipelines.poses import Estimates
 from data_pipelines.transforms import DataConfig
-from kimnet_jax.core.config import check_finite, make
+from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.types import Array, Batch, Decoding
+from kimnet_jax.core.types import Array, Batch
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.metrics import PoseMetrics
-from kimnet_jax.models import abstract_model, build_model, check_input_size, network_name
+from kimnet_jax.models import Dtype, abstract_model, build_model, check_input_size, model_fields, network_name
 from kimnet_jax.models.weights import initialise
 from kimnet_jax.released import rpstn
 from kimnet_jax.reporting import reference, tables
@@ -32,7 +33,7 @@ from kimnet_jax.tasks.reports import EvaluationRequest, publish
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.tasks.videos import load
 from kimnet_jax.training import evaluation, loop, sharding
-from kimnet_jax.training.initial import InitConfig, initialise_parts
+from kimnet_jax.training.initial import initialise_parts
 from kimnet_jax.training.state import Weights, split_model
 from kimnet_jax.training.steps import Stepping, TargetConfig, make_train_step
 
@@ -40,62 +41,77 @@ __all__ = ['evaluate', 'load', 'make_evaluator', 'train']
 WHOLE = {'sub_jhmdb': 316}  # clips of the data set that the paper's numbers are of
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings(fit.Shared):
+    """What a config holds, section by section; the defaults are the paper's setting (KIMNet Sec. IV-A) with our recipe.
+
+    Attributes:
+        dtype: of the convolutions: `float32`, `bfloat16`, or `auto`: bfloat16 on accelerators, float32 on a CPU.
+        model: fields of the network, of which `name` says which it is (`kimnet_jax.models.MODELS`).
+        data: windows of clips.
+        target: what the network is to predict.
+        loader: how batches are made ready.
+        eval: how a split is evaluated.
+    """
+
+    dtype: Dtype = 'auto'
+    model: Mapping[str, Any] = dataclasses.field(default_factory=lambda: model_fields('kimnet'))
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    target: TargetConfig = dataclasses.field(default_factory=TargetConfig)
+    loader: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
+    eval: evaluation.EvalConfig = dataclasses.field(default_factory=evaluation.EvalConfig)
+
+
 def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
-    """Runs the training that a config describes; returns the exit status."""
-    check_finite(config, 'config')
-    mesh = sharding.make_mesh()
-    sharding.check_batch_size(config['train']['batch_size'], 'train.batch_size', mesh)
-    sharding.check_batch_size(config['eval']['batch_size'], 'eval.batch_size', mesh)
+    """Runs the training that a config (`Settings`) describes; returns the exit status."""
+    settings, mesh = make(Settings, config), sharding.make_mesh()
+    sharding.check_batch_size(settings.train.batch_size, 'train.batch_size', mesh)
+    sharding.check_batch_size(settings.eval.batch_size, 'eval.batch_size', mesh)
 
     # data
-    dataset, data, loader = (
-        config['dataset'],
-        make(DataConfig, config['data'], 'data'),
-        make(LoaderConfig, config['loader'], 'loader'),
-    )
-    built = dataset['data_dir'], dataset['name'], dataset['config']
-    train_clips, eval_clips = (schema.open_clips(*built, dataset[f'{part}_split']) for part in ('train', 'eval'))
-    if not dataset['allow_overlap']:
+    train_clips, eval_clips = settings.dataset.open('train'), settings.dataset.open('eval')
+    if not settings.dataset.allow_overlap:
         schema.check_disjoint(train_clips, eval_clips, 'choose others, or, if you mean it, set config.dataset.allow_overlap=True')
 
     def batches(step: int) -> Generator[tuple[Batch, Batch], None, None]:
         stream = train_batches(
             train_clips,
-            data,
-            batch_size=config['train']['batch_size'],
-            seed=config['seed'],
+            settings.data,
+            batch_size=settings.train.batch_size,
+            seed=settings.seed,
             start_step=step,
-            loader=loader,
+            loader=settings.loader,
             **_this_process(),
         )
         return prefetch_to_device(stream, sharding.split(mesh), loop.DEVICE_KEYS)
 
     # model
-    skeleton, target = train_clips.skeleton, make(TargetConfig, config['target'], 'target')
-    if config['eval']['decoding'] not in get_args(Decoding):
-        raise InputError(f'config.eval.decoding={config["eval"]["decoding"]!r}: choose one of {", ".join(get_args(Decoding))}')
-    fit.check_settings(config, evaluation.metric_names(skeleton))
-    model = build_model(config['model'], num_joints=skeleton.num_joints, dtype=config['dtype'], seed=config['seed'])
-    check_input_size(model, data.input_size)
-    init = make(InitConfig, config['init'], 'init')
-    larger = functools.partial(abstract_model, config['model'], num_joints=skeleton.num_joints + 1, dtype=config['dtype'])
+    skeleton = train_clips.skeleton
+    fit.check_select(settings.eval.select, evaluation.metric_names(skeleton))
+    model = build_model(settings.model, num_joints=skeleton.num_joints, dtype=settings.dtype, seed=settings.seed)
+    check_input_size(model, settings.data.input_size)
+    larger = functools.partial(abstract_model, settings.model, num_joints=skeleton.num_joints + 1, dtype=settings.dtype)
 
     def make_step(graph: nnx.GraphDef, stepping: Stepping) -> fit.TrainStep:
-        return make_train_step(graph, target=target, skeleton=skeleton, stride=model.stride, **stepping._asdict())
+        return make_train_step(graph, target=settings.target, skeleton=skeleton, stride=model.stride, **stepping._asdict())
 
     def make_evaluate(graph: nnx.GraphDef) -> Callable[[Weights, Callable[[], None]], dict[str, float]]:
         evaluator = make_evaluator(graph, model.stride, config, eval_clips, mesh)
         return lambda weights, check: evaluation.scalars(evaluator(weights, check).compute())
 
     return fit.fit(
-        config,
+        settings,
         folder,
+        config=config,
+        select=settings.eval.select,
         mesh=mesh,
         model=model,
         skeleton=skeleton.name,
         clips=train_clips.names,
         notes=schema.report_notes(train_clips, eval_clips),
-        initialise=lambda: initialise_parts(model, init, functools.partial(initialise, skeleton=skeleton), read_weights, larger),
+        initialise=lambda: initialise_parts(
+            model, settings.init, functools.partial(initialise, skeleton=skeleton), read_weights, larger
+        ),
         make_step=make_step,
         make_evaluate=make_evaluate,
         batches=batches,
@@ -124,20 +140,24 @@ def make_evaluator(
     Raises:
         InputError: the batch size does not go with the devices.
     """
-    settings, data, loader = (
-        config['eval'],
-        make(DataConfig, config['data'], 'data'),
-        make(LoaderConfig, config['loader'], 'loader'),
-    )
-    sharding.check_batch_size(settings['batch_size'], 'eval.batch_size', mesh)
-    passes = {key: settings[key] for key in ('batch_size', 'segment')} | {'chain_length': settings['chain_length'] or None}
+    settings, target = make(evaluation.EvalConfig, config['eval'], 'eval'), make(TargetConfig, config['target'], 'target')
+    data, loader = make(DataConfig, config['data'], 'data'), make(LoaderConfig, config['loader'], 'loader')
+    sharding.check_batch_size(settings.batch_size, 'eval.batch_size', mesh)
 
     def stream() -> Generator[tuple[Batch, Batch], None, None]:
-        batches = eval_batches(clips, data, paint=occlusion(), loader=loader, **passes, **_this_process())
+        batches = eval_batches(clips, data, paint=occlusion(), loader=loader, **settings.passes, **_this_process())
         return prefetch_to_device(batches, sharding.split(mesh), evaluation.DEVICE_KEYS)
 
-    number = num_eval_batches(clips, **passes)
-    return evaluation.Evaluator(graph, stream, number, clips, stride=stride, decoding=settings['decoding'], mesh=mesh)
+    return evaluation.Evaluator(
+        graph,
+        stream,
+        num_eval_batches(clips, **settings.passes),
+        clips,
+        stride=stride,
+        decoding=settings.decoding,
+        mesh=mesh,
+        sigma=target.sigma,
+    )
 
 
 def _this_process() -> dict[str, int]:
@@ -155,10 +175,9 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
         _check_released(request)
         changed |= {'chain_length': 0, 'decoding': 'argmax'}
     config = {**found.config, 'eval': {**found.config['eval'], **changed}}
-    settings, dataset = config['eval'], config['dataset']
-    built = request.data_dir or dataset['data_dir'], dataset['name'], dataset['config']
-    source = schema.open_clips(*built, request.split or dataset['eval_split'])
-    training_clips = schema.open_clips(*built, dataset['train_split'])
+    settings, dataset = config['eval'], make(schema.DatasetConfig, config['dataset'], 'dataset')
+    source = dataset.open('eval', request.data_dir, request.split)
+    training_clips = dataset.open('train', request.data_dir)
     found.require_skeleton(source.skeleton, str(source.folder))
     clips: Clips = rpstn.OneWindow(source) if released else source
     mesh, model = sharding.make_mesh(), found.load()
@@ -166,10 +185,10 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     evaluator, weights = make_evaluator(graph, model.stride, config, clips, mesh), sharding.put(weights, mesh)
 
     notes = schema.report_notes(training_clips, source)
-    whole, there = WHOLE.get(dataset['name'], 0), len(set(training_clips.names) | set(source.names))
+    whole, there = WHOLE.get(dataset.name, 0), len(set(training_clips.names) | set(source.names))
     if there < whole:
-        notes.append(f"On a {there}-clip subset: {dataset['name']} has {whole} clips, so the paper's rows are of other data.")
-    title, ours = f'{dataset["name"]}/{dataset["config"]}, split {source.split}', f'{network_name(model)} (ours)'
+        notes.append(f"On a {there}-clip subset: {dataset.name} has {whole} clips, so the paper's rows are of other data.")
+    title, ours = f'{dataset.name}/{dataset.config}, split {source.split}', f'{network_name(model)} (ours)'
     references, checkpoint = _reference_predictions(clips, training_clips), f'Checkpoint of step {found.step} of {found.name}'
     name = f'{source.split}_step{found.step}'
     if isinstance(clips, rpstn.OneWindow):
@@ -188,7 +207,7 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
         _write_predictions(request.predictions, source, predictions, found)
     rows = {ours: _metrics(clips, predictions)} | {key: _metrics(clips, poses) for key, poses in references.items()}
     measured_rows = {key: tables.Row.of(metrics) for key, metrics in rows.items()}
-    result = tables.report(title, measured_rows, dataset=dataset['name'], notes=notes)
+    result = tables.report(title, measured_rows, dataset=dataset.name, notes=notes)
     publish(request.out, name + (f'_chain{length}' if length else ''), result, tables.render)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from data_pipelines import schema
 from data_pipelines.clips import Clips
 from data_pipelines.occlusion import LongEnough, Occlusion
+from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Example
 from kimnet_jax.interop.weight_files import PLAIN_SUFFIXES
@@ -77,15 +78,14 @@ def compare(
     _check_comparable([*networks.values()], split)
     name, first = next(iter(networks.items()))
     models = {label: found.load() for label, found in networks.items()}
-    dataset = first.config['dataset']
-    built = data_dir or dataset['data_dir'], dataset['name'], dataset['config']
-    source = schema.open_clips(*built, split or dataset['eval_split'])
+    dataset = make(schema.DatasetConfig, first.config['dataset'], 'dataset')
+    source = dataset.open('eval', data_dir, split)
     first.require_skeleton(source.skeleton, str(source.folder))
     clips, notes = _long_enough(source, max(part.least_frames for part in occlusions.values()), skip_short)
     examples = [_truth(clips[i]) for i in range(len(clips))]
     occluded = {count: [part.place(example).occluded for example in examples] for count, part in occlusions.items()}
 
-    train_clips = schema.open_clips(*built, dataset['train_split'])
+    train_clips = dataset.open('train', data_dir)
     fields = ('joints', 'visible', 'boxes')
     shown = (train_clips[i] for i in range(len(train_clips)))
     mean = reference.mean_pose(tuple(example[key] for key in fields) for example in shown)
@@ -108,7 +108,7 @@ def compare(
         *(f'{label}: {network_name(models[label])}, {_describe(found)}.' for label, found in networks.items()),
     ]
     result = reporting.report(
-        f'Occlusion `{some.study}`: {dataset["name"]}/{dataset["config"]}, split {source.split}',
+        f'Occlusion `{some.study}`: {dataset.name}/{dataset.config}, split {source.split}',
         rows,
         [(name, other) for other in (*list(networks)[1:], f'{name}, {reporting.LAST_SEEN}')],
         study=some.study,

@@ -1,9 +1,10 @@
 """Networks that refine sequences of poses: HANet (docs/refine.md)."""
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +12,8 @@ from flax import nnx
 
 from data_pipelines import pose_files, poses, schema, sequence_files, smpl_files
 from data_pipelines.loader import prefetch_to_device
-from kimnet_jax.core.config import check_finite, make
+from data_pipelines.poses import NoiseConfig, PoseConfig
+from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position
 from kimnet_jax.core.skeleton import SMPL, get_skeleton
@@ -20,7 +22,7 @@ from kimnet_jax.core.types import Batch
 from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.metrics import PoseMetrics
-from kimnet_jax.models import HANet, HANetConfig, abstract_refiner, build_refiner
+from kimnet_jax.models import Dtype, HANet, HANetConfig, abstract_refiner, build_refiner, model_fields
 from kimnet_jax.models.weights import initialise
 from kimnet_jax.released import hanet
 from kimnet_jax.reporting import reference, smoothing, tables
@@ -28,9 +30,10 @@ from kimnet_jax.tasks import fit
 from kimnet_jax.tasks.reports import EvaluationRequest, publish
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.training import evaluation, sharding
-from kimnet_jax.training.initial import InitConfig, initialise_parts
+from kimnet_jax.training.initial import initialise_parts
 from kimnet_jax.training.refinement_steps import (
     DEVICE_KEYS,
+    EvalConfig,
     LossConfig,
     RefinementEvaluator,
     make_train_step,
@@ -60,9 +63,11 @@ class Split(NamedTuple):
         return self.dims == 2
 
 
-def open_split(config: Mapping[str, Any], part: str, *, data_dir: str | None = None, split: str | None = None) -> Split:
+def open_split(
+    config: Mapping[str, Any], part: Literal['train', 'eval'], *, data_dir: str | None = None, split: str | None = None
+) -> Split:
     """The pairs of `train` or `eval` that a config names. Raises `InputError` naming the field or file that is wrong."""
-    settings, dataset = make(poses.PoseConfig, config['poses'], 'poses'), config['dataset']
+    settings, dataset = make(PoseConfig, config['poses'], 'poses'), make(schema.DatasetConfig, config['dataset'], 'dataset')
     files, truth = getattr(settings, part), getattr(settings, f'{part}_truth')
     if settings.source == 'sequences':
         if split or data_dir:
@@ -71,15 +76,13 @@ def open_split(config: Mapping[str, Any], part: str, *, data_dir: str | None = N
         source = f'config.poses.{part}={files}'
         pairs = sequence_files.read_sequences(files, truth, source, settings.kind, root=settings.root, body=body)
         return Split(pairs, poses.DIMS[settings.kind], None)
-    clips = schema.open_clips(
-        data_dir or dataset['data_dir'], dataset['name'], dataset['config'], split or dataset[f'{part}_split']
-    )
+    clips = dataset.open(part, data_dir, split)
     if settings.source == 'predictions':
         found = pose_files.read_predictions(files, clips.skeleton.name)
         allow_missing = settings.allow_missing and part == 'train'
         pairs_2d = poses.pair_with_truth(found, clips, f'config.poses.{part}={files}', allow_missing=allow_missing)
         return Split(pairs_2d, 2, clips)
-    noise = make(poses.NoiseConfig, config['noise'], 'noise')
+    noise = make(NoiseConfig, config['noise'], 'noise')
     return Split(poses.NoisyPairs(clips, noise, config['seed']), 2, clips)
 
 
@@ -96,27 +99,46 @@ def windows_of(config: Mapping[str, Any]) -> WindowConfig:
     return WindowConfig(HANetConfig(**model).length, config['eval']['step'], config['poses']['normalise'])
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings(fit.Shared):
+    """What a config holds, section by section.
+
+    Attributes:
+        dtype: of the matrix products: `float32`, `bfloat16`, or `auto`: bfloat16 on accelerators, float32 on a CPU.
+        model: fields of HANet (`models.hanet.HANetConfig`), and its `name`.
+        poses: where estimated and true poses come from.
+        noise: of `poses.source=noise`, errors like an estimator's.
+        loss: HANet's.
+        eval: how a split is evaluated.
+    """
+
+    dtype: Dtype = 'float32'
+    model: Mapping[str, Any] = dataclasses.field(default_factory=lambda: model_fields('hanet'))
+    poses: PoseConfig = dataclasses.field(default_factory=PoseConfig)
+    noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+
+
 def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
-    """Runs the training that a config describes; returns the exit status."""
-    check_finite(config, 'config')
-    mesh = sharding.make_mesh()
-    sharding.check_batch_size(config['train']['batch_size'], 'train.batch_size', mesh)
+    """Runs the training that a config (`Settings`) describes; returns the exit status."""
+    settings, mesh = make(Settings, config), sharding.make_mesh()
+    sharding.check_batch_size(settings.train.batch_size, 'train.batch_size', mesh)
 
     # data
-    settings, windows = make(poses.PoseConfig, config['poses'], 'poses'), windows_of(config)
-    loss = make(LossConfig, config['loss'], 'loss')
+    windows, loss = windows_of(config), settings.loss
     ours, theirs = open_split(config, 'train'), open_split(config, 'eval')
     notes = _overlap_notes(ours, theirs)
-    if poses.overlapping(ours.pairs, theirs.pairs) and not config['dataset']['allow_overlap']:
+    if poses.overlapping(ours.pairs, theirs.pairs) and not settings.dataset.allow_overlap:
         raise InputError(f'{notes[-1]} Choose others, or, if you mean it, set config.dataset.allow_overlap=True')
 
     def batches(step: int) -> Generator[tuple[Batch, Batch], None, None]:
         stream = poses.train_batches(
             ours.pairs,
-            settings,
+            settings.poses,
             windows,
-            batch_size=config['train']['batch_size'],
-            seed=config['seed'],
+            batch_size=settings.train.batch_size,
+            seed=settings.seed,
             start_step=step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -125,33 +147,32 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
 
     # model
     skeleton = ours.pairs.skeleton
-    if config['eval']['batch_size'] < 1:
-        raise InputError(f'config.eval.batch_size={config["eval"]["batch_size"]}: must be 1 or more')
-    fit.check_settings(config, list(_scores(metrics_of(skeleton, 0, plane=theirs.plane).compute())))
+    fit.check_select(settings.eval.select, list(_scores(metrics_of(skeleton, 0, plane=theirs.plane).compute())))
     body = ours.pairs.body if loss.space == 'smpl_joints' else None
     if loss.space == 'smpl_joints' and body is None:
         raise InputError("config.loss.space='smpl_joints': only poses of config.poses.kind='smpl' have such joints")
-    model = build_refiner(config['model'], channels=skeleton.num_joints * ours.dims, dtype=config['dtype'], seed=config['seed'])
-    init = InitConfig(model=config['init']['model'], partial=config['init']['partial'])
+    model = build_refiner(settings.model, channels=skeleton.num_joints * ours.dims, dtype=settings.dtype, seed=settings.seed)
 
     def make_step(graph: nnx.GraphDef, stepping: Stepping) -> fit.TrainStep:
         return make_train_step(
-            graph, loss=loss, body=body, interval=model.config.interval, seed=config['seed'], **stepping._asdict()
+            graph, loss=loss, body=body, interval=model.config.interval, seed=settings.seed, **stepping._asdict()
         )
 
     def make_evaluate(graph: nnx.GraphDef) -> Callable[[Weights, Callable[[], None]], dict[str, float]]:
-        evaluator = RefinementEvaluator(graph, theirs.pairs, windows, batch_size=config['eval']['batch_size'])
+        evaluator = RefinementEvaluator(graph, theirs.pairs, windows, batch_size=settings.eval.batch_size)
         return lambda weights, check: _scores(evaluator(weights, check).compute())
 
     return fit.fit(
-        config,
+        settings,
         folder,
+        config=config,
+        select=settings.eval.select,
         mesh=mesh,
         model=model,
         skeleton=skeleton.name,
         clips=ours.pairs.names,
         notes=notes,
-        initialise=lambda: initialise_parts(model, init, initialise, read_weights),
+        initialise=lambda: initialise_parts(model, settings.init, initialise, read_weights),
         make_step=make_step,
         make_evaluate=make_evaluate,
         batches=batches,
@@ -252,7 +273,7 @@ def load(found: Trained) -> TrainedRefiner:
     if found.kind != 'hanet':
         raise InputError(f'{found.name}: {found.kind!r}, which refines no poses; give one of HANet')
     config = found.config
-    settings = make(poses.PoseConfig, config['poses'], 'poses')
+    settings = make(PoseConfig, config['poses'], 'poses')
     graph, weights = split_model(_network(found, poses.DIMS[settings.kind]), training=False)
     refiner = PoseRefiner(weights, lambda weights, poses, mask: nnx.merge(graph, *weights)(poses, mask).final, windows_of(config))
     return TrainedRefiner(refiner, found.skeleton.name, found.about, settings.kind, settings.root)
@@ -313,7 +334,7 @@ def _overlap_notes(training: Split, split: Split) -> list[str]:
 
 
 def _measure_notes(config: Mapping[str, Any]) -> list[str]:
-    settings = make(poses.PoseConfig, config['poses'], 'poses')
+    settings = make(PoseConfig, config['poses'], 'poses')
     if settings.kind == 'smpl':
         body = f'{SMPL.num_joints} joints of {settings.smpl_file}'
         return [f'Measured at the {body}, in metres from the pelvis; truth and estimates each with their own shape.']

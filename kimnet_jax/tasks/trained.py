@@ -15,7 +15,7 @@ from kimnet_jax.core.skeleton import Skeleton, get_skeleton
 from kimnet_jax.interop.convert import Weights, describe, make_config
 from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.interop.weight_files import read_weights, write_weights
-from kimnet_jax.models import REFINERS, PerFrame, VideoModel, abstract_model
+from kimnet_jax.models import MODELS, PerFrame, VideoModel, abstract_model
 from kimnet_jax.models.weights import assign
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import NETWORK
@@ -60,7 +60,7 @@ class Trained:
 
     def load(self, dtype: str | None = None) -> VideoModel:
         """The network of videos in eval mode; `dtype` instead of `config.dtype`. Raises `InputError` where it is none."""
-        if self.kind in REFINERS:
+        if self.kind in MODELS and MODELS[self.kind].reads == 'poses':
             raise InputError(
                 f'{self.name}: {self.kind!r} refines poses and reads no video; use it with kimnet_jax.refine or predict --refine'
             )
@@ -140,7 +140,7 @@ def pack(trained: Trained, target: pathlib.Path, *, dtype: str = 'float16') -> N
         fields = {key: value for key, value in trained.config['model'].items() if key != 'name'}
         size = (
             {'channels': trained.skeleton.num_joints * 2}
-            if trained.kind in REFINERS
+            if MODELS[trained.kind].reads == 'poses'
             else {'num_joints': trained.skeleton.num_joints}
         )
         metadata = describe(Weights(trained.kind, make_config(trained.kind, fields | size), arrays))

@@ -59,6 +59,7 @@ def load(found: Trained) -> VideoPoses:
         stride=model.stride,
         box_scale=config['data']['box_scale'],
         decoding=config['eval']['decoding'],
+        sigma=config['target']['sigma'],
     )
     return VideoPoses(predictor, found.skeleton, found.about)
 

@@ -1,5 +1,6 @@
 """Evaluation: every frame of every clip through the recursion, joints in original pixels, metrics as sums."""
 
+import dataclasses
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Protocol
 
@@ -10,12 +11,42 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from kimnet_jax.core import heatmap
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Batch, Decoding, Example
 from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.training.sharding import local_rows
 from kimnet_jax.training.state import Weights
 from kimnet_jax.training.steps import empty_chain, make_eval_step
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """How a split is evaluated. Raises `InputError` naming the field that is out of range.
+
+    Attributes:
+        batch_size: clips side by side, on all devices together.
+        segment: frames of a clip in one call of the network; changes no result.
+        chain_length: frames after which the recursion begins anew; 0: the whole clip is one chain.
+        decoding: heatmaps to joints: `argmax`, `quarter` or `dark` (`core.heatmap.decode`).
+        select: the metric by which the best checkpoint is chosen.
+    """
+
+    batch_size: int = 8
+    segment: int = 8
+    chain_length: int = 0
+    decoding: Decoding = 'dark'
+    select: str = 'torso/pck/0.2/mPCK'
+
+    def __post_init__(self) -> None:
+        check_ranges('eval', self, segment=(1, 1_000_000), chain_length=(0, 1_000_000_000))
+
+    @property
+    def passes(self) -> dict[str, Any]:
+        """The arguments of the loader's `eval_batches` and `num_eval_batches`."""
+        return {'batch_size': self.batch_size, 'segment': self.segment, 'chain_length': self.chain_length or None}
+
 
 DEVICE_KEYS = ('frames', 'start', 'to_image')  # what the step reads; the rest of a batch stays on the host
 
@@ -43,6 +74,7 @@ class Evaluator:
         stride: int,
         decoding: Decoding,
         mesh: Mesh,
+        sigma: float = heatmap.SIGMA,
     ):
         """Args:
         graph: the model's structure in eval mode.
@@ -52,9 +84,10 @@ class Evaluator:
         stride: crop pixels per heatmap cell.
         decoding: see `core.heatmap.decode`.
         mesh: of the devices.
+        sigma: of the target maps in training.
         """
         self._graph, self._batches, self._num_batches, self._truth, self._mesh = graph, batches, num_batches, truth, mesh
-        self._step = make_eval_step(graph, stride=stride, decoding=decoding, mesh=mesh)
+        self._step = make_eval_step(graph, stride=stride, decoding=decoding, mesh=mesh, sigma=sigma)
         self._empty: Any = None
 
     def __call__(self, weights: Weights, check: Callable[[], None] = lambda: None) -> PoseMetrics:

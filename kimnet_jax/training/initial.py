@@ -26,8 +26,9 @@ class InitConfig:
     or `pretrained:NAME`, weights that travel with the package.
 
     Attributes:
-        model: of the whole network.
-        pose_initializer, feature_encoder: of these parts of KIMNet; they come after `model`.
+        model: source of the weights of the whole network; empty: random ones.
+        pose_initializer: of this part of KIMNet; it comes after `model`.
+        feature_encoder: of this part of KIMNet; it comes after `model`.
         partial: layers that a source has nothing of, such as the upsampling of a plain backbone, may stay random.
     """
 

@@ -71,28 +71,58 @@ class Plan:
     save: Steps
 
 
-def make_plan(clips: int, batch_size: int, *, epochs: float, steps: int, eval_every: float, save_every: float) -> Plan:
-    """Epochs to steps; `steps` (if not 0) sets the length instead of `epochs`. Evaluates and saves after the last step.
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long to train, and what happens when. Raises `InputError` naming the field that is out of range.
+
+    Attributes:
+        epochs: length of the run, in passes over the clips.
+        steps: its length in batches; if not 0 it counts instead of `epochs`.
+        batch_size: windows in a batch, of all devices together.
+        average_decay: of the moving average of the weights, which is what is evaluated; 0: none.
+        log_every: steps between two records.
+        eval_every: epochs between two evaluations.
+        save_every: epochs between two checkpoints.
+    """
+
+    epochs: float = 100.0
+    steps: int = 0
+    batch_size: int = 8
+    average_decay: float = 0.999
+    log_every: int = 10
+    eval_every: float = 10.0
+    save_every: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.average_decay < 1:
+            raise InputError(f'config.train.average_decay={self.average_decay}: must be 0 (none) or more, and below 1')
+        if self.log_every < 1:
+            raise InputError(f'config.train.log_every={self.log_every}: must be a positive number of steps')
+        for field in ('eval_every', 'save_every'):
+            if not getattr(self, field) > 0:
+                raise InputError(f'config.train.{field}={getattr(self, field)}: must be a positive number of epochs')
+
+
+def make_plan(clips: int, config: TrainConfig) -> Plan:
+    """Epochs to steps, for a number of clips. Evaluates and saves after the last step.
 
     No epochs and no steps: the weights that the run begins with are evaluated and saved.
 
     Raises `InputError` naming the config field that is out of range.
     """
+    epochs, steps, batch_size = config.epochs, config.steps, config.batch_size
     if not max(steps, epochs * clips / batch_size) <= MOST_STEPS:  # NaN is refused, too
         raise InputError(f'config.train.epochs={epochs}, config.train.steps={steps}: must be at most {MOST_STEPS:,} steps')
     per_epoch = clips / batch_size
     total = steps or round(epochs * per_epoch)
     if total < 0 or (total == 0 and epochs != 0):
         raise InputError(f'config.train.epochs={epochs}, config.train.steps={steps}: the run would have no step')
-    for field, every in (('eval_every', eval_every), ('save_every', save_every)):
-        if not every > 0:
-            raise InputError(f'config.train.{field}={every}: must be a positive number of epochs')
 
     def after(every: float) -> float:
         return max(every * per_epoch, 1)
 
-    evaluate = after(eval_every)
-    return Plan(per_epoch, total, Steps((evaluate,), total), Steps((evaluate, after(save_every)), total))
+    evaluate = after(config.eval_every)
+    return Plan(per_epoch, total, Steps((evaluate,), total), Steps((evaluate, after(config.save_every)), total))
 
 
 class StoppedError(Exception):

@@ -1,6 +1,7 @@
 """Adam, AdamW and the learning rate schedules of the papers, of the predecessor's release, and ours."""
 
 import dataclasses
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import optax
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 
-SCHEDULES = ('constant', 'cosine', 'step', 'released')
+Schedule: TypeAlias = Literal['constant', 'cosine', 'step', 'released']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class OptimizerConfig:
         accumulate: batches whose mean gradient makes one update.
     """
 
-    schedule: str = 'cosine'
+    schedule: Schedule = 'cosine'
     learning_rate: float = 1e-3
     warmup_epochs: float = 1.0
     drop_epochs: tuple[int, ...] = (8, 15, 25, 40, 80)
@@ -41,8 +42,6 @@ class OptimizerConfig:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise InputError(f'config.optimizer.schedule={self.schedule!r}: choose one of {", ".join(SCHEDULES)}')
         if not self.learning_rate > 0:
             raise InputError(f'config.optimizer.learning_rate={self.learning_rate}: must be positive')
         for name, least in (('warmup_epochs', 0), ('weight_decay', 0), ('clip_norm', 0), ('accumulate', 1)):

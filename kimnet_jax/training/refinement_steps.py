@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -46,13 +46,28 @@ class LossConfig:
     space: Space = 'poses'
 
     def __post_init__(self) -> None:
-        for name, allowed in (('mutual', get_args(losses.Mutual)), ('space', get_args(Space))):
-            if getattr(self, name) not in allowed:
-                raise InputError(f'config.loss.{name}={getattr(self, name)!r}: choose one of {", ".join(allowed)}')
         for name in ('final_weight', 'refined_weight'):
             if getattr(self, name) < 0:
                 raise InputError(f'config.loss.{name}={getattr(self, name)}: must be 0 or more')
         check_ranges('loss', self, final_weight=(0, 1e6), refined_weight=(0, 1e6))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """How a split is evaluated. Raises `InputError` naming the field that is out of range.
+
+    Attributes:
+        batch_size: windows in a batch.
+        step: frames from one window to the next.
+        select: the metric by which the best checkpoint is chosen.
+    """
+
+    batch_size: int = 64
+    step: int = 1
+    select: str = 'torso/pck/0.05/mPCK'
+
+    def __post_init__(self) -> None:
+        check_ranges('eval', self, batch_size=(1, 1_000_000), step=(1, 1_000_000))
 
 
 class Pairs(Protocol):

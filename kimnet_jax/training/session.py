@@ -23,6 +23,8 @@ def run(
     folder: pathlib.Path,
     config: Mapping[str, Any],
     *,
+    settings: loop.TrainConfig,
+    select: str,
     skeleton: str,
     origin: Sequence[str] | None,
     weights: Weights,
@@ -39,7 +41,9 @@ def run(
 
     Args:
         folder: of the run.
-        config: its fields; `train.average_decay`, `train.log_every` and `eval.select` are read here.
+        config: its fields, for `config.json`.
+        settings: its section `train`.
+        select: the metric by which the best checkpoint is chosen.
         skeleton: name, for `config.json`.
         origin: what `weights` are, line by line; None where the run has begun.
         weights: to begin with.
@@ -59,7 +63,7 @@ def run(
         # state: 1. the newest whole checkpoint of this folder, 2. the weights that config.init names, 3. random weights
         workdir.write_config(folder, dict(config), skeleton, origin, begins=not Checkpoints(folder, read_only=True).steps())
         checkpoints = Checkpoints(folder)
-        average = config['train']['average_decay'] > 0
+        average = settings.average_decay > 0
         fresh: tuple[TrainState, dict[str, Any]] = (create_state(weights, optimizer, average=average), {})
         state, meta = checkpoints.restore_newest(fresh[0]) or fresh
         step = int(state.step)
@@ -69,7 +73,7 @@ def run(
             evaluated=meta.get('evaluated', False),
             window=meta.get('window', {}),
             total=plan.steps,
-            every=config['train']['log_every'],
+            every=settings.log_every,
         )
         first, *others = told
         devices = f'{mesh.size} {jax.default_backend()} device(s)'
@@ -84,7 +88,7 @@ def run(
                 train_step=train_step,
                 batches=batches,
                 evaluate=evaluate,
-                score=config['eval']['select'],
+                score=select,
                 clip_name=clip_name,
                 checkpoints=checkpoints,
                 log=log,

@@ -19,6 +19,7 @@ from data_pipelines.poses import (
     train_batches,
     training_window,
 )
+from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig
 from kimnet_jax.core.skeleton import PENN_ACTION
@@ -109,7 +110,7 @@ def test_bad_noise(field):
 )
 def test_bad_pose_settings(fields, message):
     with pytest.raises(InputError, match=message):
-        PoseConfig(**fields)
+        make(PoseConfig, fields, 'poses', partial=True)
 
 
 def test_a_window_is_normalised_by_its_boxes():

@@ -6,6 +6,7 @@ from memory_clips import make_clips
 
 from data_pipelines.clips import Window
 from data_pipelines.transforms import CLOSEUP, Augmentation, DataConfig, closeup, crop_window, draw_augmentation
+from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, invert_affine
 from kimnet_jax.core.image import encode_png
@@ -152,7 +153,8 @@ def test_clipped_normal_draws_are_those_of_simple_baseline():
 
 def test_augmentation_can_be_switched_off():
     for draw in ('uniform', 'clipped_normal'):
-        config = DataConfig(augment_draw=draw, augment_scale=(1.0, 1.0), augment_rotation=0.0, augment_flip=0.0)
+        off = dict.fromkeys((field.name for field in dataclasses.fields(DataConfig) if field.name.startswith('augment_')), 0.0)
+        config = DataConfig(**off | {'augment_draw': draw, 'augment_scale': (1.0, 1.0)})
         assert draw_augmentation(config, np.random.default_rng(0)) == Augmentation()
 
 
@@ -201,4 +203,4 @@ def test_a_closeup_shows_a_visible_joint_large(dotted):
 )
 def test_settings_out_of_range_are_named(field, value):
     with pytest.raises(InputError, match=rf'config\.data\.{field}'):
-        DataConfig(**{field: value})
+        make(DataConfig, {field: value}, 'data', partial=True)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.models import MODELS, ROWS
-from kimnet_jax.models import abstract_model, build_model, count_parameters
+from configs.models import ROWS
+from kimnet_jax.models import VIDEO_MODELS, abstract_model, build_model, count_parameters
 from kimnet_jax.models.weights import flatten
 
 pytestmark = pytest.mark.quick_compilation
 
 PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'models.md'
-ARGUMENTS = [f'model={name}' for name in MODELS] + [f'row={name}' for name in ROWS]
+ARGUMENTS = [f'model={name}' for name in VIDEO_MODELS] + [f'row={name}' for name in ROWS]
 SAME = {f'row={name}' for name in ('kimnet', 'encoder_resnet18', 'dkd', 'rpstn', 'lstm_pm')}  # as a `model=` at preset tiny
 
 

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.models import MODELS as FULL
-from configs.models import SMALLER
-from kimnet_jax.models import MODELS, build_model
+from kimnet_jax.models import VIDEO_MODELS, build_model, model_fields
 from kimnet_jax.models.folding import fold
 from kimnet_jax.models.layers import BatchNorm
 
@@ -18,7 +16,7 @@ SIZE, JOINTS = 64, 3
 
 
 def network(name: str, **fields: object) -> nnx.Module:
-    fields = FULL[name]() | SMALLER[name]['tiny'] | fields
+    fields = model_fields(name, 'tiny') | fields
     model = golden.randomised(lambda: build_model(fields, num_joints=JOINTS))
     model.eval()
     return model
@@ -50,7 +48,7 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', VIDEO_MODELS)
 def test_heatmaps_stay(name):
     fields = {'remat': True} if name == 'kimnet' else {}
     model = network(name, **fields)

@@ -155,7 +155,7 @@ def test_the_twin_has_the_keys_of_the_release(name):
 @pytest.mark.parametrize(
     ('preset', 'trained', 'released'),
     [
-        ('small', 1_340_016, 1_471_600),
+        ('default', 1_340_016, 1_471_600),
         ('jhmdb_2d', 286_899_952, 320_462_576),
         ('h36m_3d', 17_996_440, 20_099_608),  # 20.10 M
         ('pw3d', 71_808_080, 80_208_720),  # 80.21 M
@@ -163,7 +163,7 @@ def test_the_twin_has_the_keys_of_the_release(name):
     ],
 )
 def test_parameter_counts(preset, trained, released):
-    config = PRESETS[preset]
+    config = PRESETS.get(preset, HANetConfig())
     assert count_parameters(nnx.eval_shape(lambda: HANet(config, rngs=nnx.Rngs(0)))) == trained
     with torch.device('meta'):
         assert sum(value.numel() for value in torch_models.HANet(config).parameters()) == released

@@ -9,12 +9,13 @@ import twins
 from flax import nnx
 
 from kimnet_jax.models import count_parameters
-from kimnet_jax.models.hourglass import HOURGLASS_PRESETS, Hourglass
+from kimnet_jax.models.hourglass import TINY as SMALLEST
+from kimnet_jax.models.hourglass import Hourglass, HourglassConfig
 from kimnet_jax.models.layers import torch_conv
 
 pytestmark = pytest.mark.quick_compilation
 
-TINY = dataclasses.replace(HOURGLASS_PRESETS['hourglass_tiny'], num_joints=5)
+TINY = dataclasses.replace(SMALLEST, num_joints=5)
 
 
 @pytest.mark.parametrize('name', ['bearpaw_s1_b2', 'bearpaw_s2_b1', 'princeton_s2'])
@@ -49,7 +50,7 @@ def test_features_are_the_twins(variant):
     ],
 )
 def test_parameter_count(stacks, variant, parameters):
-    config = dataclasses.replace(HOURGLASS_PRESETS[f'hourglass_{stacks}'], num_joints=16, variant=variant)
+    config = HourglassConfig(stacks, num_joints=16, variant=variant)
     assert count_parameters(nnx.eval_shape(lambda: Hourglass(config, rngs=nnx.Rngs(0)))) == parameters
 
 

@@ -10,11 +10,12 @@ from flax import nnx
 
 from kimnet_jax.interop.translation import flatten
 from kimnet_jax.models import count_parameters, hrnet
-from kimnet_jax.models.hrnet import HRNET_PRESETS, HRNet
+from kimnet_jax.models.hrnet import TINY as SMALLEST
+from kimnet_jax.models.hrnet import HRNet
 
 pytestmark = pytest.mark.quick_compilation
 
-TINY = dataclasses.replace(HRNET_PRESETS['hrnet_tiny'], num_joints=5)
+TINY = dataclasses.replace(SMALLEST, num_joints=5)
 PARAMETERS = {'w32': 28_536_080, 'w48': 63_595_696}
 
 

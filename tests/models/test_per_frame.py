@@ -7,7 +7,16 @@ import pytest
 from flax import nnx
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.models import MODELS, KIMNet, PerFrame, PoseResNet, PoseResNetConfig, abstract_model, build_model, network_name
+from kimnet_jax.models import (
+    VIDEO_MODELS,
+    KIMNet,
+    PerFrame,
+    PoseResNet,
+    PoseResNetConfig,
+    abstract_model,
+    build_model,
+    network_name,
+)
 from kimnet_jax.models.layers import conv
 from kimnet_jax.models.weights import flatten
 
@@ -73,7 +82,7 @@ def test_kimnet_is_what_no_name_means():
 @pytest.mark.parametrize(
     ('fields', 'problem'),
     [
-        ({'name': 'resnet'}, f"config.model.name='resnet': choose one of {', '.join(MODELS)}"),
+        ({'name': 'resnet'}, f"config.model.name='resnet': choose one of {', '.join(VIDEO_MODELS)}"),
         ({'name': 'pose_resnet', 'depth': 20}, 'config.model.depth=20: choose one of 18, 34, 50, 101, 152'),
         (
             {'name': 'pose_resnet', 'feature_encoder': 'resnet50'},

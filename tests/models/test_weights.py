@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.models import MODELS, ROWS, SMALLER, TINY_BACKBONES
+from configs.models import ROWS, TINY_BACKBONES
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, LSP, MPII, PENN_ACTION, Skeleton
-from kimnet_jax.models import abstract_model
+from kimnet_jax.models import VIDEO_MODELS, abstract_model, model_fields
 from kimnet_jax.models.weights import assign, flatten, initialise, joint_axes
 
 FRAMES = (1, 3, 64, 64, 3)
@@ -23,11 +23,11 @@ def skeleton(names: str) -> Skeleton:
 def tiny(name: str, **changes) -> dict:
     """The fields of a network or of a row of the paper's tables at preset `tiny`."""
     changes = {key: TINY_BACKBONES.get(value, value) for key, value in ROWS.get(name, {}).items()} | changes
-    network = changes.pop('name', name if name in MODELS else 'kimnet')
-    return MODELS[network]() | SMALLER[network]['tiny'] | changes
+    network = changes.pop('name', name if name in VIDEO_MODELS else 'kimnet')
+    return model_fields(network, 'tiny') | changes
 
 
-FAMILY = {name: tiny(name) for name in (*MODELS, *ROWS)} | {
+FAMILY = {name: tiny(name) for name in (*VIDEO_MODELS, *ROWS)} | {
     'two stacks': tiny('hourglass', num_stacks=2),
     'lstm_pm released': tiny('lstm_pm', variant='released'),
     'rpstn released': tiny('rpstn', variant='released_jhmdb', decoder_variant='released'),

@@ -54,7 +54,7 @@ def fails(command, tmp_path, capsys, monkeypatch):
         ({'dataset.eval_split': 'valid'}, "no split 'valid'; it has test, train"),
         ({'eval.select': 'pck'}, "config.eval.select='pck': no such metric; known: clips, frames, "),
         ({'eval.decoding': 'best'}, "config.eval.decoding='best': choose one of argmax, quarter, dark"),
-        ({'eval.segment': 0}, 'segments of 0 frames'),
+        ({'eval.segment': 0}, 'config.eval.segment=0: must be 1 to'),
         ({'train.eval_every': 0.0}, 'config.train.eval_every=0.0: must be a positive number of epochs'),
         ({'train.save_every': -1.0}, 'config.train.save_every=-1.0: must be a positive number of epochs'),
         ({'train.log_every': 0}, 'config.train.log_every=0: must be a positive number of steps'),
@@ -130,7 +130,7 @@ def test_workdir_that_is_a_file(command, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['train', *command(tmp_path / 'run')])
     with pytest.raises(SystemExit):
         run_command(train.run, values(sys.argv), values)
-    assert 'there is a file of that name' in capsys.readouterr().err
+    assert 'a file is in the way' in capsys.readouterr().err
 
 
 def test_shipped_config(tmp_path, monkeypatch):

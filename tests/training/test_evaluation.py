@@ -84,7 +84,7 @@ class Truth(nnx.Module):
 
 def test_truth_scores_full_marks(clips, monkeypatch):
     def drawn(batch):
-        maps = heatmap.encode(batch['joints'], (16, 16), stride=STRIDE, target='subpixel')
+        maps = heatmap.encode(batch['joints'], (16, 16), stride=STRIDE, centre='subpixel')
         return batch | {'frames': np.round(maps * 255).astype(np.uint8)}
 
     monkeypatch.setattr(steps, 'normalise', lambda frames, xp: frames.astype(xp.float32) / 255)

@@ -29,7 +29,7 @@ SCORE = 'torso/pck/0.2/mPCK'
     ],
 )
 def test_plan(settings, steps, evaluate, save):
-    plan = loop.make_plan(10, 4, **{'steps': 0} | settings)
+    plan = loop.make_plan(10, loop.TrainConfig(batch_size=4, **settings))
     assert (plan.steps, plan.evaluate, plan.save, plan.steps_per_epoch) == (steps, evaluate, save, 2.5)
 
 
@@ -39,7 +39,7 @@ def test_plan(settings, steps, evaluate, save):
 def test_bad_plan(field, value):
     settings = {'epochs': 4.0, 'steps': 0, 'eval_every': 2.0, 'save_every': 1.0} | {field: value}
     with pytest.raises(InputError, match=f'config.train.{field}='):
-        loop.make_plan(10, 4, **settings)
+        loop.make_plan(10, loop.TrainConfig(batch_size=4, **settings))
 
 
 class Run:
@@ -51,7 +51,7 @@ class Run:
         self.on_step = lambda step: None
         self.on_evaluation = lambda step: None
         every = {'eval_every': 6.0, 'save_every': 3.0}
-        self.plan = loop.make_plan(4, 4, epochs=float(steps), steps=0, **every)
+        self.plan = loop.make_plan(4, loop.TrainConfig(epochs=float(steps), batch_size=4, **every))
 
     def batches(self, step: int):
         def stream():

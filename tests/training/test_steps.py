@@ -8,6 +8,7 @@ import pytest
 from tiny import TinyNet, host, one_device, random_batch, train_parts
 
 from kimnet_jax import losses
+from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import normalise
 from kimnet_jax.training import sharding
@@ -173,4 +174,4 @@ def test_bfloat16_trains_float32_weights():
 @pytest.mark.parametrize(('field', 'value'), [('sigma', 0.0), ('centre', 'corner')])
 def test_bad_target(field, value):
     with pytest.raises(InputError, match=f'config.target.{field}'):
-        TargetConfig(**{field: value})
+        make(TargetConfig, {field: value}, 'target', partial=True)
