@@ -32,7 +32,7 @@ def convert(options: flags.FlagValues) -> None:
     """Reads, translates, checks and writes as the flags say. Raises `InputError`."""
     source, target = (pathlib.Path(path).expanduser() for path in (options.source, options.target))
     if target.exists() and not options.overwrite:
-        raise InputError(f'{target} exists: choose another name, or say --overwrite')
+        raise InputError(f'{target} already exists: choose another name, or pass --overwrite')
     weights, entries, notes = _read(source, options)
     to = options.to or ('flax' if weights is None else 'torch')
     _check_flags(options, weights, target, to)
@@ -56,7 +56,7 @@ def convert(options: flags.FlagValues) -> None:
         if options.pixels:
             entries = pixels.fold_pixels(entries, name, pixels.RELEASED[options.pixels])
             weights, _, _ = from_torch(name, entries, config=weights.config, partial=options.partial)
-            notes.append('the first layer takes our images now: R, G, B, normalised with the statistics of R, G, B')
+            notes.append('the first layer now accepts our images: R, G, B, normalised with the statistics of R, G, B')
 
     # checks, then the file
     weights = weights._replace(skeleton=skeleton)
@@ -66,7 +66,7 @@ def convert(options: flags.FlagValues) -> None:
     if entries and not unfilled:
         check_complete(weights)
     if options.verify and entries and not options.partial and has_torch():
-        print(f'the outputs are those of PyTorch: relative error {forward_error(weights, entries):.1e}')
+        print(f'the outputs agree with PyTorch: relative error {forward_error(weights, entries):.1e}')
     arrays, metadata = (entries, {}) if to == 'torch' else (weights.arrays, describe(weights))
     write_weights(target, arrays, metadata)
     print(f'{len(arrays)} arrays written to {target}')
@@ -78,7 +78,7 @@ def _read(source: pathlib.Path, options: flags.FlagValues) -> tuple[Weights | No
         trained, step = read_run(source, options.checkpoint)
         return trained, {}, [f'checkpoint {step} of {source}']
     if options.checkpoint != 'best' and source.is_file():
-        raise InputError(f'--checkpoint is for the folder of a run; {source} is none')
+        raise InputError(f'--checkpoint is for the folder of a run, which {source} is not')
     arrays, metadata, notes = read_weights(source)
     weights = described(metadata, arrays, source)
     return (None, arrays, notes) if weights is None else (weights, {}, notes)
@@ -107,17 +107,19 @@ def _part(entries: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 def _check_flags(options: flags.FlagValues, weights: Weights | None, target: pathlib.Path, to: str) -> None:
     """What would come to light too late, or never."""
     if suffix_of(target) in TORCH_SUFFIXES and to == 'flax':
-        raise InputError(f'{target}: weights of ours are written as {" or ".join(PLAIN_SUFFIXES)}; for PyTorch say --to=torch')
+        raise InputError(f'{target}: our weights are written as {" or ".join(PLAIN_SUFFIXES)}; for PyTorch, pass --to=torch')
     if options.model is None and (weights is None or options.part):
         raise InputError(f'--model is needed: one of {", ".join(NETWORKS)}')
     if weights is not None and options.model not in (None, weights.network) and not options.part:
-        raise InputError(f'--model={options.model}: {options.source} holds a {weights.network}; a part of it is taken by --part')
+        raise InputError(
+            f'--model={options.model}: {options.source} contains a {weights.network}; use --part to take a part of it'
+        )
     if options.template and (weights is None or not (options.part or to == 'torch')):
-        raise InputError('--template is for weights of ours on the way to PyTorch')
+        raise InputError('--template is for converting our weights to PyTorch')
     if options.partial and to == 'torch':
-        raise InputError('--partial is for weights on the way to ours; a PyTorch file is written whole or not at all')
+        raise InputError('--partial is for converting to our weights; a PyTorch file is always written in full')
     if options.skeleton and to == 'torch':
-        raise InputError('--skeleton is for weights on the way to ours; a PyTorch file has no place for it')
+        raise InputError('--skeleton is for converting to our weights; a PyTorch file has no place for it')
     if options.skeleton and weights is not None and weights.skeleton not in ('', options.skeleton):
         raise InputError(f'--skeleton={options.skeleton}: the joints of {options.source} are those of {weights.skeleton!r}')
     if options.pixels and (weights is not None or options.model not in pixels.FOLDABLE):
@@ -142,23 +144,23 @@ def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
     flags.DEFINE_bool('list', False, 'Print the networks, where their weights come from, and the formats.', flag_values=values)
     flags.DEFINE_string('source', None, 'File of weights, or the folder of a training run.', flag_values=values)
-    flags.DEFINE_string('target', None, 'File to write; its ending gives the format.', flag_values=values)
-    flags.DEFINE_enum('model', None, list(NETWORKS), 'Which network; files of ours and runs tell it.', flag_values=values)
-    to = 'Whose keys and layout to write; if not given the other one than the source has.'
+    flags.DEFINE_string('target', None, 'File to write; its suffix determines the format.', flag_values=values)
+    flags.DEFINE_enum('model', None, list(NETWORKS), 'Which network. Runs and our own files already say so.', flag_values=values)
+    to = 'Whose keys and layout to write. Default: the opposite of the source.'
     flags.DEFINE_enum('to', None, ['flax', 'torch'], to, flag_values=values)
-    part = 'Take only the entries under this PyTorch name, such as `pose_net`, which is taken off.'
+    part = 'Take only the entries under this PyTorch name, such as `pose_net`, and drop the prefix.'
     flags.DEFINE_string('part', None, part, flag_values=values)
-    partial = 'Leave out entries that the network does not have, and parts of it unfilled; both are printed.'
+    partial = 'Skip entries that the network does not have, and leave parts of it unfilled; both are printed.'
     flags.DEFINE_bool('partial', False, partial, flag_values=values)
-    expected = 'The release whose images the weights expect; if not given images are as ours (HRNet, torchvision).'
+    expected = 'The release whose image format the weights expect. Default: our format (HRNet, torchvision).'
     flags.DEFINE_enum('pixels', None, list(pixels.RELEASED), expected, flag_values=values)
-    template = 'The PyTorch file that the weights came from: its keys are written, those without effect with its values.'
+    template = 'The PyTorch file that the weights came from: its keys are written; entries without effect keep its values.'
     flags.DEFINE_string('template', None, template, flag_values=values)
-    joints = 'Whose joints the weights have, so that a training carries them over by name; runs and files of ours tell it.'
+    joints = 'Whose joints the weights have, so that training can match them by name. Runs and our own files already say so.'
     flags.DEFINE_enum('skeleton', None, sorted(SKELETONS), joints, flag_values=values)
-    checkpoint = "Of a run: 'best', 'last' or a step."
+    checkpoint = "Checkpoint of a run: 'best', 'last' or a step."
     flags.DEFINE_string('checkpoint', 'best', checkpoint, flag_values=values)
-    verify = 'Compare the outputs of both frameworks on random inputs, where PyTorch is installed.'
+    verify = 'If PyTorch is installed, compare the outputs of both frameworks on random inputs.'
     flags.DEFINE_bool('verify', True, verify, flag_values=values)
     flags.DEFINE_bool('overwrite', False, 'Replace the target if it exists.', flag_values=values)
 

@@ -74,7 +74,7 @@ def evaluate(found: trained.Trained, out: pathlib.Path, options: flags.FlagValue
     notes = schema.report_notes(training_clips, source)
     whole, there = WHOLE.get(dataset['name'], 0), len(set(training_clips.names) | set(source.names))
     if there < whole:
-        notes.append(f"On a {there}-clip subset: {dataset['name']} has {whole} clips, so the paper's rows are of other data.")
+        notes.append(f"On a {there}-clip subset: {dataset['name']} has {whole} clips, so the paper's rows are for other data.")
     title, ours = f'{dataset["name"]}/{dataset["config"]}, split {split}', f'{network_name(model)} (ours)'
     references, checkpoint = _reference_predictions(clips, training_clips), f'Checkpoint of step {found.step} of {found.name}'
     name = f'{split}_step{found.step}'
@@ -142,21 +142,19 @@ def _metrics(clips: Clips, predictions: Iterable[released_protocol.Prediction]) 
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
     trained.define_flags(values)
-    out = 'Folder for the report; if not given <run>/evaluation, with a model that is no run ./evaluation.'
+    out = 'Folder for the report. Default: <run>/evaluation, or ./evaluation if the model is not a run.'
     flags.DEFINE_string('out', None, out, flag_values=values)
-    protocol = "'full': every frame; 'released': what RPSTN's released code computes, to judge numbers of its kind."
+    protocol = "'full': every frame. 'released': what RPSTN's released code computes, for judging such numbers."
     flags.DEFINE_enum('protocol', 'full', ('full', 'released'), protocol, flag_values=values)
-    flags.DEFINE_string('split', None, "Split to evaluate; if not given the run's own, usually `test`.", flag_values=values)
-    flags.DEFINE_string(
-        'data_dir', None, 'Where the built data set is; if not given where it was in training.', flag_values=values
-    )
-    chain = "Frames after which the recursion begins anew, 0: the whole clip; if not given the config's."
+    flags.DEFINE_string('split', None, "Split to evaluate. Default: the run's own, usually `test`.", flag_values=values)
+    flags.DEFINE_string('data_dir', None, 'Folder of the built data set. Default: the one used in training.', flag_values=values)
+    chain = "Restart the chain after this many frames; 0: never within a clip. Default: the config's."
     flags.DEFINE_integer('chain_length', None, chain, lower_bound=0, flag_values=values)
-    decoding = "How joints are read off the heatmaps; if not given the config's."
+    decoding = "How joints are read off the heatmaps. Default: the config's."
     flags.DEFINE_enum('decoding', None, get_args(Decoding), decoding, flag_values=values)
     predictions = 'Also write the poses of the split to this .npz file, for kimnet_jax.train --config configs/hanet.py.'
     flags.DEFINE_string('predictions', None, predictions, flag_values=values)
-    flags.DEFINE_integer('batch_size', None, "Clips side by side; if not given the config's.", flag_values=values)
+    flags.DEFINE_integer('batch_size', None, "Clips per batch. Default: the config's.", flag_values=values)
 
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> None:

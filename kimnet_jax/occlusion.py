@@ -190,7 +190,7 @@ def _counts(study: str, asked: Sequence[str] | None) -> list[int]:
     if not counts or min(counts) < 0:
         raise InputError(f'--counts {",".join(asked or ())}: give whole numbers such as 1,3,5')
     if not any(counts):
-        raise InputError('--counts 0: give another number; 0 is in the table anyway')
+        raise InputError('--counts 0: give another number; 0 is always included')
     return sorted({*counts} - {0})
 
 
@@ -199,19 +199,19 @@ def define_flags(values: flags.FlagValues) -> None:
     trained.define_flags(values)
     study = "'temporal': masks on one frame; 'spatial': masks that stay; 'joints': masks that follow joints; 'length': one joint."
     flags.DEFINE_enum('study', 'joints', get_args(Study), study, flag_values=values)
-    counts = 'Numbers of masks or joints, of `length` of frames in a row; 0 is always in the table. '
-    counts += 'If not given ' + ', '.join(f'{key} {",".join(map(str, numbers))}' for key, numbers in COUNTS.items()) + '.'
+    counts = 'Numbers of masks or joints (for `length`, of consecutive frames); 0 is always included. '
+    counts += 'Default: ' + ', '.join(f'{key} {",".join(map(str, numbers))}' for key, numbers in COUNTS.items()) + '.'
     flags.DEFINE_list('counts', None, counts, flag_values=values)
-    flags.DEFINE_integer('seed', 0, 'Of the masks.', lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
-    flags.DEFINE_float('side', SIDE, "Of the masks, over the longer side of the person's box.", flag_values=values)
-    flags.DEFINE_enum('fill', 'black', get_args(Fill), 'Of the masks.', flag_values=values)
-    flags.DEFINE_bool('first_frame', False, 'The first frame may be masked, too.', flag_values=values)
+    flags.DEFINE_integer('seed', 0, 'Seed of the masks.', lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
+    flags.DEFINE_float('side', SIDE, "Side of the masks, as a share of the longer side of the person's box.", flag_values=values)
+    flags.DEFINE_enum('fill', 'black', get_args(Fill), 'Fill of the masks.', flag_values=values)
+    flags.DEFINE_bool('first_frame', False, 'Also mask the first frame.', flag_values=values)
     flags.DEFINE_bool('skip_short', False, 'Leave out clips that are too short for the largest count.', flag_values=values)
-    flags.DEFINE_string('split', None, "Split to evaluate; if not given the network's own, usually `test`.", flag_values=values)
-    data_dir = 'Where the built data set is; if not given where it was in training.'
+    flags.DEFINE_string('split', None, "Split to evaluate. Default: the network's own, usually `test`.", flag_values=values)
+    data_dir = 'Folder of the built data set. Default: the one used in training.'
     flags.DEFINE_string('data_dir', None, data_dir, flag_values=values)
-    flags.DEFINE_integer('batch_size', None, "Clips side by side; if not given the config's.", flag_values=values)
-    out = 'Folder for the report; if not given <run>/evaluation of the first network, with one that is no run ./evaluation.'
+    flags.DEFINE_integer('batch_size', None, "Clips per batch. Default: the config's.", flag_values=values)
+    out = 'Folder for the report. Default: <run>/evaluation of the first network, or ./evaluation if that is not a run.'
     flags.DEFINE_string('out', None, out, flag_values=values)
 
 

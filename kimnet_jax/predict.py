@@ -128,11 +128,11 @@ def _warn(video: pathlib.Path, damaged: set[int], frames: int, stated: int | Non
     if damaged:
         print(
             f'warning: {video}: {len(damaged)} of {frames} frames are damaged, the first is frame {min(damaged)}; '
-            'they are marked `damaged` in JSON and CSV, and their poses are of no worth',
+            'they are marked `damaged` in JSON and CSV, and their poses are unreliable',
             file=sys.stderr,
         )
     if stated not in (None, frames):
-        print(f'warning: {video}: {frames} frames could be read, the file states {stated}', file=sys.stderr)
+        print(f'warning: {video}: {frames} frames could be read, but the file states {stated}', file=sys.stderr)
 
 
 def requested_boxes(box: str | None, files: Sequence[str], videos: int) -> list[tuple[str, np.ndarray | None]]:
@@ -149,15 +149,17 @@ def requested_boxes(box: str | None, files: Sequence[str], videos: int) -> list[
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
     trained.define_flags(values, pretrained.DEFAULT)
-    out = 'Folder for the results; if not given <run>/predictions, with a model that is no run ./predictions.'
+    out = 'Output folder. Default: <run>/predictions, or ./predictions if the model is not a run.'
     flags.DEFINE_string('out', None, out, flag_values=values)
     box = "The person's box in the first frame of every video: x0,y0,x1,y1 in pixels."
     flags.DEFINE_string('box', None, box, flag_values=values)
-    boxes = 'File of boxes, JSON or CSV: one (the first frame) or one a frame. With several videos repeat it, one each, in order.'
+    boxes = (
+        'File of boxes, JSON or CSV: one (for the first frame) or one per frame. With several videos, repeat it in their order.'
+    )
     flags.DEFINE_multi_string('boxes', [], boxes, flag_values=values)
-    refine = 'A trained HANet that refines the poses, named as a model is; the whole video is seen first.'
+    refine = 'A trained HANet that refines the poses, named like --model. The whole video is processed first.'
     flags.DEFINE_string('refine', None, refine, flag_values=values)
-    ahead = 'With --refine: each refined pose waits for this many frames, and no more of the video is held.'
+    ahead = 'With --refine: each refined pose waits for this many frames only, instead of the whole video.'
     flags.DEFINE_integer('look_ahead', None, ahead, lower_bound=0, flag_values=values)
     flags.DEFINE_list('outputs', list(SUFFIXES), f'What to write: {", ".join(SUFFIXES)}, or some of them.', flag_values=values)
 
@@ -173,7 +175,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
         raise InputError(f'--outputs={",".join(kinds)}: choose some of {", ".join(SUFFIXES)}')
     boxes = requested_boxes(options.box, options.boxes, len(videos))
     if options.look_ahead is not None and options.refine is None:
-        raise InputError('--look_ahead belongs to --refine, which is not given')
+        raise InputError('--look_ahead needs --refine')
     found = trained.open_trained(reference, options.checkpoint)
     out = pathlib.Path(options.out).expanduser() if options.out else (found.folder or pathlib.Path()) / 'predictions'
     model = ready(found)

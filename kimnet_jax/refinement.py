@@ -98,7 +98,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     ours, theirs = open_split(config, 'train'), open_split(config, 'eval')
     notes = _overlap_notes(ours, theirs)
     if poses.overlapping(ours.pairs, theirs.pairs) and not config['dataset']['allow_overlap']:
-        raise InputError(f'{notes[-1]} Choose others, or, if you mean it, set config.dataset.allow_overlap=True')
+        raise InputError(f'{notes[-1]} Choose others or, if this is intended, set config.dataset.allow_overlap=True')
 
     def train_stream(step: int) -> Generator[tuple[Batch, Batch], None, None]:
         batches = poses.train_batches(

@@ -1,7 +1,7 @@
 """Trains and evaluates the rows of the paper's Tables III to VI: `python -m kimnet_jax.reproduce all [--preset tiny]`.
 
-Each run is a `kimnet_jax.train` in `<workdir>/<config>/<preset>/<row>/seed<k>`. Started again with the same command, finished
-runs are skipped and the others go on where they stopped. Prints our numbers beside the paper's (docs/reproduce.md).
+Each run is a `kimnet_jax.train` in `<workdir>/<config>/<preset>/<row>/seed<k>`. Rerunning the same command skips finished runs
+and resumes the others. Prints our numbers beside the paper's (docs/reproduce.md).
 """
 
 import functools
@@ -63,7 +63,7 @@ def reproduce(names: Sequence[str], settings: Sequence[str], options: flags.Flag
             print(f'{len(slots)} at a time on {devices}', flush=True)
         failures, number = runs.train_all(commands, slots, METRIC, lock)
         if number:
-            print(f'stopped by {signal.Signals(number).name}; the same command goes on from here')
+            print(f'stopped by {signal.Signals(number).name}; rerun the same command to resume')
             return 128 + number
         files: list[pathlib.Path] = []
         for name, report in make_reports(names, [*commands], failures, preset).items():
@@ -90,9 +90,11 @@ def make_reports(
         f'{tables.percent(_mean_pose(training, source))} here.'
     )
     notes = schema.report_notes(training, source)
-    notes.append('Ours is the evaluation at the end of training, not the best checkpoint: to choose on the test split flatters.')
+    notes.append(
+        'Ours is the evaluation at the end of training, not the best checkpoint: choosing on the test split would flatter it.'
+    )
     if dataset['name'] != 'penn_action' or preset != 'full':
-        notes.append("The paper's numbers are of its full networks on Penn Action: compare gaps with gaps, not the numbers.")
+        notes.append("The paper's numbers are for its full networks on Penn Action: compare the gaps, not the numbers.")
     scores: dict[str, dict[int, float]] = {}
     for run, result in results.items():
         for row in (run.row, *(row for row, same in SAME[preset].items() if same == run.row)):
@@ -130,21 +132,21 @@ def _check_settings(folder: pathlib.Path, settings: Sequence[str]) -> None:
     before = json.loads(file.read_text()) if file.exists() else now
     if before != now and any(folder.glob('*/*/config.json')):
         there, here = (' '.join(part) or 'none' for part in (before, now))
-        raise InputError(f'{folder} holds runs with other settings (there {there}; now {here}): choose another --workdir')
+        raise InputError(f'{folder} contains runs with other settings (there {there}; now {here}): choose another --workdir')
     write_text(file, json.dumps(now, indent=2) + '\n')
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
-    config = 'As of kimnet_jax.train, but for its arguments row, model and preset. Fields are passed on: --config.FIELD=VALUE.'
+    config = 'As for kimnet_jax.train, without the arguments row, model and preset. Fields are passed on: --config.FIELD=VALUE.'
     flags.DEFINE_string('config', 'configs/kinetic_puppets.py', config, flag_values=values)
     flags.DEFINE_enum('preset', 'tiny', list(SAME), 'Size of the networks.', flag_values=values)
-    steps = f'Length of each training; if not given {STEPS["tiny"]} at preset tiny, at the others what the config says.'
+    steps = f'Length of each training. Default: {STEPS["tiny"]} at preset tiny, otherwise what the config says.'
     flags.DEFINE_integer('steps', None, steps, lower_bound=1, flag_values=values)
     flags.DEFINE_float('epochs', None, 'The same in epochs.', lower_bound=0.0, flag_values=values)
-    flags.DEFINE_integer('seeds', 3, 'Trainings of each row, with the seeds 0, 1, ...', lower_bound=1, flag_values=values)
-    flags.DEFINE_string('workdir', 'runs/reproduce', 'Folder of the runs and the tables.', flag_values=values)
-    jobs = 'Runs at a time; if not given one on each GPU, one on a machine without.'
+    flags.DEFINE_integer('seeds', 3, 'Trainings per row, with seeds 0, 1, ...', lower_bound=1, flag_values=values)
+    flags.DEFINE_string('workdir', 'runs/reproduce', 'Folder for the runs and the tables.', flag_values=values)
+    jobs = 'Runs at a time. Default: one per GPU, or one without GPUs.'
     flags.DEFINE_integer('jobs', None, jobs, lower_bound=1, flag_values=values)
 
 

@@ -90,9 +90,9 @@ def define_flags(values: flags.FlagValues, default: str | None = None) -> None:
     """The flags of every command that takes a trained network."""
     known = ', '.join(pretrained.catalogue())
     model = f'The network: {known} (see `kimnet models`), the folder of a training run, or a file of weights.'
-    model += f' If not given {default}.' if default else ''
+    model += f' Default: {default}.' if default else ''
     flags.DEFINE_string('model', None, model, flag_values=values)
-    flags.DEFINE_string('workdir', None, 'Folder of a training run, as --model takes it too.', flag_values=values)
+    flags.DEFINE_string('workdir', None, 'Folder of a training run; the same as --model.', flag_values=values)
     checkpoint = "Which checkpoint of a run: 'best', 'last' or a step."
     flags.DEFINE_string('checkpoint', 'best', checkpoint, flag_values=values)
 
@@ -118,7 +118,7 @@ def open_trained(reference: str | pathlib.Path, checkpoint: str = 'best') -> Tra
     if path.is_file():
         return _of_file(path, name)
     names = ', '.join(pretrained.catalogue())
-    raise InputError(f'{name}: no folder of a run, no file of weights, and no pretrained model of that name; those are {names}')
+    raise InputError(f'{name}: not the folder of a run, a weight file or a pretrained model; the pretrained models are {names}')
 
 
 def _of_run(folder: pathlib.Path, checkpoint: str) -> Trained:
@@ -133,7 +133,7 @@ def _of_file(file: pathlib.Path, name: str) -> Trained:
     arrays, metadata, _ = read_weights(file)
     if RECORD not in metadata:
         raise InputError(
-            f'{name}: weights alone, without the settings they were trained with; begin a run with them '
+            f'{name}: only weights, without the settings they were trained with; make a run of them '
             f'(kimnet_jax.train --config.init.model={name} --config.train.epochs=0), and give its folder'
         )
     config, skeleton = parse_record(metadata[RECORD], f'{name}: metadata {RECORD!r}')
