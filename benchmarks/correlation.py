@@ -22,12 +22,14 @@ from flax import nnx
 from data_pipelines import schema
 from data_pipelines.loader import eval_batches
 from data_pipelines.transforms import DataConfig
-from kimnet_jax import occlusion, trained
+from kimnet_jax.core.command import run_command
 from kimnet_jax.core.config import make
-from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import normalise
 from kimnet_jax.metrics import PoseMetrics, contrast
 from kimnet_jax.models import KMM, KIMNet
+from kimnet_jax.tasks.occlusion import predictor
+from kimnet_jax.tasks.trained import Trained, open_trained
 from kimnet_jax.training.state import Weights, split_model
 
 
@@ -87,13 +89,13 @@ def changed(model: KIMNet, what: str) -> KIMNet:
 def measure(model: KIMNet, config: Mapping[str, Any], clips: schema.ClipSource) -> PoseMetrics:
     """The metrics on all clips, without masks."""
     metrics = PoseMetrics(clips.skeleton, len(clips))
-    for i, pose in enumerate(occlusion.predictor(model, config, clips)(None)):
+    for i, pose in enumerate(predictor(model, config, clips)(None)):
         example = clips[i]
         metrics.update(i, pose, example['joints'], example['visible'], example['boxes'])
     return metrics
 
 
-def judge(found: trained.Trained, data_dir: str | None = None, split: str | None = None) -> dict[str, Any]:
+def judge(found: Trained, data_dir: str | None = None, split: str | None = None) -> dict[str, Any]:
     """Statistics, mPCK@0.2 by torso with its interval, and the differences from it, in percent."""
     model, config = found.load(), found.config
     if not isinstance(model, KIMNet) or not isinstance(model.transition.temporal, KMM):
@@ -130,7 +132,7 @@ def main() -> None:
     result: dict[str, Any] = {}
     for reference in args.model.split(','):
         name = pathlib.Path(reference).stem
-        result[name] = judge(trained.open_trained(reference), args.data_dir, args.split)
+        result[name] = judge(open_trained(reference), args.data_dir, args.split)
         print(json.dumps({name: result[name]}, indent=2), flush=True)
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + '\n')

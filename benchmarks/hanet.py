@@ -29,7 +29,7 @@ from kimnet_jax.core.pose_windows import WindowConfig
 from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.models.hanet import PRESETS as CONFIGS
 from kimnet_jax.models.hanet import HANetConfig
-from kimnet_jax.training import refinement, state
+from kimnet_jax.training import refinement_steps, state
 
 ONE, MANY = 'one window', 'windows'
 CONTENDERS = (JAX, EAGER, COMPILED)  # channels_last means nothing to poses
@@ -83,11 +83,11 @@ def _jax_training(case: Case) -> Prepared:
     model = sides.jax_network(case)
     graph, weights = state.split_model(model, training=True)
     optimizer, schedule = make_adam()
-    train = refinement.make_train_step(
+    train = refinement_steps.make_train_step(
         graph,
         optimizer,
         schedule,
-        refinement.LossConfig(),
+        refinement_steps.LossConfig(),
         interval=case.config.interval,
         seed=0,
         accumulate=1,
@@ -157,7 +157,7 @@ def _torch_training(contender: str, case: Case) -> Prepared:
 
 def torch_loss(final: Tensor, refined: Tensor, truth: Tensor, interval: int) -> Tensor:
     """`losses.hanet_loss` of whole windows, its learning `detached`."""
-    config = refinement.LossConfig()
+    config = refinement_steps.LossConfig()
 
     def share(difference: Tensor) -> Tensor:
         return difference.abs().sum((0, 1)) / truth.numel()

@@ -21,10 +21,10 @@ import numpy as np
 from data_pipelines import backgrounds, schema
 from data_pipelines.clips import Window
 from data_pipelines.transforms import Augmentation, DataConfig, crop_window
-from kimnet_jax import trained
 from kimnet_jax.core import heatmap
 from kimnet_jax.core.image import normalise
 from kimnet_jax.inference.tracking import TrackerConfig
+from kimnet_jax.tasks.trained import open_trained
 from kimnet_jax.training.state import split_model
 
 BATCH = 16
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument('--windows', type=int, default=4, help='of each clip')
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path(__file__).parent / 'results')
     args = parser.parse_args()
-    found = trained.open_trained(args.model)
+    found = open_trained(args.model)
     name, _, config = args.dataset.partition('/')
     clips = schema.open_clips(args.data_dir, name, config, args.split)
     data = DataConfig(frames=2, input_size=found.config['data']['input_size'], box_scale=found.config['data']['box_scale'])

@@ -24,7 +24,8 @@ from tensorflow_datasets.scripts.cli import cli_utils
 from data_pipelines import checksums, schema
 from data_pipelines.builders import BUILDERS, import_builder
 from data_pipelines.clip_builder import leak_of
-from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.command import run_command
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import locked
 
 FILE_FORMAT = 'array_record'

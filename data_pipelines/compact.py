@@ -31,7 +31,8 @@ from data_pipelines import build, schema
 from data_pipelines.builders import import_builder
 from data_pipelines.clip_builder import ClipReader
 from data_pipelines.transforms import DataConfig
-from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.command import run_command
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, square_of_box
 from kimnet_jax.core.image import decode_image, opencv
 from kimnet_jax.core.types import Array, Example

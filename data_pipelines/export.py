@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.schema import ClipSource, open_clips
-from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.command import run_command
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import work_folder
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example

@@ -4,93 +4,17 @@ Compares a network with its PyTorch twin module by module, through one training 
 disagrees and why, and writes a report. Ends with status 1 where something is outside the tolerances.
 """
 
-import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 
-from kimnet_jax.core.errors import InputError, parse_flags, run_command
+from kimnet_jax import command_line
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.interop import import_torch
-from kimnet_jax.interop.convert import Weights, described, from_torch
 from kimnet_jax.interop.networks import NETWORKS
-from kimnet_jax.interop.weight_files import read_weights
-from kimnet_jax.reporting import parity_report
-from kimnet_jax.training.compilation import keep_compiled
-from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-
-STEPS = {'tiny': 100, 'full': 1}
-STEPS_OF_ALL = {'float32': 20, 'bfloat16': 1}  # of every network in the table
-
-
-def compare(
-    model: str,
-    preset: str,
-    dtype: str,
-    *,
-    steps: int,
-    rate: float,
-    weights: Weights | None = None,
-    entries: Any = None,
-) -> dict[str, Any]:
-    """One comparison; the report's values."""
-    from kimnet_jax.interop import parity  # torch is an extra
-
-    network = NETWORKS[model]
-    config = network.presets[preset] if weights is None else weights.config
-    result = parity.compare(
-        network, config, weights=weights, entries=entries, dtype=dtype, steps=steps, optimizer=adam(rate), rate=rate
-    )
-    return {'model': model, 'preset': preset if weights is None else 'own weights', **result}
-
-
-def adam(rate: float) -> Any:
-    """The optimizer of our training without its schedule and clipping, which PyTorch's side has not."""
-    config = OptimizerConfig('constant', rate, clip_norm=0.0)
-    return make_optimizer(config, make_schedule(config, steps=1, steps_per_epoch=1))
-
-
-def compare_all(out: pathlib.Path, rate: float) -> bool:
-    """Every network in every precision that it has, small: the table. Returns whether all are within the tolerances."""
-    from kimnet_jax.interop import parity
-
-    results = []
-    for model, network in NETWORKS.items():
-        for dtype, steps in STEPS_OF_ALL.items():
-            if dtype in parity.precisions(network):
-                results.append(compare(model, 'tiny', dtype, steps=steps, rate=rate))
-                print(f'{model} in {dtype}: {parity_report.verdict(results[-1])}', flush=True)
-                jax.clear_caches()  # no two networks share a program
-    print(parity_report.summary(results))
-    print('written:', *parity_report.write_summary(out, results))
-    return all(result['passed'] for result in results)
-
-
-def compare_one(options: flags.FlagValues) -> bool:
-    """The network that the flags name. Returns whether it is within the tolerances."""
-    weights, entries, model = None, None, options.model
-    if options.weights:
-        file = pathlib.Path(options.weights).expanduser()
-        arrays, metadata, notes = read_weights(file)
-        weights = described(metadata, arrays, file)
-        if weights is None:
-            weights, lines, _ = from_torch(model, arrays)
-            entries, notes = arrays, [*notes, *lines]
-        if weights.network != model:
-            raise InputError(f'{file}: weights of {weights.network!r}; say --model {weights.network}')
-        for line in notes:
-            print(line)
-    steps = STEPS[options.preset] if options.steps is None else options.steps
-    result = compare(
-        model, options.preset, options.dtype, steps=steps, rate=options.learning_rate, weights=weights, entries=entries
-    )
-    name = f'{model}_{pathlib.Path(options.weights).name if weights else options.preset}_{options.dtype}'
-    files = parity_report.write(options.out, name, result)
-    print(parity_report.render(result).partition('\n## Modules')[0])
-    print('written:', *files)
-    return result['passed']
+from kimnet_jax.tasks.parity import compare_all, compare_one
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -113,21 +37,23 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     """Compares as the flags say; the exit status."""
-    if len(argv) > 1:
-        raise InputError(f'unexpected argument {argv[1]!r}')
+    command_line.refuse_arguments(argv)
     if (options.model is None) != options.all:
         raise InputError(f'give either --all or --model, one of {", ".join(NETWORKS)}')
     import_torch()
+    out, file = pathlib.Path(options.out), pathlib.Path(options.weights).expanduser() if options.weights else None
     with jax.default_matmul_precision(options.matmul_precision):
-        passed = compare_all(pathlib.Path(options.out), options.learning_rate) if options.all else compare_one(options)
+        if options.all:
+            passed = compare_all(out, options.learning_rate)
+        else:
+            rate, steps = options.learning_rate, options.steps
+            passed = compare_one(options.model, options.preset, options.dtype, out, rate=rate, steps=steps, file=file)
     return 0 if passed else 1
 
 
 def cli() -> None:
     """Entry point of the console script."""
-    define_flags(flags.FLAGS)
-    keep_compiled()
-    app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
+    command_line.start(run, define_flags)
 
 
 if __name__ == '__main__':

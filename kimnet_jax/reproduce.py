@@ -5,118 +5,17 @@ and resumes the others. Prints our numbers beside the paper's (docs/reproduce.md
 """
 
 import functools
-import json
 import pathlib
-import re
-import signal
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from absl import app, flags
 
-from data_pipelines import schema
-from kimnet_jax.core.errors import InputError, parse_flags, run_command
-from kimnet_jax.core.files import write_text
-from kimnet_jax.metrics import MEAN, PoseMetrics
-from kimnet_jax.reporting import reference, tables
-from kimnet_jax.reporting.comparison import METRIC, comparison, render
+from kimnet_jax import command_line
+from kimnet_jax.core.command import run_command
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.reporting.paper import ABLATIONS
-from kimnet_jax.training import runs, workdir
-
-TRAIN = (sys.executable, '-m', 'kimnet_jax.train')
-STEPS = {'tiny': 500}  # where neither --steps nor --epochs is given; at the other presets as the config says
-SAME = {  # preset -> row -> the row that is the same network
-    'tiny': {'encoder_resnet18': 'kimnet'},
-    'small': {'encoder_resnet18': 'kimnet'},
-    'full': {'encoder_resnet50': 'kimnet'},
-}
-
-
-def reproduce(names: Sequence[str], settings: Sequence[str], options: flags.FlagValues) -> int:
-    """Trains, evaluates and reports as the flags say; returns the exit status.
-
-    Args:
-        names: of the tables, keys of `paper.ABLATIONS`.
-        settings: `--config.FIELD=VALUE` for every run.
-        options: the other flags.
-    """
-    preset, (path, _, argument) = options.preset, options.config.partition(':')
-    settings = [*_length(options), *settings]
-    label = '_'.join([pathlib.Path(path).stem, *re.findall(r'\w+', argument.replace('=', ''))])
-    folder = pathlib.Path(options.workdir).expanduser().resolve() / label / preset
-    rows = [SAME[preset].get(row.name, row.name) for name in names for row in ABLATIONS[name].rows]
-    commands = {}
-    for seed in range(options.seeds):
-        for row in rows:
-            config = f'{path}:{",".join(filter(None, (argument, f"preset={preset}", f"row={row}")))}'
-            run = runs.Run(row, seed, folder / row / f'seed{seed}')
-            commands[run] = [*TRAIN, f'--config={config}', f'--workdir={run.folder}', f'--config.seed={seed}', *settings]
-
-    with runs.alone(folder) as lock:
-        _check_settings(folder, settings)
-        finished = sum(run.result() is not None for run in commands)
-        print(f'{len(commands)} runs, {finished} of them finished; log of each: {folder}/ROW/seedN/log.txt')
-        slots: list[dict[str, str]] = []
-        if finished < len(commands):
-            slots, devices = runs.find_slots(options.jobs)
-            print(f'{len(slots)} at a time on {devices}', flush=True)
-        failures, number = runs.train_all(commands, slots, METRIC, lock)
-        if number:
-            print(f'stopped by {signal.Signals(number).name}; rerun the same command to resume')
-            return 128 + number
-        files: list[pathlib.Path] = []
-        for name, report in make_reports(names, [*commands], failures, preset).items():
-            print(f'\n{render(report)}')
-            files += tables.write_report(folder, name, report, render)
-        print('written:', *files)
-    return 1 if failures else 0
-
-
-def make_reports(
-    names: Sequence[str], done: Sequence[runs.Run], failures: Mapping[runs.Run, str], preset: str
-) -> dict[str, dict[str, Any]]:
-    """Table -> its report, of the runs that have ended well; nothing where none has."""
-    results = {run: result for run in done if (result := run.result())}
-    if not results:
-        return {}
-    some, last = next(iter(results.items()))
-    dataset = workdir.read_config(some.folder)[0]['dataset']
-    built = dataset['data_dir'], dataset['name'], dataset['config']
-    training, source = (schema.open_clips(*built, dataset[f'{part}_split']) for part in ('train', 'eval'))
-    subject = (
-        f'{dataset["name"]}/{dataset["config"]}, split {dataset["eval_split"]}: {last["clips"]} clips, {last["frames"]} frames. '
-        f'Preset `{preset}`, {last["step"]} steps. The mean pose of the training clips scores '
-        f'{tables.percent(_mean_pose(training, source))} here.'
-    )
-    notes = schema.report_notes(training, source)
-    notes.append(
-        'Ours is the evaluation at the end of training, not the best checkpoint: choosing on the test split would flatter it.'
-    )
-    if dataset['name'] != 'penn_action' or preset != 'full':
-        notes.append("The paper's numbers are for its full networks on Penn Action: compare the gaps, not the numbers.")
-    scores: dict[str, dict[int, float]] = {}
-    for run, result in results.items():
-        for row in (run.row, *(row for row, same in SAME[preset].items() if same == run.row)):
-            scores.setdefault(row, {})[run.seed] = result[METRIC]
-    reports = {}
-    for name in names:
-        rows = {SAME[preset].get(row.name, row.name) for row in ABLATIONS[name].rows}
-        missing = [f'Missing: `{run.row}` of seed {run.seed}, {why}' for run, why in failures.items() if run.row in rows]
-        reports[name] = comparison(name, scores, subject=subject, notes=[*notes, *missing])
-    return reports
-
-
-def _mean_pose(training: schema.ClipSource, source: schema.ClipSource) -> float:
-    """mPCK of the mean pose, a share of 1: what a network that does not look at the frames can reach."""
-    examples = (training[i] for i in range(len(training)))
-    mean = reference.mean_pose((example['joints'], example['visible'], example['boxes']) for example in examples)
-    metrics = PoseMetrics(source.skeleton, len(source))
-    for i in range(len(source)):
-        example = source[i]
-        pose = reference.place_pose(mean, example['boxes'])
-        metrics.update(i, pose, example['joints'], example['visible'], example['boxes'])
-    return metrics.compute()['torso']['pck']['0.2'][MEAN]
+from kimnet_jax.tasks.reproduction import SAME, STEPS, reproduce
 
 
 def _length(options: flags.FlagValues) -> list[str]:
@@ -124,16 +23,6 @@ def _length(options: flags.FlagValues) -> list[str]:
         return [f'--config.train.epochs={options.epochs}', '--config.train.steps=0']
     steps = options.steps or STEPS.get(options.preset)
     return [f'--config.train.steps={steps}'] if steps else []
-
-
-def _check_settings(folder: pathlib.Path, settings: Sequence[str]) -> None:
-    """Raises `InputError` where the folder holds runs with others; those of `workdir.FREE` change no number."""
-    file, now = folder / 'settings.json', [part for part in settings if not part[len('--config.') :].startswith(workdir.FREE)]
-    before = json.loads(file.read_text()) if file.exists() else now
-    if before != now and any(folder.glob('*/*/config.json')):
-        there, here = (' '.join(part) or 'none' for part in (before, now))
-        raise InputError(f'{folder} contains runs with other settings (there {there}; now {here}): choose another --workdir')
-    write_text(file, json.dumps(now, indent=2) + '\n')
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -168,7 +57,9 @@ def run(argv: Sequence[str], settings: Sequence[str], options: flags.FlagValues)
     for part in options.config.partition(':')[2].split(','):
         if part.partition('=')[0] in ('row', 'model', 'preset'):
             raise InputError(f'--config {options.config}: leave {part} out; the tables have the rows, --preset the size')
-    return reproduce([*ABLATIONS] if 'all' in asked else list(dict.fromkeys(asked)), settings, options)
+    names = [*ABLATIONS] if 'all' in asked else list(dict.fromkeys(asked))
+    given = command_line.values_of(options, 'config', 'preset', 'seeds', 'jobs')
+    return reproduce(names, [*_length(options), *settings], workdir=pathlib.Path(options.workdir), **given)
 
 
 def cli() -> None:
@@ -176,7 +67,7 @@ def cli() -> None:
     define_flags(flags.FLAGS)
     settings = [part for part in sys.argv if part.startswith('--config.')]
     argv = [part for part in sys.argv if not part.startswith('--config.')]
-    parse = functools.partial(parse_flags, flags.FLAGS)
+    parse = functools.partial(command_line.parse_flags, flags.FLAGS)
     app.run(lambda rest: run_command(run, rest, settings, flags.FLAGS), argv=argv, flags_parser=parse)
 
 

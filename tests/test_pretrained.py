@@ -12,11 +12,12 @@ from data_pipelines.backgrounds import background_window
 from data_pipelines.builders import import_builder
 from data_pipelines.clips import Window
 from data_pipelines.transforms import Augmentation, DataConfig, crop_window
-from kimnet_jax import predict, pretrained, trained
+from kimnet_jax import pretrained
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import encode_png
 from kimnet_jax.inference.predictor import predict_poses
 from kimnet_jax.interop.weight_files import read_weights, write_weights
+from kimnet_jax.tasks import heatmaps, trained
 
 pytestmark = pytest.mark.quick_compilation
 
@@ -26,7 +27,7 @@ SIZE = 192
 
 @pytest.fixture(scope='module')
 def model():
-    return predict.ready(trained.open_trained(VIDEO))
+    return heatmaps.load(trained.open_trained(VIDEO))
 
 
 def poses_of(model, frames):

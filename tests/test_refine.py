@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from absl import flags
 
-from kimnet_jax import refine, refinement
-from kimnet_jax.core.errors import run_command
+from kimnet_jax import refine
+from kimnet_jax.core.command import run_command
 from kimnet_jax.core.pose_windows import WindowConfig, refine_causally
 from kimnet_jax.core.skeleton import PENN_ACTION
 from kimnet_jax.inference.predictor import FramePose
 from kimnet_jax.inference.refiner import PoseRefiner, RefinementStream, refine_video
+from kimnet_jax.tasks import refinement
 
 SIZE = (120, 160)
 J = PENN_ACTION.num_joints
@@ -85,7 +86,8 @@ def command(refiner, monkeypatch):
     def run(*argv) -> int:
         values = flags.FlagValues()
         trained = refinement.TrainedRefiner(refiner, 'penn_action', {'model': 'hanet', 'workdir': 'W', 'step': 7})
-        monkeypatch.setattr(refinement, 'load', lambda workdir, checkpoint: trained)
+        monkeypatch.setattr(refine, 'open_trained', lambda reference, checkpoint: None)
+        monkeypatch.setattr(refinement, 'load', lambda found: trained)
         refine.define_flags(values)
         with pytest.raises(SystemExit) as caught:
             run_command(refine.run, values(['refine', '--workdir', 'W', *map(str, argv)]), values)

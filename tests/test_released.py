@@ -6,9 +6,9 @@ import golden
 import numpy as np
 import pytest
 
-from kimnet_jax import released
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB
+from kimnet_jax.released import metrics as released
 
 RPSTN = {'penn_action': (13, 2, 7), 'jhmdb': (15, 4, 5)}  # joints, the two of the torso
 FILES = {'penn_action': 'eval_rpstn_penn_action', 'jhmdb': 'eval_rpstn_sub_jhmdb'}

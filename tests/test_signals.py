@@ -12,7 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROGRAM = """
 import ctypes, pathlib, sys, time
-from kimnet_jax.core.errors import run_command
+from kimnet_jax.core.command import run_command
 from kimnet_jax.core.files import work_folder
 
 def main():

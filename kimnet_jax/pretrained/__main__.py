@@ -2,7 +2,8 @@
 
 import sys
 
-from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.command import run_command
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.pretrained import DEFAULT, catalogue
 
 

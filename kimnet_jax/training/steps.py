@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,16 @@ class TargetConfig:
             raise InputError(f'config.target.centre={self.centre!r}: choose one of {", ".join(get_args(Target))}')
         if self.outside not in get_args(Outside):
             raise InputError(f'config.target.outside={self.outside!r}: choose one of {", ".join(get_args(Outside))}')
+
+
+class Stepping(NamedTuple):
+    """What every train step is made with, but for its network and loss: see `make_train_step`."""
+
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    accumulate: int
+    average_decay: float
+    mesh: Mesh
 
 
 def make_train_step(

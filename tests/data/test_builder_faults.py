@@ -34,7 +34,7 @@ STOPPED = """
 import os, pathlib, sys, time
 from data_pipelines import build, images
 from data_pipelines.builders.penn_action import penn_action_dataset_builder as builder
-from kimnet_jax.core.errors import run_command
+from kimnet_jax.core.command import run_command
 
 def wait(path, *args):
     if '0002' in str(path):

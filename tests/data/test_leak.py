@@ -9,8 +9,8 @@ from fake_jhmdb import LENGTHS, write_jhmdb
 from configs import sub_jhmdb
 from data_pipelines import build, schema
 from data_pipelines.builders.sub_jhmdb import layout
-from kimnet_jax import train
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.tasks import heatmaps
 
 
 def run(root: pathlib.Path, data_dir: pathlib.Path, dataset: str) -> None:
@@ -84,7 +84,7 @@ def refusal(built: pathlib.Path, folder: pathlib.Path, **dataset: object) -> str
     config.dataset.update(data_dir=str(built), **dataset)
     config.eval.select = 'nothing'
     with pytest.raises(InputError) as caught:
-        train.train(config, folder)
+        heatmaps.train(config.to_dict(), folder)
     assert not any(folder.iterdir())
     return str(caught.value)
 

@@ -10,13 +10,16 @@ import pytest
 from absl import flags
 from dots import draw, person
 
-from kimnet_jax import predict, refinement
-from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax import predict
+from kimnet_jax.core.command import run_command
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig
 from kimnet_jax.core.video import read_frames
 from kimnet_jax.inference.outputs import PoseOutputs
 from kimnet_jax.inference.refiner import PoseRefiner
-from kimnet_jax.predict import VideoPoses, predict_videos, requested_boxes
+from kimnet_jax.predict import requested_boxes
+from kimnet_jax.tasks import refinement, videos
+from kimnet_jax.tasks.videos import VideoPoses, predict_videos
 
 WALK = [(40 + 3 * t, 60) for t in range(12)]
 WHOLE = [('the whole frame', None)]
@@ -33,13 +36,13 @@ def command(trained, tmp_path, monkeypatch):
 
     def run(*argv: str) -> int:
         values = flags.FlagValues()
-        found, open_trained = types.SimpleNamespace(folder=tmp_path / 'run'), predict.trained.open_trained
+        found, open_trained = types.SimpleNamespace(folder=tmp_path / 'run'), predict.open_trained
 
-        def open_run(reference, checkpoint):
-            return found if reference == str(found.folder) else open_trained(reference, checkpoint)
+        def open_run(reference, checkpoint='best'):
+            return found if reference in (str(found.folder), 'W2') else open_trained(reference, checkpoint)
 
-        monkeypatch.setattr(predict.trained, 'open_trained', open_run)
-        monkeypatch.setattr(predict, 'ready', lambda found: trained)
+        monkeypatch.setattr(predict, 'open_trained', open_run)
+        monkeypatch.setattr(videos, 'load', lambda found: trained)
         predict.define_flags(values)
         with pytest.raises(SystemExit) as caught:
             run_command(predict.run, values(['predict', '--workdir', str(tmp_path / 'run'), *argv]), values)
@@ -175,7 +178,7 @@ def refined_by_shift(monkeypatch, skeleton):
     """What `--refine` loads: a network that moves everything by a tenth of the box, to the right."""
     refiner = PoseRefiner(np.float32(0.1), lambda shift, poses, mask: poses.at[..., ::2].add(shift), WindowConfig(3))
     trained = refinement.TrainedRefiner(refiner, skeleton.name, {'model': 'hanet', 'step': 5})
-    monkeypatch.setattr(refinement, 'load', lambda folder, checkpoint: trained)
+    monkeypatch.setattr(refinement, 'load', lambda found: trained)
 
 
 @pytest.mark.parametrize('look_ahead', [None, 0, 2])
@@ -198,7 +201,7 @@ def test_bad_refinement(command, trained, monkeypatch, tmp_path, capfd):
     assert '--look_ahead needs --refine' in capfd.readouterr().err
     assert command('v.mp4', '--refine', str(tmp_path / 'none')) == 2
     assert 'none: not the folder of a run' in capfd.readouterr().err
-    other = refinement.TrainedRefiner(None, 'jhmdb', {})
-    monkeypatch.setattr(refinement, 'load', lambda folder, checkpoint: other)
+    other = refinement.TrainedRefiner(None, 'jhmdb', {'weights': 'W2'})
+    monkeypatch.setattr(refinement, 'load', lambda found: other)
     assert command('v.mp4', '--refine', 'W2') == 2
     assert "--refine W2: refines poses of 'jhmdb'" in capfd.readouterr().err

@@ -12,7 +12,8 @@ from absl import flags
 from flax import nnx
 
 from kimnet_jax import convert
-from kimnet_jax.core.errors import InputError, run_command
+from kimnet_jax.core.command import run_command
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.interop.convert import check_complete, described, forward_error, from_torch, make_config, to_torch
 from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.interop.pixels import RELEASED as RELEASED_PIXELS

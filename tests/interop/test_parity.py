@@ -25,6 +25,7 @@ from kimnet_jax.interop.parity.training import Trajectory, strayed
 from kimnet_jax.interop.parity.traps import traps
 from kimnet_jax.models import layers
 from kimnet_jax.reporting import parity_report
+from kimnet_jax.tasks.parity import adam
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +153,7 @@ def test_a_wrong_gradient_is_found():
 
 
 def compare_zoo(*, steps, **planted):
-    return compare(zoo.NETWORK, zoo.ZooConfig(**planted), steps=steps, optimizer=parity.adam(1e-3), rate=1e-3)
+    return compare(zoo.NETWORK, zoo.ZooConfig(**planted), steps=steps, optimizer=adam(1e-3), rate=1e-3)
 
 
 def test_training_goes_the_same_way():

@@ -10,11 +10,12 @@ import signal
 import sys
 
 from kimnet_jax import train
+from kimnet_jax.tasks import heatmaps
 
 moment, number, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 del sys.argv[1:4]
 count = 0
-eval_batches = train.eval_batches
+eval_batches = heatmaps.eval_batches
 
 
 def happens(what: str) -> None:
@@ -41,5 +42,5 @@ def watched_eval_batches(*args, **kwargs):
 
 
 sys.addaudithook(watch)
-train.eval_batches = watched_eval_batches
+heatmaps.eval_batches = watched_eval_batches
 train.cli()

@@ -8,7 +8,9 @@ from absl import flags
 from conftest import ROOT
 
 from kimnet_jax import evaluate, train
-from kimnet_jax.core.errors import InputError, parse_flags, run_command
+from kimnet_jax.command_line import parse_flags
+from kimnet_jax.core.command import run_command
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.training import workdir as run_folder
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*load_module:DeprecationWarning')  # how ml_collections reads a config file

@@ -10,13 +10,13 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from configs import kinetic_puppets
-from kimnet_jax import train
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, LSP, Skeleton
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.models import PerFrame, abstract_model
 from kimnet_jax.models.layers import BatchNorm, conv
 from kimnet_jax.models.weights import assign, flatten, initialise
+from kimnet_jax.tasks import heatmaps
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import InitConfig, initialise_parts
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -314,7 +314,7 @@ def test_a_run_begins_with_another_and_goes_on_without_it(data_dir, tmp_path, ca
     """A network of images alone, then a video model from it, which is started again when the first run is gone."""
     models = {'pose_resnet': functools.partial(PerFrame, Part), 'kimnet': Chain}
     for name in ('build_model', 'abstract_model'):
-        monkeypatch.setattr(train, name, lambda fields, num_joints, **options: models[fields.name](num_joints, rngs=nnx.Rngs(0)))
+        monkeypatch.setattr(heatmaps, name, lambda fields, num_joints, **_: models[fields['name']](num_joints, rngs=nnx.Rngs(0)))
 
     def settings(model: str) -> ConfigDict:
         config = kinetic_puppets.get_config(f'preset=tiny,model={model}')
@@ -325,12 +325,12 @@ def test_a_run_begins_with_another_and_goes_on_without_it(data_dir, tmp_path, ca
         config.loader.threads = 1
         return config
 
-    assert train.train(settings('pose_resnet'), tmp_path / 'alone') == 0
+    assert heatmaps.train(settings('pose_resnet').to_dict(), tmp_path / 'alone') == 0
     assert json.loads((tmp_path / 'alone/config.json').read_text())['initial_weights'] == []
     config = settings('kimnet')
     config.init.pose_initializer = str(tmp_path / 'alone')
     capsys.readouterr()
-    assert train.train(config, tmp_path / 'chain') == 0
+    assert heatmaps.train(config.to_dict(), tmp_path / 'chain') == 0
     told = [f'pose_initializer: weights of {tmp_path}/alone, checkpoint of step 1']
     assert told[0] in capsys.readouterr().out
     record = json.loads((tmp_path / 'chain/config.json').read_text())
@@ -338,7 +338,7 @@ def test_a_run_begins_with_another_and_goes_on_without_it(data_dir, tmp_path, ca
     assert record['config']['init']['pose_initializer'] == str(tmp_path / 'alone')
 
     (tmp_path / 'alone').rename(tmp_path / 'gone')
-    assert train.train(config, tmp_path / 'chain') == 0
+    assert heatmaps.train(config.to_dict(), tmp_path / 'chain') == 0
     shown = capsys.readouterr().out
     assert 'resuming after step 1' in shown
     assert 'weights of' not in shown

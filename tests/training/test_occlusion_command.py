@@ -10,9 +10,11 @@ from absl import flags
 
 from data_pipelines import schema
 from data_pipelines.occlusion import Occlusion
-from kimnet_jax import evaluate, occlusion, trained
-from kimnet_jax.core.errors import run_command
+from kimnet_jax import evaluate, occlusion
+from kimnet_jax.core.command import run_command
 from kimnet_jax.interop.weight_files import read_weights, write_weights
+from kimnet_jax.tasks import trained
+from kimnet_jax.tasks.occlusion import names_of, predictor
 from kimnet_jax.training.checkpoint import Checkpoints
 
 
@@ -95,7 +97,7 @@ def test_without_masks_it_is_the_evaluation(report, workdir):
 def test_numbers_are_of_poses_on_masked_frames(report, workdir, clips):
     """The table's numbers from the poses themselves."""
     found = trained.open_trained(workdir)
-    predict = occlusion.predictor(found.load(), found.config, clips, 3)
+    predict = predictor(found.load(), found.config, clips, 3)
     part = Occlusion('joints', 3, seed=4, side=0.3)
     masked, plain = predict(part), predict(None)
     hits, counts = {'occluded': 0, 'visible': 0, 'unmasked': 0}, {'occluded': 0, 'visible': 0, 'unmasked': 0}
@@ -216,7 +218,7 @@ def test_names_tell_networks_apart(tmp_path, monkeypatch):
     }
     monkeypatch.chdir(tmp_path)
     for references, expected in names.items():
-        assert occlusion._names(references.split(',')) == expected
+        assert names_of(references.split(',')) == expected
 
 
 def test_as_a_command(workdir, run, tmp_path):

@@ -15,15 +15,17 @@ from configs import hanet
 from data_pipelines.pose_files import read_predictions, write_predictions
 from data_pipelines.poses import Estimates, NoiseConfig, NoisyPairs, PoseConfig, pair_with_truth, train_batches
 from data_pipelines.schema import open_clips
-from kimnet_jax import evaluate, refinement
+from kimnet_jax import evaluate
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.models import abstract_refiner, build_refiner
+from kimnet_jax.tasks import refinement
+from kimnet_jax.tasks.trained import open_trained
 from kimnet_jax.training import loop
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from kimnet_jax.training.refinement import DEVICE_KEYS, LossConfig, make_train_step, measure
+from kimnet_jax.training.refinement_steps import DEVICE_KEYS, LossConfig, make_train_step, measure
 from kimnet_jax.training.state import create_state, split_model
 
 FIELDS = {'interval': 2, 'window': 2, 'width': 8, 'levels': 1, 'heads': 4, 'activation': 'relu', 'pre_norm': False}
@@ -142,7 +144,7 @@ def test_evaluation_has_every_row(hanet_run, capsys):
 
 def test_a_loaded_run_refines_as_its_evaluation(hanet_run, data_dir, tmp_path):
     evaluate_run(hanet_run, checkpoint='last', predictions=tmp_path / 'refined.npz')
-    trained = refinement.load(hanet_run, 'last')
+    trained = refinement.load(open_trained(hanet_run, 'last'))
     assert (trained.skeleton, trained.about['model'], trained.about['step']) == ('jhmdb', 'hanet', 4)
     pairs = refinement.open_split(tiny_config(data_dir), 'eval').pairs
     for i, one in enumerate(read_predictions(str(tmp_path / 'refined.npz'), 'jhmdb')):
@@ -150,7 +152,7 @@ def test_a_loaded_run_refines_as_its_evaluation(hanet_run, data_dir, tmp_path):
         found = trained.refiner(estimates.joints, estimates.boxes, estimates.image_size)
         np.testing.assert_allclose(found, one.joints, atol=1e-3)  # pixels
     with pytest.raises(InputError, match='not a run'):
-        refinement.load(tmp_path, 'best')
+        refinement.load(open_trained(tmp_path))
 
 
 def test_released_protocol(hanet_run, capsys):

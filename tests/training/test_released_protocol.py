@@ -9,7 +9,7 @@ import pytest
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB
-from kimnet_jax.reporting.released_protocol import COLUMNS, TRUTH, Crop, OneWindow, measure, released_report, render
+from kimnet_jax.released.rpstn import COLUMNS, TRUTH, Crop, OneWindow, measure, released_report, render
 from kimnet_jax.reporting.tables import MEAN_POSE, RANDOM
 
 CROP = Crop(input_size=256, box_scale=1.0, stride=4)

@@ -18,7 +18,8 @@ from configs.models import ROWS
 from kimnet_jax import reproduce
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.reporting.paper import ABLATIONS, Ablation, AblationRow
-from kimnet_jax.training import runs
+from kimnet_jax.tasks import reproduction
+from kimnet_jax.training import sweep
 
 METRIC = 'torso/pck/0.2/mPCK'
 # what a row does is in the file PLAY; each start leaves a line in the file CALLS
@@ -116,14 +117,14 @@ class Fake:
 
 
 def devices(monkeypatch, backend: str, count: int) -> None:
-    monkeypatch.setattr(runs, 'DEVICES', (sys.executable, '-c', f'print("{backend}", {count})'))
+    monkeypatch.setattr(sweep, 'DEVICES', (sys.executable, '-c', f'print("{backend}", {count})'))
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch, data_dir) -> Fake:
     script = tmp_path / 'fake_train.py'
     script.write_text(FAKE.replace('METRIC', METRIC).replace('SCORES', repr(SCORES)))
-    monkeypatch.setattr(reproduce, 'TRAIN', (sys.executable, str(script)))
+    monkeypatch.setattr(reproduction, 'TRAIN', (sys.executable, str(script)))
     for name, value in {'PLAY': 'play.json', 'CALLS': 'calls.txt'}.items():
         monkeypatch.setenv(name, str(tmp_path / value))
     monkeypatch.setenv('DATA', str(data_dir))
@@ -139,7 +140,7 @@ def test_rows_that_tables_share_run_once_and_not_again(fake, capsys):
     assert [(row, seed) for row, seed, *_ in calls] == [(row, seed) for seed in (0, 1) for row in rows]
     given = calls[0][3]
     assert given['config'] == 'configs/kinetic_puppets.py:preset=tiny,row=kmm_share_qk'
-    assert given['config.train.steps'] == str(reproduce.STEPS['tiny'])
+    assert given['config.train.steps'] == str(reproduction.STEPS['tiny'])
     shown = capsys.readouterr().out
     assert ' 1/16 kmm_share_qk' in shown
     assert f'{METRIC} 0.5000' in shown
@@ -164,7 +165,7 @@ def test_a_row_that_is_another_one_in_a_preset_runs_once(fake):
 
 
 def test_same_is_what_the_configs_say():
-    for preset, same in reproduce.SAME.items():
+    for preset, same in reproduction.SAME.items():
         models = {}
         for row in ROWS:
             config = common.base()
@@ -238,7 +239,7 @@ def test_the_second_interrupt_kills(fake):
 def test_a_killed_reproduce_leaves_no_run_at_work(tmp_path):
     (tmp_path / 'parent.py').write_text(f"""
 import pathlib, signal, sys, time
-from kimnet_jax.training import runs
+from kimnet_jax.training import sweep
 folder = pathlib.Path({str(tmp_path)!r})
 child = (
     'import pathlib, signal, sys, time;'
@@ -246,7 +247,7 @@ child = (
     'pathlib.Path(sys.argv[1], "at work").touch(); time.sleep(60)'
 )
 with (folder / '.lock').open('w') as lock:
-    runs._start(runs.Run('kimnet', 0, folder), [sys.executable, '-c', child, str(folder)], {{}}, lock)
+    sweep._start(sweep.Run('kimnet', 0, folder), [sys.executable, '-c', child, str(folder)], {{}}, lock)
     time.sleep(60)
 """)
 
@@ -275,26 +276,26 @@ def test_slots():
     def gpus(slots: list[dict[str, str]]) -> list[str]:
         return [slot['CUDA_VISIBLE_DEVICES'] for slot in slots]
 
-    assert gpus(runs.make_slots('gpu', 3, None, {})) == ['0', '1', '2']
-    assert gpus(runs.make_slots('gpu', 3, 2, {})) == ['0', '1']
-    assert gpus(runs.make_slots('gpu', 2, None, {'CUDA_VISIBLE_DEVICES': '3,5'})) == ['3', '5']
-    crowded = runs.make_slots('gpu', 1, 2, {})
+    assert gpus(sweep.make_slots('gpu', 3, None, {})) == ['0', '1', '2']
+    assert gpus(sweep.make_slots('gpu', 3, 2, {})) == ['0', '1']
+    assert gpus(sweep.make_slots('gpu', 2, None, {'CUDA_VISIBLE_DEVICES': '3,5'})) == ['3', '5']
+    crowded = sweep.make_slots('gpu', 1, 2, {})
     assert gpus(crowded) == ['0', '0']
     assert all(slot['XLA_PYTHON_CLIENT_PREALLOCATE'] == 'false' for slot in crowded)
-    assert runs.make_slots('cpu', 1, None, {}) == runs.make_slots('tpu', 8, None, {}) == [{}]
-    assert runs.make_slots('cpu', 1, 2, {}) == [{}, {}]
+    assert sweep.make_slots('cpu', 1, None, {}) == sweep.make_slots('tpu', 8, None, {}) == [{}]
+    assert sweep.make_slots('cpu', 1, 2, {}) == [{}, {}]
     with pytest.raises(InputError, match=r'--jobs 2: the TPU'):
-        runs.make_slots('tpu', 8, 2, {})
+        sweep.make_slots('tpu', 8, 2, {})
 
 
 def test_no_device_is_explained(fake, monkeypatch):
-    monkeypatch.setattr(runs, 'DEVICES', (sys.executable, '-c', 'raise RuntimeError("no driver")'))
+    monkeypatch.setattr(sweep, 'DEVICES', (sys.executable, '-c', 'raise RuntimeError("no driver")'))
     with pytest.raises(InputError, match='JAX finds no device: RuntimeError: no driver'):
         fake('table6')
 
 
 def test_one_command_at_a_time_in_a_folder(fake):
-    with runs.alone(fake.run('').parents[0]), pytest.raises(InputError, match='other runs are using this folder'):
+    with sweep.alone(fake.run('').parents[0]), pytest.raises(InputError, match='other runs are using this folder'):
         fake('table6')
 
 

@@ -16,11 +16,12 @@ from test_refinement import evaluate_run
 from configs import hanet
 from data_pipelines.array_files import read_npz
 from data_pipelines.smpl_files import read_body
-from kimnet_jax import refine, refinement
 from kimnet_jax.core import smpl
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.metrics import SpatialMetrics
+from kimnet_jax.tasks import refinement
+from kimnet_jax.tasks.trained import open_trained
 
 pytestmark = pytest.mark.quick_compilation
 
@@ -64,7 +65,7 @@ def spatial(tmp_path_factory) -> Run:
     )
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         evaluate_run(run, checkpoint='last', predictions=predictions)
-    return Run(run, refinement.load(run, 'last'), detected, true, predictions, printed.getvalue())
+    return Run(run, refinement.load(open_trained(run, 'last')), detected, true, predictions, printed.getvalue())
 
 
 def test_evaluation_in_3d(spatial):
@@ -89,7 +90,7 @@ def test_files_in_3d(spatial, tmp_path):
     rows = [{'frame': i, 'joints': pose.tolist(), 'mark': 5} for i, pose in enumerate(raw[0])]
     (tmp_path / 'a.json').write_text(json.dumps({'about': {'skeleton': 'points17', 'unit': 'mm'}, 'frames': rows}))
     sources = {'b.json': tmp_path / 'a.json', 'b.npz': spatial.detected, 'c.npz': spatial.predictions}
-    assert refine.refine_files(spatial.trained, [(source, tmp_path / target) for target, source in sources.items()]) == 0
+    assert refinement.refine_files(spatial.trained, [(source, tmp_path / target) for target, source in sources.items()]) == 0
     data = json.loads((tmp_path / 'b.json').read_text())
     joints = np.array([row['joints'] for row in data['frames']])
     assert data['about']['unit'] == 'mm'
@@ -123,9 +124,9 @@ def test_files_that_do_not_fit(spatial, tmp_path, capsys):
         'poses come in .json or .npz',
     )
     for (source, target), message in zip(pairs, messages, strict=True):
-        assert refine.refine_files(spatial.trained, [(source, tmp_path / target)]) == 2
+        assert refinement.refine_files(spatial.trained, [(source, tmp_path / target)]) == 2
         assert message in capsys.readouterr().err
-    assert refine.refine_files(spatial.trained, [(spatial.detected, tmp_path / 'x.json')]) == 2
+    assert refinement.refine_files(spatial.trained, [(spatial.detected, tmp_path / 'x.json')]) == 2
     assert "let its name end in '.npz', too" in capsys.readouterr().err
     assert not list(tmp_path.glob('x.*'))
 
@@ -151,8 +152,8 @@ def test_rotations(tmp_path, capsys):
     with pytest.raises(InputError, match=r'config\.poses\.smpl_file: .*none\.pkl: no such file'):
         refinement.train(config, tmp_path / 'other')
     body_file(tmp_path).unlink()
-    trained = refinement.load(tmp_path / 'run', 'last')  # needs no body
-    assert refine.refine_files(trained, [(detected, tmp_path / 'refined.npz')]) == 0
+    trained = refinement.load(open_trained(tmp_path / 'run', 'last'))  # needs no body
+    assert refinement.refine_files(trained, [(detected, tmp_path / 'refined.npz')]) == 0
     poses = read_npz(tmp_path / 'refined.npz')['pose']
     assert [pose.shape for pose in poses] == [(5, 72), (4, 72), (3, 72)]
     assert np.isfinite(np.concatenate(poses)).all()

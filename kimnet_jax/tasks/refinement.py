@@ -1,17 +1,16 @@
-"""What the commands do for a run of HANet: opened data, the trained network, training and evaluation (docs/refine.md)."""
+"""Networks that refine sequences of poses: HANet (docs/refine.md)."""
 
 import pathlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
 from flax import nnx
 
 from data_pipelines import pose_files, poses, schema, sequence_files, smpl_files
 from data_pipelines.loader import prefetch_to_device
-from kimnet_jax import trained
 from kimnet_jax.core.config import check_finite, make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position
@@ -21,14 +20,25 @@ from kimnet_jax.core.types import Batch
 from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.metrics import PoseMetrics
-from kimnet_jax.models import HANetConfig, abstract_refiner, build_refiner, count_parameters
+from kimnet_jax.models import HANet, HANetConfig, abstract_refiner, build_refiner
 from kimnet_jax.models.weights import initialise
-from kimnet_jax.reporting import reference, released_refinement, smoothing, tables
-from kimnet_jax.training import evaluation, loop, refinement, session, sharding
-from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.released import hanet
+from kimnet_jax.reporting import reference, smoothing, tables
+from kimnet_jax.tasks import fit
+from kimnet_jax.tasks.reports import EvaluationRequest, publish
+from kimnet_jax.tasks.trained import Trained
+from kimnet_jax.training import evaluation, sharding
 from kimnet_jax.training.initial import InitConfig, initialise_parts
-from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from kimnet_jax.training.refinement_steps import (
+    DEVICE_KEYS,
+    LossConfig,
+    RefinementEvaluator,
+    make_train_step,
+    measure,
+    metrics_of,
+)
 from kimnet_jax.training.state import Weights, split_model
+from kimnet_jax.training.steps import Stepping
 
 OURS = 'HANet (ours)'
 
@@ -94,14 +104,14 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
 
     # data
     settings, windows = make(poses.PoseConfig, config['poses'], 'poses'), windows_of(config)
-    loss = make(refinement.LossConfig, config['loss'], 'loss')
+    loss = make(LossConfig, config['loss'], 'loss')
     ours, theirs = open_split(config, 'train'), open_split(config, 'eval')
     notes = _overlap_notes(ours, theirs)
     if poses.overlapping(ours.pairs, theirs.pairs) and not config['dataset']['allow_overlap']:
         raise InputError(f'{notes[-1]} Choose others or, if this is intended, set config.dataset.allow_overlap=True')
 
-    def train_stream(step: int) -> Generator[tuple[Batch, Batch], None, None]:
-        batches = poses.train_batches(
+    def batches(step: int) -> Generator[tuple[Batch, Batch], None, None]:
+        stream = poses.train_batches(
             ours.pairs,
             settings,
             windows,
@@ -111,112 +121,88 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return prefetch_to_device(batches, sharding.split(mesh), refinement.DEVICE_KEYS)
+        return prefetch_to_device(stream, sharding.split(mesh), DEVICE_KEYS)
 
     # model
     skeleton = ours.pairs.skeleton
-    _check_settings(config, theirs)
-    if loss.space == 'smpl_joints' and ours.pairs.body is None:
+    if config['eval']['batch_size'] < 1:
+        raise InputError(f'config.eval.batch_size={config["eval"]["batch_size"]}: must be 1 or more')
+    fit.check_settings(config, list(_scores(metrics_of(skeleton, 0, plane=theirs.plane).compute())))
+    body = ours.pairs.body if loss.space == 'smpl_joints' else None
+    if loss.space == 'smpl_joints' and body is None:
         raise InputError("config.loss.space='smpl_joints': only poses of config.poses.kind='smpl' have such joints")
     model = build_refiner(config['model'], channels=skeleton.num_joints * ours.dims, dtype=config['dtype'], seed=config['seed'])
-    begun = bool(Checkpoints(folder, read_only=True).steps())
     init = InitConfig(model=config['init']['model'], partial=config['init']['partial'])
-    origin = None if begun else initialise_parts(model, init, initialise, read_weights)
-    eval_graph, _ = split_model(model, training=False)
-    train_graph, weights = split_model(model, training=True)
 
-    # steps
-    plan = loop.make_plan(
-        len(ours.pairs),
-        config['train']['batch_size'],
-        **{key: config['train'][key] for key in ('epochs', 'steps', 'eval_every', 'save_every')},
-    )
-    optimizer_config = make(OptimizerConfig, config['optimizer'], 'optimizer')
-    schedule = make_schedule(
-        optimizer_config, steps=plan.steps or optimizer_config.accumulate, steps_per_epoch=plan.steps_per_epoch
-    )
-    optimizer = make_optimizer(optimizer_config, schedule)
-    train_step = refinement.make_train_step(
-        train_graph,
-        optimizer,
-        schedule,
-        loss,
-        body=ours.pairs.body if loss.space == 'smpl_joints' else None,
-        interval=model.config.interval,
-        seed=config['seed'],
-        accumulate=optimizer_config.accumulate,
-        average_decay=config['train']['average_decay'],
-        mesh=mesh,
-    )
-    evaluator = refinement.RefinementEvaluator(eval_graph, theirs.pairs, windows, batch_size=config['eval']['batch_size'])
+    def make_step(graph: nnx.GraphDef, stepping: Stepping) -> fit.TrainStep:
+        return make_train_step(
+            graph, loss=loss, body=body, interval=model.config.interval, seed=config['seed'], **stepping._asdict()
+        )
 
-    def evaluate(weights: Weights, check: Callable[[], None]) -> dict[str, float]:
-        return _scores(evaluator(weights, check).compute())
+    def make_evaluate(graph: nnx.GraphDef) -> Callable[[Weights, Callable[[], None]], dict[str, float]]:
+        evaluator = RefinementEvaluator(graph, theirs.pairs, windows, batch_size=config['eval']['batch_size'])
+        return lambda weights, check: _scores(evaluator(weights, check).compute())
 
-    return session.run(
-        folder,
+    return fit.fit(
         config,
-        skeleton=skeleton.name,
-        origin=origin,
-        weights=weights,
-        optimizer=optimizer,
+        folder,
         mesh=mesh,
-        plan=plan,
-        told=[f'{count_parameters(model) / 1e6:.2f} M parameters, {config["dtype"]}; {len(ours.pairs)} clips', *notes],
-        train_step=train_step,
-        batches=train_stream,
-        evaluate=evaluate,
-        clip_name=lambda clip: ours.pairs.names[clip],
+        model=model,
+        skeleton=skeleton.name,
+        clips=ours.pairs.names,
+        notes=notes,
+        initialise=lambda: initialise_parts(model, init, initialise, read_weights),
+        make_step=make_step,
+        make_evaluate=make_evaluate,
+        batches=batches,
     )
 
 
-def evaluate(found: trained.Trained, out: pathlib.Path, options: flags.FlagValues) -> None:
-    """Evaluates HANet with every baseline beside it, and writes its report to the folder `out`."""
-    given = [key for key in ('chain_length', 'decoding') if options[key].value is not None]
+def evaluate(found: Trained, request: EvaluationRequest) -> None:
+    """Evaluates HANet with every baseline beside it, and writes the report.
+
+    Raises `InputError` where the request is none of a network that reads poses.
+    """
+    given = [key for key in ('chain_length', 'decoding') if getattr(request, key) is not None]
     if given:
         raise InputError(f'--{given[0]}: {found.name} is HANet, which reads poses and no video')
     config = found.config
-    split, windows = open_split(config, 'eval', data_dir=options.data_dir, split=options.split), windows_of(config)
-    training = open_split(config, 'train', data_dir=options.data_dir)
-    pairs, dims, interval = split.pairs, split.dims, config['model']['interval']
-    model = found.fill(abstract_refiner(config['model'], channels=pairs.skeleton.num_joints * dims, dtype=config['dtype']))
-    graph, weights = split_model(model, training=False)
+    split, windows = open_split(config, 'eval', data_dir=request.data_dir, split=request.split), windows_of(config)
+    training = open_split(config, 'train', data_dir=request.data_dir)
+    pairs, interval = split.pairs, config['model']['interval']
+    graph, weights = split_model(_network(found, split.dims), training=False)
     weights = sharding.put(weights, sharding.make_mesh())
-    batch_size = config['eval']['batch_size'] if options.batch_size is None else options.batch_size
-    evaluator = refinement.RefinementEvaluator(graph, pairs, windows, batch_size=batch_size)
+    batch_size = config['eval']['batch_size'] if request.batch_size is None else request.batch_size
+    evaluator = RefinementEvaluator(graph, pairs, windows, batch_size=batch_size)
 
-    source, part = config['poses'], options.split or config['dataset']['eval_split']
+    source, part = config['poses'], request.split or config['dataset']['eval_split']
     data = source['eval'] if source['source'] == 'sequences' else f'{config["dataset"]["name"]}/{config["dataset"]["config"]}'
     title = f'HANet on {data}' + ('' if split.clips is None else f', split {part}, poses of {_origin(config)}')
     name = f'{"eval" if split.clips is None else part}_step{found.step}'
     notes = [*_overlap_notes(training, split), f'Checkpoint of step {found.step} of {found.name}.']
-    if options.protocol == 'released':
+    if request.protocol == 'released':
         if not split.plane:
             raise InputError('--protocol released: this run refines poses in 3D, and the protocol is of 2D')
         functions = evaluator.function(weights), evaluator.function(weights, 'refined')
-        result = released_refinement.released_report(title, pairs, functions, windows, interval=interval, notes=notes)
-        name, text = f'{name}_released', released_refinement.render
+        result = hanet.released_report(title, pairs, functions, windows, interval=interval, notes=notes)
+        publish(request.out, f'{name}_released', result, hanet.render)
+        return
+    refined = list(evaluator.predict(weights))
+    rows: dict[str, Iterable[tuple[int, np.ndarray]]] = {OURS: refined}
+    rows |= {key: _filtered(pairs, one) for key, one in smoothing.baselines(interval).items()}
+    if split.plane:
+        rows |= _reference_poses(pairs, training.pairs)
+    measured = {key: measure(pairs, predictions) for key, predictions in rows.items()}
+    notes.append(f'Windows of {windows.length} frames, one every {windows.step}; each frame their interquartile mean.')
+    notes += _measure_notes(config)
+    if request.predictions:
+        _write(request.predictions, pairs, refined, found.about)
+    if split.plane:
+        rows_2d = {key: tables.Row.of(metrics) for key, metrics in measured.items() if isinstance(metrics, PoseMetrics)}
+        publish(request.out, name, tables.report(title, rows_2d, notes=notes), smoothing.render_refinement)
     else:
-        refined = list(evaluator.predict(weights))
-        rows: dict[str, Iterable[tuple[int, np.ndarray]]] = {OURS: refined}
-        rows |= {key: _filtered(pairs, one) for key, one in smoothing.baselines(interval).items()}
-        if split.plane:
-            rows |= _reference_poses(pairs, training.pairs)
-        measured = {key: refinement.measure(pairs, predictions) for key, predictions in rows.items()}
-        notes.append(f'Windows of {windows.length} frames, one every {windows.step}; each frame their interquartile mean.')
-        notes += _measure_notes(config)
-        if split.plane:
-            rows_2d = {key: tables.Row.of(metrics) for key, metrics in measured.items() if isinstance(metrics, PoseMetrics)}
-            result = tables.report(title, rows_2d, notes=notes)
-            text = smoothing.render_refinement
-        else:
-            result = smoothing.spatial_report(title, {key: metrics.compute() for key, metrics in measured.items()}, notes)
-            text = smoothing.render_spatial
-        if options.predictions:
-            _write(pathlib.Path(options.predictions).expanduser(), pairs, refined, found.about)
-    print(text(result))
-    name = name.replace('[', '_').replace(']', '').replace(':', '')
-    print('written:', *tables.write_report(out, name, result, text))
+        result = smoothing.spatial_report(title, {key: metrics.compute() for key, metrics in measured.items()}, notes)
+        publish(request.out, name, result, smoothing.render_spatial)
 
 
 class TrainedRefiner(NamedTuple):
@@ -261,32 +247,51 @@ class TrainedRefiner(NamedTuple):
         return refined
 
 
-def load(reference: str | pathlib.Path, checkpoint: str) -> TrainedRefiner:
-    """A trained HANet (`trained.open_trained`). Raises `InputError` where there is none."""
-    found = trained.open_trained(reference, checkpoint)
+def load(found: Trained) -> TrainedRefiner:
+    """A trained HANet, ready for poses. Raises `InputError` where it is another network."""
     if found.kind != 'hanet':
         raise InputError(f'{found.name}: {found.kind!r}, which refines no poses; give one of HANet')
     config = found.config
     settings = make(poses.PoseConfig, config['poses'], 'poses')
-    channels = found.skeleton.num_joints * poses.DIMS[settings.kind]
-    model = found.fill(abstract_refiner(config['model'], channels=channels, dtype=config['dtype']))
-    graph, weights = split_model(model, training=False)
+    graph, weights = split_model(_network(found, poses.DIMS[settings.kind]), training=False)
     refiner = PoseRefiner(weights, lambda weights, poses, mask: nnx.merge(graph, *weights)(poses, mask).final, windows_of(config))
     return TrainedRefiner(refiner, found.skeleton.name, found.about, settings.kind, settings.root)
 
 
-def _check_settings(config: Mapping[str, Any], split: Split) -> None:
-    """What would otherwise come to light late."""
-    if not 0 <= config['seed'] < 2**32:
-        raise InputError(f'config.seed={config["seed"]}: must be 0 to 2**32 - 1')
-    for section, field, least in (('train', 'log_every', 1), ('eval', 'batch_size', 1)):
-        if config[section][field] < least:
-            raise InputError(f'config.{section}.{field}={config[section][field]}: must be {least} or more')
-    if not 0 <= config['train']['average_decay'] < 1:
-        raise InputError(f'config.train.average_decay={config["train"]["average_decay"]}: must be 0 (none) or more, and below 1')
-    known = list(_scores(refinement.metrics_of(split.pairs.skeleton, 0, plane=split.plane).compute()))
-    if config['eval']['select'] not in known:
-        raise InputError(f'config.eval.select={config["eval"]["select"]!r}: no such metric; known: {", ".join(known)}')
+def refine_file(refiner: TrainedRefiner, source: pathlib.Path, target: pathlib.Path) -> int:
+    """Refines a file of poses, `.json` or `.npz`, into another of the same form; returns its frames.
+
+    All but the poses stays as it was; `refined` says by what. Raises `InputError` naming the file and the field.
+    """
+    if target.suffix != source.suffix:
+        raise InputError(f'{target}: the file becomes one of the form of {source}; let its name end in {source.suffix!r}, too')
+    found = pose_files.open_pose_file(source, refiner.kind)
+    if found.skeleton != refiner.skeleton:
+        raise InputError(
+            f'{source}: poses of {found.skeleton!r}; {refiner.about["weights"]} refines those of {refiner.skeleton!r}'
+        )
+    if not any(np.isfinite(one.joints).all(-1).any() for one in found.clips):
+        raise InputError(f'{source}: no joint in any of its frames; there is nothing to refine')
+    joints = [refiner.refine(one, str(source)) for one in found.clips]
+    found.write(target, joints, refiner.about)
+    return sum(map(len, joints))
+
+
+def refine_files(refiner: TrainedRefiner, files: Sequence[tuple[pathlib.Path, pathlib.Path]]) -> int:
+    """Refines (source, target) after (source, target); one that fails is reported, the others go on. The exit status: 0 or 2."""
+    failed = 0
+    for source, target in files:
+        try:
+            print(f'{source}: {refine_file(refiner, source, target)} frames -> {target}')
+        except InputError as error:
+            failed += 1
+            print(f'error: {error}; nothing was written for it', file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _network(found: Trained, dims: int) -> HANet:
+    channels = found.skeleton.num_joints * dims
+    return found.fill(abstract_refiner(found.config['model'], channels=channels, dtype=found.config['dtype']))
 
 
 def _scores(result: dict[str, Any]) -> dict[str, float]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
-from absl import flags
 from flax import nnx
 
 from kimnet_jax import pretrained
@@ -22,7 +21,6 @@ from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import NETWORK
 from kimnet_jax.training.workdir import parse_record, read_config
 
-flags.disclaim_key_flags()  # those defined here are the calling command's, and in its --help
 Network = TypeVar('Network', bound=nnx.Module)
 RECORD, STEP = 'run', 'step'  # metadata of a file: the `config.json` of the run it is of, and the step
 
@@ -55,6 +53,11 @@ class Trained:
         """What files say of it."""
         return {'model': self.kind, 'weights': self.name, 'step': self.step}
 
+    def require_skeleton(self, other: Skeleton, source: str) -> None:
+        """Raises `InputError` where the clips of `source` have other joints."""
+        if other != self.skeleton:
+            raise InputError(f'{self.name}: finds the joints of {self.skeleton.name!r}, {source} has those of {other.name!r}')
+
     def load(self, dtype: str | None = None) -> VideoModel:
         """The network of videos in eval mode; `dtype` instead of `config.dtype`. Raises `InputError` where it is none."""
         if self.kind in REFINERS:
@@ -74,27 +77,6 @@ class Trained:
             raise InputError(f'{self.name}: {error}') from error
         model.eval()
         return model
-
-
-def requested(model: str | None, workdir: str | None, default: str | None = None) -> str:
-    """What `--model` and `--workdir` of a command name; `default` where neither is given. Raises `InputError`."""
-    if model is not None and workdir is not None:
-        raise InputError('--model and --workdir: give one of them; both name the trained network')
-    found = model if model is not None else workdir if workdir is not None else default
-    if not found:
-        raise InputError('--model is needed: the name of a pretrained model, the folder of a run, or a file of weights')
-    return found
-
-
-def define_flags(values: flags.FlagValues, default: str | None = None) -> None:
-    """The flags of every command that takes a trained network."""
-    known = ', '.join(pretrained.catalogue())
-    model = f'The network: {known} (see `kimnet models`), the folder of a training run, or a file of weights.'
-    model += f' Default: {default}.' if default else ''
-    flags.DEFINE_string('model', None, model, flag_values=values)
-    flags.DEFINE_string('workdir', None, 'Folder of a training run; the same as --model.', flag_values=values)
-    checkpoint = "Which checkpoint of a run: 'best', 'last' or a step."
-    flags.DEFINE_string('checkpoint', 'best', checkpoint, flag_values=values)
 
 
 def open_trained(reference: str | pathlib.Path, checkpoint: str = 'best') -> Trained:

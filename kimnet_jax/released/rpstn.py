@@ -1,4 +1,4 @@
-"""RPSTN's released evaluation of a run, to judge numbers of its kind: one window of a clip, by `kimnet_jax.released`."""
+"""RPSTN's released evaluation of a run, to judge numbers of its kind: one window of a clip, by `released.metrics`."""
 
 import dataclasses
 import pathlib
@@ -10,7 +10,7 @@ import numpy as np
 from kimnet_jax.core import geometry, heatmap
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array, Example
-from kimnet_jax.released import RPSTN_FRAMES, peaks, rpstn_accuracy_of_peaks, rpstn_average, rpstn_corners
+from kimnet_jax.released.metrics import RPSTN_FRAMES, peaks, rpstn_accuracy_of_peaks, rpstn_average, rpstn_corners
 from kimnet_jax.reporting.tables import MEAN_POSE, RANDOM, table
 
 TRUTH = 'truth'  # as if it were a prediction

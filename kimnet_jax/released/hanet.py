@@ -1,4 +1,4 @@
-"""HANet's released evaluation of a run, to judge numbers of its kind, by `kimnet_jax.released`."""
+"""HANet's released evaluation of a run, to judge numbers of its kind, by `released.metrics`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from kimnet_jax.core.pose_windows import RefineFunction, WindowConfig, fill_gaps, reference_frame
-from kimnet_jax.released import HANET_THRESHOLDS, hanet_evaluate_2d, hanet_windows
+from kimnet_jax.released.metrics import HANET_THRESHOLDS, hanet_evaluate_2d, hanet_windows
 from kimnet_jax.reporting.tables import table
 
 ROWS = {
@@ -24,7 +24,7 @@ _WARNING = (
 
 
 class Pairs(Protocol):
-    """The clips of a split, see `training.refinement.Pairs`."""
+    """The clips of a split, see `training.refinement_steps.Pairs`."""
 
     def __len__(self) -> int: ...
 
@@ -34,7 +34,7 @@ class Pairs(Protocol):
 def measure(
     pairs: Pairs, functions: tuple[RefineFunction, RefineFunction], windows: WindowConfig, interval: int
 ) -> dict[str, float]:
-    """The means over clips of `released.hanet_evaluate_2d`.
+    """The means over clips of `released.metrics.hanet_evaluate_2d`.
 
     Args:
         pairs: of a split, 2D; missing joints are filled in by lines.

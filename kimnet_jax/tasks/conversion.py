@@ -1,0 +1,169 @@
+"""Weights from and to PyTorch (docs/weights.md)."""
+
+import dataclasses
+import pathlib
+from typing import Literal
+
+import numpy as np
+
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import get_skeleton
+from kimnet_jax.interop import has_torch, pixels
+from kimnet_jax.interop.convert import (
+    Weights,
+    check_complete,
+    describe,
+    described,
+    forward_error,
+    from_torch,
+    make_config,
+    to_torch,
+)
+from kimnet_jax.interop.networks import NETWORKS
+from kimnet_jax.interop.weight_files import PLAIN_SUFFIXES, TORCH_SUFFIXES, read_weights, suffix_of, write_weights
+from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.initial import NETWORK
+from kimnet_jax.training.workdir import read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionRequest:
+    """Attributes:
+    source: file of weights, or the folder of a run.
+    target: file to write; its ending gives the format.
+    model: which network; None: files of ours and runs tell it.
+    to: whose keys and layout to write; None: the other one than the source has.
+    part: take only the entries under this PyTorch name.
+    partial: leave out entries that the network does not have, and parts of it unfilled.
+    pixels: the release whose images the weights expect; None: images as ours.
+    template: the PyTorch file that the weights came from, whose keys are written.
+    skeleton: whose joints the weights have; None: runs and files of ours tell it.
+    checkpoint: of a run: `best`, `last` or a step.
+    verify: compare the outputs of both frameworks, where PyTorch is installed.
+    overwrite: replace the target if it exists.
+    """
+
+    source: pathlib.Path
+    target: pathlib.Path
+    model: str | None = None
+    to: Literal['flax', 'torch'] | None = None
+    part: str | None = None
+    partial: bool = False
+    pixels: str | None = None
+    template: pathlib.Path | None = None
+    skeleton: str | None = None
+    checkpoint: str = 'best'
+    verify: bool = True
+    overwrite: bool = False
+
+
+def convert(request: ConversionRequest) -> None:
+    """Reads, translates, checks and writes. Raises `InputError`."""
+    source, target = request.source, request.target
+    if target.exists() and not request.overwrite:
+        raise InputError(f'{target} already exists: choose another name, or pass --overwrite')
+    weights, entries, notes = _read(source, request)
+    to = request.to or ('flax' if weights is None else 'torch')
+    _check_flags(request, weights, target, to)
+    skeleton = request.skeleton or ('' if weights is None else weights.skeleton)
+    if weights is not None:
+        check_complete(weights)
+
+    # by way of PyTorch's entries, unless ours are only copied
+    unfilled: list[str] = []
+    if weights is None or to == 'torch' or request.part:
+        if weights is not None:
+            template = read_weights(request.template).arrays if request.template else None
+            entries, lines = to_torch(weights, template)
+            notes += lines
+        if request.part:
+            entries = _part(entries, request.part)
+        name = request.model or ('' if weights is None else weights.network)
+        config = None if weights is None or request.part else weights.config
+        weights, lines, unfilled = from_torch(name, entries, config=config, partial=request.partial)
+        notes += lines
+        if request.pixels:
+            entries = pixels.fold_pixels(entries, name, pixels.RELEASED[request.pixels])
+            weights, _, _ = from_torch(name, entries, config=weights.config, partial=request.partial)
+            notes.append('the first layer now accepts our images: R, G, B, normalised with the statistics of R, G, B')
+
+    # checks, then the file
+    weights = weights._replace(skeleton=skeleton)
+    _check_joints(weights)
+    for line in (*notes, *(f'stays unfilled: {path}' for path in unfilled), f'{weights.network}: {weights.config}'):
+        print(line)
+    if entries and not unfilled:
+        check_complete(weights)
+    if request.verify and entries and not request.partial and has_torch():
+        print(f'the outputs agree with PyTorch: relative error {forward_error(weights, entries):.1e}')
+    arrays, metadata = (entries, {}) if to == 'torch' else (weights.arrays, describe(weights))
+    write_weights(target, arrays, metadata)
+    print(f'{len(arrays)} arrays written to {target}')
+
+
+def _read(source: pathlib.Path, request: ConversionRequest) -> tuple[Weights | None, dict[str, np.ndarray], list[str]]:
+    """(ours, none, notes), or (None, PyTorch's entries, notes)."""
+    if source.is_dir():
+        trained, step = read_run(source, request.checkpoint)
+        return trained, {}, [f'checkpoint {step} of {source}']
+    if request.checkpoint != 'best' and source.is_file():
+        raise InputError(f'--checkpoint is for the folder of a run, which {source} is not')
+    arrays, metadata, notes = read_weights(source)
+    weights = described(metadata, arrays, source)
+    return (None, arrays, notes) if weights is None else (weights, {}, notes)
+
+
+def read_run(workdir: pathlib.Path, checkpoint: str) -> tuple[Weights, int]:
+    """The network of a training run at a checkpoint, and that one's step. Raises `InputError` where there is none."""
+    config, skeleton = read_config(workdir)
+    arrays, meta = Checkpoints(workdir, read_only=True).read_weights(checkpoint)
+    if all(path.startswith(NETWORK) for path in arrays):
+        arrays = {path.removeprefix(NETWORK): array for path, array in arrays.items()}
+    fields = {'num_joints': get_skeleton(skeleton).num_joints, **config['model']}
+    name = fields.pop('name', 'kimnet')
+    return Weights(name, make_config(name, fields), arrays, skeleton), meta['step']
+
+
+def _part(entries: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    prefix = name.rstrip('.') + '.'
+    part = {key.removeprefix(prefix): array for key, array in entries.items() if key.startswith(prefix)}
+    if not part:
+        names = dict.fromkeys(key.partition('.')[0] for key in entries)
+        raise InputError(f'--part={name}: no such part; there are {", ".join(names)}')
+    return part
+
+
+def _check_flags(request: ConversionRequest, weights: Weights | None, target: pathlib.Path, to: str) -> None:
+    """What would come to light too late, or never."""
+    if suffix_of(target) in TORCH_SUFFIXES and to == 'flax':
+        raise InputError(f'{target}: our weights are written as {" or ".join(PLAIN_SUFFIXES)}; for PyTorch, pass --to=torch')
+    if request.model is None and (weights is None or request.part):
+        raise InputError(f'--model is needed: one of {", ".join(NETWORKS)}')
+    if weights is not None and request.model not in (None, weights.network) and not request.part:
+        raise InputError(
+            f'--model={request.model}: {request.source} contains a {weights.network}; use --part to take a part of it'
+        )
+    if request.template and (weights is None or not (request.part or to == 'torch')):
+        raise InputError('--template is for converting our weights to PyTorch')
+    if request.partial and to == 'torch':
+        raise InputError('--partial is for converting to our weights; a PyTorch file is always written in full')
+    if request.skeleton and to == 'torch':
+        raise InputError('--skeleton is for converting to our weights; a PyTorch file has no place for it')
+    if request.skeleton and weights is not None and weights.skeleton not in ('', request.skeleton):
+        raise InputError(f'--skeleton={request.skeleton}: the joints of {request.source} are those of {weights.skeleton!r}')
+    if request.pixels and (weights is not None or request.model not in pixels.FOLDABLE):
+        raise InputError(f'--pixels is for the PyTorch weights of {", ".join(pixels.FOLDABLE)}')
+
+
+def _check_joints(weights: Weights) -> None:
+    joints = getattr(weights.config, 'num_joints', None)  # HANet has channels, a network of features has none
+    known = get_skeleton(weights.skeleton).num_joints if weights.skeleton else joints
+    if joints not in (None, known):
+        raise InputError(f'--skeleton={weights.skeleton}: it has {known} joints, these weights have {joints}')
+
+
+def list_networks() -> None:
+    """Prints what can be converted."""
+    for name, network in NETWORKS.items():
+        print(f'{name:17s} {network.origin}')
+    print(f'PyTorch: {", ".join((*TORCH_SUFFIXES, *PLAIN_SUFFIXES))}; ours: {", ".join(PLAIN_SUFFIXES)}, or the folder of a run')

@@ -1,0 +1,240 @@
+"""Networks that find joints in the frames of videos, by heatmaps: KIMNet and its family."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+import jax
+import numpy as np
+import tqdm
+from flax import nnx
+from jax.sharding import Mesh
+
+from data_pipelines import schema
+from data_pipelines.clips import Clips
+from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
+from data_pipelines.occlusion import Occlusion
+from data_pipelines.pose_files import write_predictions
+from data_pipelines.poses import Estimates
+from data_pipelines.transforms import DataConfig
+from kimnet_jax.core.config import check_finite, make
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.types import Array, Batch, Decoding
+from kimnet_jax.interop.weight_files import read_weights
+from kimnet_jax.metrics import PoseMetrics
+from kimnet_jax.models import abstract_model, build_model, check_input_size, network_name
+from kimnet_jax.models.weights import initialise
+from kimnet_jax.released import rpstn
+from kimnet_jax.reporting import reference, tables
+from kimnet_jax.tasks import fit
+from kimnet_jax.tasks.reports import EvaluationRequest, publish
+from kimnet_jax.tasks.trained import Trained
+from kimnet_jax.tasks.videos import load
+from kimnet_jax.training import evaluation, loop, sharding
+from kimnet_jax.training.initial import InitConfig, initialise_parts
+from kimnet_jax.training.state import Weights, split_model
+from kimnet_jax.training.steps import Stepping, TargetConfig, make_train_step
+
+__all__ = ['evaluate', 'load', 'make_evaluator', 'train']
+WHOLE = {'sub_jhmdb': 316}  # clips of the data set that the paper's numbers are of
+
+
+def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
+    """Runs the training that a config describes; returns the exit status."""
+    check_finite(config, 'config')
+    mesh = sharding.make_mesh()
+    sharding.check_batch_size(config['train']['batch_size'], 'train.batch_size', mesh)
+    sharding.check_batch_size(config['eval']['batch_size'], 'eval.batch_size', mesh)
+
+    # data
+    dataset, data, loader = (
+        config['dataset'],
+        make(DataConfig, config['data'], 'data'),
+        make(LoaderConfig, config['loader'], 'loader'),
+    )
+    built = dataset['data_dir'], dataset['name'], dataset['config']
+    train_clips, eval_clips = (schema.open_clips(*built, dataset[f'{part}_split']) for part in ('train', 'eval'))
+    if not dataset['allow_overlap']:
+        schema.check_disjoint(
+            train_clips, eval_clips, 'choose others or, if this is intended, set config.dataset.allow_overlap=True'
+        )
+
+    def batches(step: int) -> Generator[tuple[Batch, Batch], None, None]:
+        stream = train_batches(
+            train_clips,
+            data,
+            batch_size=config['train']['batch_size'],
+            seed=config['seed'],
+            start_step=step,
+            loader=loader,
+            **_this_process(),
+        )
+        return prefetch_to_device(stream, sharding.split(mesh), loop.DEVICE_KEYS)
+
+    # model
+    skeleton, target = train_clips.skeleton, make(TargetConfig, config['target'], 'target')
+    if config['eval']['decoding'] not in get_args(Decoding):
+        raise InputError(f'config.eval.decoding={config["eval"]["decoding"]!r}: choose one of {", ".join(get_args(Decoding))}')
+    fit.check_settings(config, evaluation.metric_names(skeleton))
+    model = build_model(config['model'], num_joints=skeleton.num_joints, dtype=config['dtype'], seed=config['seed'])
+    check_input_size(model, data.input_size)
+    init = make(InitConfig, config['init'], 'init')
+    larger = functools.partial(abstract_model, config['model'], num_joints=skeleton.num_joints + 1, dtype=config['dtype'])
+
+    def make_step(graph: nnx.GraphDef, stepping: Stepping) -> fit.TrainStep:
+        return make_train_step(graph, target=target, skeleton=skeleton, stride=model.stride, **stepping._asdict())
+
+    def make_evaluate(graph: nnx.GraphDef) -> Callable[[Weights, Callable[[], None]], dict[str, float]]:
+        evaluator = make_evaluator(graph, model.stride, config, eval_clips, mesh)
+        return lambda weights, check: evaluation.scalars(evaluator(weights, check).compute())
+
+    return fit.fit(
+        config,
+        folder,
+        mesh=mesh,
+        model=model,
+        skeleton=skeleton.name,
+        clips=train_clips.names,
+        notes=schema.report_notes(train_clips, eval_clips),
+        initialise=lambda: initialise_parts(model, init, functools.partial(initialise, skeleton=skeleton), read_weights, larger),
+        make_step=make_step,
+        make_evaluate=make_evaluate,
+        batches=batches,
+    )
+
+
+def make_evaluator(
+    graph: nnx.GraphDef,
+    stride: int,
+    config: Mapping[str, Any],
+    clips: Clips,
+    mesh: Mesh,
+    *,
+    occlusion: Callable[[], Occlusion | None] = lambda: None,
+) -> evaluation.Evaluator:
+    """The evaluation of a network on clips.
+
+    Args:
+        graph: its structure in eval mode.
+        stride: pixels of the crop in a cell of its heatmaps.
+        config: of its training; crop, loader, decoding, chains and batch size are taken from it.
+        clips: of a split.
+        mesh: of the devices.
+        occlusion: asked at the beginning of each pass: what is painted over the frames.
+
+    Raises:
+        InputError: the batch size does not go with the devices.
+    """
+    settings, data, loader = (
+        config['eval'],
+        make(DataConfig, config['data'], 'data'),
+        make(LoaderConfig, config['loader'], 'loader'),
+    )
+    sharding.check_batch_size(settings['batch_size'], 'eval.batch_size', mesh)
+    passes = {key: settings[key] for key in ('batch_size', 'segment')} | {'chain_length': settings['chain_length'] or None}
+
+    def stream() -> Generator[tuple[Batch, Batch], None, None]:
+        batches = eval_batches(clips, data, paint=occlusion(), loader=loader, **passes, **_this_process())
+        return prefetch_to_device(batches, sharding.split(mesh), evaluation.DEVICE_KEYS)
+
+    number = num_eval_batches(clips, **passes)
+    return evaluation.Evaluator(graph, stream, number, clips, stride=stride, decoding=settings['decoding'], mesh=mesh)
+
+
+def _this_process() -> dict[str, int]:
+    return {'process_index': jax.process_index(), 'process_count': jax.process_count()}
+
+
+def evaluate(found: Trained, request: EvaluationRequest) -> None:
+    """Evaluates a trained network beside the mean pose and random ones, and writes the report.
+
+    Raises `InputError` where the clips have other joints, or the request does not go with the protocol.
+    """
+    released = request.protocol == 'released'
+    changed = {key: value for key in ('chain_length', 'decoding', 'batch_size') if (value := getattr(request, key)) is not None}
+    if released:
+        _check_released(request)
+        changed |= {'chain_length': 0, 'decoding': 'argmax'}
+    config = {**found.config, 'eval': {**found.config['eval'], **changed}}
+    settings, dataset = config['eval'], config['dataset']
+    built = request.data_dir or dataset['data_dir'], dataset['name'], dataset['config']
+    source = schema.open_clips(*built, request.split or dataset['eval_split'])
+    training_clips = schema.open_clips(*built, dataset['train_split'])
+    found.require_skeleton(source.skeleton, str(source.folder))
+    clips: Clips = rpstn.OneWindow(source) if released else source
+    mesh, model = sharding.make_mesh(), found.load()
+    graph, weights = split_model(model, training=False)
+    evaluator, weights = make_evaluator(graph, model.stride, config, clips, mesh), sharding.put(weights, mesh)
+
+    notes = schema.report_notes(training_clips, source)
+    whole, there = WHOLE.get(dataset['name'], 0), len(set(training_clips.names) | set(source.names))
+    if there < whole:
+        notes.append(f"On a {there}-clip subset: {dataset['name']} has {whole} clips, so the paper's rows are for other data.")
+    title, ours = f'{dataset["name"]}/{dataset["config"]}, split {source.split}', f'{network_name(model)} (ours)'
+    references, checkpoint = _reference_predictions(clips, training_clips), f'Checkpoint of step {found.step} of {found.name}'
+    name = f'{source.split}_step{found.step}'
+    if isinstance(clips, rpstn.OneWindow):
+        crop = rpstn.Crop(config['data']['input_size'], config['data']['box_scale'], model.stride)
+        references[rpstn.TRUTH] = ((i, clips[i]['joints'], None) for i in range(len(clips)))
+        measured = {key: rpstn.measure(clips, poses, crop) for key, poses in references.items()}
+        measured = {ours: rpstn.measure(clips, evaluator.predict(weights), crop)} | measured
+        result = rpstn.released_report(title, measured, clips=clips, notes=[*notes, f'{checkpoint}.'])
+        publish(request.out, f'{name}_released', result, rpstn.render)
+        return
+    length = settings['chain_length']
+    chain = f'chains of {length} frames' if length else 'each clip one chain'
+    notes.append(f'{checkpoint}; protocol `full`, {chain}, decoding `{settings["decoding"]}`.')
+    predictions = list(evaluator.predict(weights))
+    if request.predictions:
+        _write_predictions(request.predictions, source, predictions, found)
+    rows = {ours: _metrics(clips, predictions)} | {key: _metrics(clips, poses) for key, poses in references.items()}
+    measured_rows = {key: tables.Row.of(metrics) for key, metrics in rows.items()}
+    result = tables.report(title, measured_rows, dataset=dataset['name'], notes=notes)
+    publish(request.out, name + (f'_chain{length}' if length else ''), result, tables.render)
+
+
+def _check_released(request: EvaluationRequest) -> None:
+    given = [key for key in ('chain_length', 'decoding') if getattr(request, key) is not None]
+    if given:
+        raise InputError(f'--{given[0]} belongs to --protocol full; released is fixed: chains of 5 frames, decoding argmax')
+    if request.predictions:
+        raise InputError('--predictions belongs to --protocol full, in which every frame is predicted')
+
+
+def _reference_predictions(clips: Clips, training_clips: schema.ClipSource) -> dict[str, Iterable[rpstn.Prediction]]:
+    fields = ('joints', 'visible', 'boxes')
+    examples = (training_clips[i] for i in tqdm.trange(len(training_clips), desc='mean pose', leave=False, disable=None))
+    mean = reference.mean_pose(tuple(example[key] for key in fields) for example in examples)
+    joints = clips.skeleton.num_joints
+    return {
+        tables.MEAN_POSE: _of_boxes(clips, lambda i, boxes: reference.place_pose(mean, boxes)),
+        tables.RANDOM: _of_boxes(clips, lambda i, boxes: reference.random_pose(boxes, joints, seed=0, clip=i)),
+    }
+
+
+def _of_boxes(clips: Clips, pose: Callable[[int, Array], Array]) -> Iterator[rpstn.Prediction]:
+    for i in range(len(clips)):
+        yield i, pose(i, clips[i]['boxes']), None
+
+
+def _write_predictions(
+    path: pathlib.Path,
+    source: schema.ClipSource,
+    predictions: Iterable[rpstn.Prediction],
+    found: Trained,
+) -> None:
+    estimates = []
+    for clip, joints, scores in sorted(predictions, key=lambda prediction: prediction[0]):
+        example = source[clip]
+        estimates.append(Estimates(example['clip'], joints, np.asarray(scores), example['boxes'], example['image_size']))
+    write_predictions(path, estimates, source.skeleton, {**found.about, 'split': source.split})
+    print('written:', path)
+
+
+def _metrics(clips: Clips, predictions: Iterable[rpstn.Prediction]) -> PoseMetrics:
+    metrics = PoseMetrics(clips.skeleton, len(clips))
+    for clip, joints, _ in predictions:
+        example = clips[clip]
+        metrics.update(clip, joints, example['joints'], example['visible'], example['boxes'])
+    return metrics

@@ -1,0 +1,40 @@
+"""What evaluations of all families share: what is asked for, and where their reports go."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from kimnet_jax.core.types import Decoding
+from kimnet_jax.reporting import tables
+
+_IN_NO_FILE_NAME = {ord(character): '_' for character in '[:/ '} | {ord(']'): None}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationRequest:
+    """Attributes:
+    out: folder for the report.
+    protocol: `full`: every frame; `released`: what the released code of the network computes.
+    split: None: the one of `config.dataset`, as for the others that are None.
+    data_dir: where the built data set is.
+    chain_length: frames after which the recursion begins anew, 0: the whole clip.
+    decoding: how joints are read off the heatmaps.
+    batch_size: clips side by side.
+    predictions: .npz file for the poses of the split; None: they are not written.
+    """
+
+    out: pathlib.Path
+    protocol: Literal['full', 'released'] = 'full'
+    split: str | None = None
+    data_dir: str | None = None
+    chain_length: int | None = None
+    decoding: Decoding | None = None
+    batch_size: int | None = None
+    predictions: pathlib.Path | None = None
+
+
+def publish(out: pathlib.Path, name: str, report: Mapping[str, Any], as_text: Callable[[Mapping[str, Any]], str]) -> None:
+    """Prints a report and writes it to a folder as `<name>.md` and `<name>.json`."""
+    print(as_text(report))
+    print('written:', *tables.write_report(out, name.translate(_IN_NO_FILE_NAME), report, as_text))

@@ -1,0 +1,135 @@
+"""Poses of videos, from a network ready for them to the files that are written."""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.core.video import read_frames
+from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
+from kimnet_jax.inference.predictor import PosePredictor, predict_poses
+from kimnet_jax.inference.refiner import PoseRefiner, refine_video
+from kimnet_jax.inference.tracking import TrackerConfig
+from kimnet_jax.inference.video import stated_frame_count
+from kimnet_jax.models.folding import fold
+from kimnet_jax.tasks.trained import Trained
+from kimnet_jax.training.state import split_model
+
+if TYPE_CHECKING:
+    from kimnet_jax.tasks.refinement import TrainedRefiner
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoPoses:
+    """A model ready for videos, and what the JSON files say of it.
+
+    Attributes:
+        predictor: the model.
+        skeleton: of its poses.
+        about: goes into the JSON files.
+        refiner: of its poses, None to leave them as they are.
+        look_ahead: frames that a refined pose may wait for; None: the whole video.
+    """
+
+    predictor: PosePredictor
+    skeleton: Skeleton
+    about: Mapping[str, Any]
+    refiner: PoseRefiner | None = None
+    look_ahead: int | None = None
+
+
+def load(found: Trained) -> VideoPoses:
+    """A trained network, ready for videos. Raises `InputError` where it is none of videos."""
+    config, model = found.config, found.load()
+    size = config['data']['input_size']
+    graph, weights = split_model(fold(model, size), training=False)
+    predictor = PosePredictor(
+        weights,
+        lambda weights, frames: nnx.merge(graph, *weights).init_state(frames),
+        lambda weights, state, frames: nnx.merge(graph, *weights).step(state, frames),
+        size=size,
+        stride=model.stride,
+        box_scale=config['data']['box_scale'],
+        decoding=config['eval']['decoding'],
+    )
+    return VideoPoses(predictor, found.skeleton, found.about)
+
+
+def with_refiner(model: VideoPoses, behind: 'TrainedRefiner', look_ahead: int | None) -> VideoPoses:
+    """The model with a trained HANet behind it. Raises `InputError` where that is of another skeleton."""
+    if behind.skeleton != model.skeleton.name:
+        raise InputError(
+            f'--refine {behind.about["weights"]}: refines poses of {behind.skeleton!r}, the model has {model.skeleton.name!r}'
+        )
+    about = {**model.about, 'refined': {**behind.about, 'look_ahead': look_ahead}}
+    return dataclasses.replace(model, about=about, refiner=behind.refiner, look_ahead=look_ahead)
+
+
+def predict_videos(
+    model: VideoPoses,
+    videos: Sequence[pathlib.Path],
+    out: pathlib.Path,
+    kinds: Sequence[str],
+    boxes: Sequence[tuple[str, np.ndarray | None]],
+) -> int:
+    """Writes every video's results; one that fails is reported, and the others go on.
+
+    Args:
+        model: the network.
+        videos: video files or folders of images.
+        out: folder for the results.
+        kinds: keys of `SUFFIXES`.
+        boxes: for every video what to call its boxes, and these [N, 4] (see `predict_poses`).
+
+    Returns:
+        The exit status: 0, or 2 where a video failed.
+    """
+    config = TrackerConfig()
+    stems = output_stems(videos, out, kinds)
+    failed = 0
+    for video, stem, (source, given) in zip(videos, stems, boxes, strict=True):
+        try:
+            outputs = PoseOutputs(
+                out, stem, kinds, video=video, skeleton=model.skeleton, model=model.about, joint_score=config.joint_score
+            )
+            damaged: set[int] = set()
+            frames = read_frames(video, damaged.add)
+            stated = stated_frame_count(video)
+            with outputs, tqdm(desc=stem, total=stated, unit='frame', disable=None) as progress:
+                poses = predict_poses(model.predictor, frames, given, boxes_source=source, config=config)
+                if model.refiner is not None:
+                    read_again = functools.partial(read_frames, video, damaged.add)
+                    poses = refine_video(model.refiner, poses, read_again, model.look_ahead)
+                for frame, pose in poses:
+                    outputs.write(frame, dataclasses.replace(pose, damaged=pose.frame in damaged))
+                    progress.update()
+            _warn(video, damaged, pose.frame + 1, stated)
+            print(f'{video}: {pose.frame + 1} frames -> {out / stem}{{{",".join(SUFFIXES[kind] for kind in kinds)}}}')
+        except (InputError, MemoryError) as error:
+            failed += 1
+            text = str(error) if isinstance(error, InputError) else f'not enough memory ({error})'
+            message = text if str(video) in text else f'{video}: {text}'
+            print(f'error: {message}; nothing was written for it', file=sys.stderr)
+    if failed:
+        print(f'error: {failed} of {len(videos)} videos failed, see above', file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _warn(video: pathlib.Path, damaged: set[int], frames: int, stated: int | None) -> None:
+    """Tells of a damaged file on stderr."""
+    if damaged:
+        print(
+            f'warning: {video}: {len(damaged)} of {frames} frames are damaged, the first is frame {min(damaged)}; '
+            'they are marked `damaged` in JSON and CSV, and their poses are unreliable',
+            file=sys.stderr,
+        )
+    if stated not in (None, frames):
+        print(f'warning: {video}: {frames} frames could be read, but the file states {stated}', file=sys.stderr)
