@@ -1,9 +1,9 @@
 """`python -m data_pipelines.build NAME[/CONFIG] --manual_dir DOWNLOAD --data_dir BUILT`: builds a data set.
 
-The flags are those of `tfds build`; the files are always array_record. Without CONFIG every config is built, save those whose
-splits share clips and those to choose settings by. With --leave_out_damaged clips with a damaged frame are left out and counted;
-without it the first one ends the build. A data set appears under --data_dir only when it is whole; one that is there already is
-left as it is unless --overwrite is given. With --beam_pipeline_options=runner=... the clips are read and written by Apache Beam.
+The flags are those of `tfds build`; the files are always array_record. Without CONFIG every config is built, except those whose
+splits share clips and those for choosing settings. A clip with a damaged frame stops the build; with --leave_out_damaged such
+clips are left out and counted. Builds are atomic: a data set shows up in --data_dir once it is complete. An existing one is kept
+unless --overwrite is given. With --beam_pipeline_options=runner=... the clips are read and written by Apache Beam.
 """
 
 import contextlib
@@ -85,7 +85,7 @@ def _targets(dataset: str, args: tfds_build.Args) -> list[tuple[str, str]]:
 def _check_manual_dir(name: str, instructions: str, args: tfds_build.Args) -> None:
     folder = args.paths.manual_dir
     if folder is None:
-        raise InputError(f'{name} is not downloaded for you: give --manual_dir, a folder with {instructions}')
+        raise InputError(f'{name} has to be downloaded by hand: give --manual_dir, a folder with {instructions}')
     folder = pathlib.Path(folder, name if args.paths.add_name_to_manual_dir else '')
     if not folder.is_dir() or not any(folder.iterdir()):
         raise InputError(f'--manual_dir {folder}: {"empty" if folder.is_dir() else "no such folder"}; expected {instructions}')
@@ -120,8 +120,8 @@ def _is_built(final: pathlib.Path, args: tfds_build.Args) -> bool:
     if args.debug.overwrite or not final.exists():
         return False
     if args.debug.fail_if_exists or not (final / 'dataset_info.json').is_file():
-        raise InputError(f'{final}: exists already; --overwrite replaces it')
-    print(f'{"/".join(final.parts[-3:-1])} is built already; --overwrite builds it anew')
+        raise InputError(f'{final}: already exists; --overwrite replaces it')
+    print(f'{"/".join(final.parts[-3:-1])} is already built; --overwrite rebuilds it')
     return True
 
 
@@ -143,8 +143,8 @@ def staging(data_dir: pathlib.Path, label: str) -> Iterator[pathlib.Path]:
             # TFDS and array_record raise errors of their own, without a number, that quote the system's words.
             if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
                 raise InputError(
-                    f'{data_dir}: the disk became full; nothing half-written was left there: '
-                    'free some space, or choose another --data_dir, and run the same command again'
+                    f'{data_dir}: the disk is full; no partial files were left there: '
+                    'free some space, or choose another --data_dir, and rerun the command'
                 ) from error
             raise
         finally:
@@ -167,7 +167,7 @@ def _claim(data_dir: pathlib.Path, label: str, held: contextlib.ExitStack) -> pa
                 folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=data_dir))
                 held.enter_context(locked(folder))
                 return folder
-        print(f'{label}: another process builds it into {data_dir}; waiting for its end', file=sys.stderr, flush=True)
+        print(f'{label}: another process is building it into {data_dir}; waiting for it to finish', file=sys.stderr, flush=True)
         with contextlib.suppress(FileNotFoundError), locked(others[0], wait=True):
             pass
 

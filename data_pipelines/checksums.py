@@ -10,7 +10,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import write_text
 
 FILE = 'checksums.json'
-AGAIN = 'build it again with --overwrite'
+AGAIN = 'rebuild it with --overwrite'
 
 
 def write(folder: pathlib.Path) -> None:
@@ -50,7 +50,7 @@ def damages(folder: pathlib.Path, in_full: Callable[[str], bool]) -> Iterator[st
 def _read_list(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
-        raise InputError(f'{folder}: no {FILE}: built by an earlier version, or not wholly copied; {AGAIN}')
+        raise InputError(f'{folder}: no {FILE}: built by an earlier version, or not copied completely; {AGAIN}')
     try:
         found = json.loads(path.read_bytes())
         files = dict(found['files'])

@@ -116,7 +116,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder):
                 left_out[split] = [error for record in records_of for error in record['left_out']]
                 if left_out[split] and not written[split]:
                     raise InputError(
-                        f'{left_out[split][0]}; so are all {len(readers)} clips of split {split!r}: fetch them again'
+                        f'{left_out[split][0]}; so are all {len(readers)} clips of split {split!r}: download them again'
                     )
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
         findings = [Finding(**finding) for clips in written.values() for clip in clips for finding in clip.pop('findings')]

@@ -113,12 +113,12 @@ def compact(source: pathlib.Path, out: pathlib.Path, settings: Settings, *, over
     splits = {split: schema.open_built(source, split) for split in built.splits}
     final = out.expanduser().absolute() / name / config / version
     if final == source:
-        raise InputError(f'--out {out}: the original is there; choose another folder')
+        raise InputError(f'--out {out}: this is the folder of the original; choose another one')
     if final.exists() and not overwrite:
         found = final / 'metadata.json'
         if not found.is_file() or _settings_of(final) != settings:
-            raise InputError(f'{final}: exists already, and is not what this command writes; --overwrite replaces it')
-        print(f'{name}/{config} is there already; --overwrite writes it anew')
+            raise InputError(f'{final}: already exists, and was not made with these settings; --overwrite replaces it')
+        print(f'{name}/{config} already exists; --overwrite rewrites it')
         return final
     with build.staging(final.parents[2], f'{name}/{config}') as staging:
         estimate = _Estimate(splits, settings)
@@ -263,11 +263,11 @@ def main(argv: Sequence[str]) -> None:
         prog='python -m data_pipelines.compact', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('dataset', metavar='NAME/CONFIG', help='a built data set, such as sub_jhmdb/fold1')
-    parser.add_argument('--data_dir', required=True, type=pathlib.Path, help='the folder that it was built in')
-    parser.add_argument('--out', required=True, type=pathlib.Path, help='the folder for the copy, its `data_dir`')
-    parser.add_argument('--max_mb', type=float, default=45.0, help='its largest size, millions of bytes (default: 45)')
-    parser.add_argument('--pixels', type=int, default=256, help='most pixels of the side of the crop of a person (default: 256)')
-    parser.add_argument('--overwrite', action='store_true', help='replace a data set that is there')
+    parser.add_argument('--data_dir', required=True, type=pathlib.Path, help='the folder it was built in')
+    parser.add_argument('--out', required=True, type=pathlib.Path, help='the folder for the copy, its --data_dir')
+    parser.add_argument('--max_mb', type=float, default=45.0, help='maximum size in millions of bytes (default: 45)')
+    parser.add_argument('--pixels', type=int, default=256, help='maximum side of the crop of a person in pixels (default: 256)')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing data set')
     args = parser.parse_args(argv[1:])
     name, _, config = args.dataset.partition('/')
     if not config:

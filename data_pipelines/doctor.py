@@ -1,12 +1,12 @@
-"""`python -m data_pipelines.doctor DATASET PATH [--pixels] [--json FILE]`: checks a download, or a data set that is built.
+"""`python -m data_pipelines.doctor DATASET PATH [--pixels] [--json FILE]`: checks a download, or a built data set.
 
-A download: PATH is the folder that a build is given as --manual_dir, with the archives or with the folders that are in them. The
-lists, the annotations and the names of the frames are read; with --pixels every frame is decoded.
+A download: PATH is the folder that a build would get as --manual_dir, with the archives or the unpacked folders. Lists,
+annotations and names of frames are read; with --pixels every frame is decoded.
 
-A built data set: PATH is the --data_dir, DATASET a name or NAME/CONFIG. Every byte is compared with the checksums that were
-written with it, and every record with the tables. Nothing stops at the first problem.
+A built data set: PATH is the --data_dir, DATASET a name or NAME/CONFIG. Every byte is compared with the checksums of the build,
+and every record with the tables. All problems are listed, not only the first one.
 
-Exit status: 0 all is sound (warnings are what a build mends or keeps), 1 it has problems, 2 it could not be checked.
+Exit status: 0 no problems (warnings are what a build corrects or keeps), 1 problems, 2 the check could not run.
 """
 
 import argparse
@@ -36,9 +36,13 @@ def main(argv: Sequence[str]) -> int:
     """Checks what the command line (`argv[0]` is the program) asks for; returns the exit status. Raises `InputError`."""
     parser = argparse.ArgumentParser(prog='doctor', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('dataset', metavar='DATASET', help=', '.join(BUILDERS))
-    parser.add_argument('path', metavar='PATH', type=pathlib.Path, help='the folder with the download, or of built data sets')
-    parser.add_argument('--pixels', action='store_true', help='decode every frame: minutes; an archive is unpacked into TMPDIR')
-    parser.add_argument('--json', metavar='FILE', type=pathlib.Path, help='write what is found to this file as well')
+    parser.add_argument(
+        'path', metavar='PATH', type=pathlib.Path, help='the folder with the download, or the --data_dir of built data sets'
+    )
+    parser.add_argument(
+        '--pixels', action='store_true', help='decode every frame; takes minutes and unpacks archives into TMPDIR'
+    )
+    parser.add_argument('--json', metavar='FILE', type=pathlib.Path, help='also write the findings to this file')
     args = parser.parse_args(argv[1:])
     root = args.path.expanduser()
     if not root.is_dir():

@@ -30,11 +30,11 @@ def main(argv: Sequence[str]) -> None:
         prog='python -m data_pipelines.export', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('dataset', metavar='NAME/CONFIG', help='a built data set, such as sub_jhmdb/fold1')
-    parser.add_argument('--data_dir', required=True, type=pathlib.Path, help='the folder that it was built in')
+    parser.add_argument('--data_dir', required=True, type=pathlib.Path, help='the folder it was built in')
     parser.add_argument('--split', default='test', help='its split (default: test)')
     parser.add_argument('--clip', required=True, help='index of the clip in the split, or its name')
     parser.add_argument('--out', required=True, type=pathlib.Path, help='the folder to write')
-    parser.add_argument('--overwrite', action='store_true', help='replace a folder that is there')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing folder')
     args = parser.parse_args(argv[1:])
     name, _, config = args.dataset.partition('/')
     if not config:
@@ -64,7 +64,7 @@ def export_clip(example: Example, skeleton: Skeleton, out: pathlib.Path, *, over
     """
     out = out.expanduser().absolute()
     if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
-        raise InputError(f'--out {out}: exists already; choose another folder{" or give --overwrite" if out.is_dir() else ""}')
+        raise InputError(f'--out {out}: already exists; choose another folder{" or give --overwrite" if out.is_dir() else ""}')
     out.parent.mkdir(parents=True, exist_ok=True)
     foreign = (
         sorted(path.name for path in out.iterdir() if not _OURS.fullmatch(path.name) or not path.is_file())
@@ -72,7 +72,7 @@ def export_clip(example: Example, skeleton: Skeleton, out: pathlib.Path, *, over
         else []
     )
     if foreign:
-        raise InputError(f'--out {out}: holds {foreign[0]!r}, which is none of what is written here; choose another folder')
+        raise InputError(f'--out {out}: contains {foreign[0]!r}, which this command did not write; choose another folder')
     with work_folder(out.parent, out.name) as scratch:
         folder = scratch / 'clip'
         folder.mkdir()

@@ -394,7 +394,7 @@ def check_disjoint(train: ClipSource, evaluation: ClipSource, way_out: str) -> N
     if shared:
         raise InputError(
             f'{train.folder}: splits {train.split!r} and {evaluation.split!r} share clips: {some_of(shared)}; '
-            f'a result on clips that were trained on says nothing of others: {way_out}'
+            f'a result on training clips says nothing about other clips: {way_out}'
         )
 
 

@@ -56,9 +56,9 @@ def define_network(values: flags.FlagValues, default: str | None = None) -> None
     """The flags of a command that takes a trained network."""
     known = ', '.join(pretrained.catalogue())
     model = f'The network: {known} (see `kimnet models`), the folder of a training run, or a file of weights.'
-    model += f' If not given {default}.' if default else ''
+    model += f' Default: {default}.' if default else ''
     flags.DEFINE_string('model', None, model, flag_values=values)
-    flags.DEFINE_string('workdir', None, 'Folder of a training run, as --model takes it too.', flag_values=values)
+    flags.DEFINE_string('workdir', None, 'Folder of a training run; the same as --model.', flag_values=values)
     checkpoint = "Which checkpoint of a run: 'best', 'last' or a step."
     flags.DEFINE_string('checkpoint', 'best', checkpoint, flag_values=values)
 
@@ -76,7 +76,7 @@ def requested_network(options: flags.FlagValues, default: str | None = None) -> 
 
 def define_out(values: flags.FlagValues, name: str, what: str = 'the report', of: str = '') -> None:
     """The flag of the folder that a command writes to."""
-    out = f'Folder for {what}; if not given <run>/{name}{of}, with a network that is no run ./{name}.'
+    out = f'Folder for {what}. Default: <run>/{name}{of}, or ./{name} if the network is not a run.'
     flags.DEFINE_string('out', None, out, flag_values=values)
 
 
@@ -87,8 +87,8 @@ def out_folder(options: flags.FlagValues, run: pathlib.Path | None, name: str) -
 
 def define_split(values: flags.FlagValues) -> None:
     """The flags of a command that measures networks on a split."""
-    split = "Split to evaluate; if not given the network's own, usually `test`."
+    split = "Split to evaluate. Default: the network's own, usually `test`."
     flags.DEFINE_string('split', None, split, flag_values=values)
-    data_dir = 'Where the built data set is; if not given where it was in training.'
+    data_dir = 'Folder of the built data set. Default: the one used in training.'
     flags.DEFINE_string('data_dir', None, data_dir, flag_values=values)
-    flags.DEFINE_integer('batch_size', None, "Clips side by side; if not given the config's.", flag_values=values)
+    flags.DEFINE_integer('batch_size', None, "Clips per batch. Default: the config's.", flag_values=values)

@@ -20,23 +20,23 @@ def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
     flags.DEFINE_bool('list', False, 'Print the networks, where their weights come from, and the formats.', flag_values=values)
     flags.DEFINE_string('source', None, 'File of weights, or the folder of a training run.', flag_values=values)
-    flags.DEFINE_string('target', None, 'File to write; its ending gives the format.', flag_values=values)
-    flags.DEFINE_enum('model', None, list(NETWORKS), 'Which network; files of ours and runs tell it.', flag_values=values)
-    to = 'Whose keys and layout to write; if not given the other one than the source has.'
+    flags.DEFINE_string('target', None, 'File to write; its suffix determines the format.', flag_values=values)
+    flags.DEFINE_enum('model', None, list(NETWORKS), 'Which network. Runs and our own files already say so.', flag_values=values)
+    to = 'Whose keys and layout to write. Default: the opposite of the source.'
     flags.DEFINE_enum('to', None, ['flax', 'torch'], to, flag_values=values)
-    part = 'Take only the entries under this PyTorch name, such as `pose_net`, which is taken off.'
+    part = 'Take only the entries under this PyTorch name, such as `pose_net`, and drop the prefix.'
     flags.DEFINE_string('part', None, part, flag_values=values)
-    partial = 'Leave out entries that the network does not have, and parts of it unfilled; both are printed.'
+    partial = 'Skip entries that the network does not have, and leave parts of it unfilled; both are printed.'
     flags.DEFINE_bool('partial', False, partial, flag_values=values)
-    expected = 'The release whose images the weights expect; if not given images are as ours (HRNet, torchvision).'
+    expected = 'The release whose image format the weights expect. Default: our format (HRNet, torchvision).'
     flags.DEFINE_enum('pixels', None, list(pixels.RELEASED), expected, flag_values=values)
-    template = 'The PyTorch file that the weights came from: its keys are written, those without effect with its values.'
+    template = 'The PyTorch file that the weights came from: its keys are written; entries without effect keep its values.'
     flags.DEFINE_string('template', None, template, flag_values=values)
-    joints = 'Whose joints the weights have, so that a training carries them over by name; runs and files of ours tell it.'
+    joints = 'Whose joints the weights have, so that training can match them by name. Runs and our own files already say so.'
     flags.DEFINE_enum('skeleton', None, sorted(SKELETONS), joints, flag_values=values)
-    checkpoint = "Of a run: 'best', 'last' or a step."
+    checkpoint = "Checkpoint of a run: 'best', 'last' or a step."
     flags.DEFINE_string('checkpoint', 'best', checkpoint, flag_values=values)
-    verify = 'Compare the outputs of both frameworks on random inputs, where PyTorch is installed.'
+    verify = 'If PyTorch is installed, compare the outputs of both frameworks on random inputs.'
     flags.DEFINE_bool('verify', True, verify, flag_values=values)
     flags.DEFINE_bool('overwrite', False, 'Replace the target if it exists.', flag_values=values)
 

@@ -22,11 +22,11 @@ def define_flags(values: flags.FlagValues) -> None:
     command_line.define_network(values)
     command_line.define_split(values)
     command_line.define_out(values, 'evaluation')
-    protocol = "'full': every frame; 'released': what RPSTN's released code computes, to judge numbers of its kind."
+    protocol = "'full': every frame. 'released': what RPSTN's released code computes, for judging such numbers."
     flags.DEFINE_enum('protocol', 'full', ('full', 'released'), protocol, flag_values=values)
-    chain = "Frames after which the recursion begins anew, 0: the whole clip; if not given the config's."
+    chain = "Restart the chain after this many frames; 0: never within a clip. Default: the config's."
     flags.DEFINE_integer('chain_length', None, chain, lower_bound=0, flag_values=values)
-    decoding = "How joints are read off the heatmaps; if not given the config's."
+    decoding = "How joints are read off the heatmaps. Default: the config's."
     flags.DEFINE_enum('decoding', None, get_args(Decoding), decoding, flag_values=values)
     predictions = 'Also write the poses of the split to this .npz file, for kimnet_jax.train --config configs/hanet.py.'
     flags.DEFINE_string('predictions', None, predictions, flag_values=values)

@@ -31,7 +31,7 @@ def _counts(study: str, asked: Sequence[str] | None) -> list[int]:
     if not counts or min(counts) < 0:
         raise InputError(f'--counts {",".join(asked or ())}: give whole numbers such as 1,3,5')
     if not any(counts):
-        raise InputError('--counts 0: give another number; 0 is in the table anyway')
+        raise InputError('--counts 0: give another number; 0 is always included')
     return sorted({*counts} - {0})
 
 
@@ -40,13 +40,13 @@ def define_flags(values: flags.FlagValues) -> None:
     command_line.define_network(values)
     study = "'temporal': masks on one frame; 'spatial': masks that stay; 'joints': masks that follow joints; 'length': one joint."
     flags.DEFINE_enum('study', 'joints', get_args(Study), study, flag_values=values)
-    counts = 'Numbers of masks or joints, of `length` of frames in a row; 0 is always in the table. '
-    counts += 'If not given ' + ', '.join(f'{key} {",".join(map(str, numbers))}' for key, numbers in COUNTS.items()) + '.'
+    counts = 'Numbers of masks or joints (for `length`, of consecutive frames); 0 is always included. '
+    counts += 'Default: ' + ', '.join(f'{key} {",".join(map(str, numbers))}' for key, numbers in COUNTS.items()) + '.'
     flags.DEFINE_list('counts', None, counts, flag_values=values)
-    flags.DEFINE_integer('seed', 0, 'Of the masks.', lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
-    flags.DEFINE_float('side', SIDE, "Of the masks, over the longer side of the person's box.", flag_values=values)
-    flags.DEFINE_enum('fill', 'black', get_args(Fill), 'Of the masks.', flag_values=values)
-    flags.DEFINE_bool('first_frame', False, 'The first frame may be masked, too.', flag_values=values)
+    flags.DEFINE_integer('seed', 0, 'Seed of the masks.', lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
+    flags.DEFINE_float('side', SIDE, "Side of the masks, as a share of the longer side of the person's box.", flag_values=values)
+    flags.DEFINE_enum('fill', 'black', get_args(Fill), 'Fill of the masks.', flag_values=values)
+    flags.DEFINE_bool('first_frame', False, 'Also mask the first frame.', flag_values=values)
     flags.DEFINE_bool('skip_short', False, 'Leave out clips that are too short for the largest count.', flag_values=values)
     command_line.define_split(values)
     command_line.define_out(values, 'evaluation', of=' of the first network')

@@ -21,15 +21,17 @@ def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
     flags.DEFINE_enum('model', None, list(NETWORKS), 'Which network.', flag_values=values)
     flags.DEFINE_enum('preset', 'tiny', ['tiny', 'full'], 'Its size.', flag_values=values)
-    weights = "File of its weights, PyTorch's or ours; it tells the sizes. If not given, a fixed random draw."
+    weights = "File with its weights, PyTorch's or ours, which determines the sizes. Default: a fixed random draw."
     flags.DEFINE_string('weights', None, weights, flag_values=values)
     flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Precision of both sides.', flag_values=values)
-    steps = 'Steps of training; 0: the forward pass only. If not given 100, or 1 at full size.'
+    steps = 'Training steps; 0: the forward pass only. Default: 100, or 1 at full size.'
     flags.DEFINE_integer('steps', None, steps, lower_bound=0, flag_values=values)
-    flags.DEFINE_float('learning_rate', 1e-3, 'Of Adam, on both sides.', flag_values=values)
-    flags.DEFINE_bool('all', False, 'Compare every network, small, and write the table into parity.md.', flag_values=values)
-    flags.DEFINE_string('out', 'parity', 'Folder of the report.', flag_values=values)
-    precision = "Of matrix products and convolutions: 'default' shows what an accelerator does if not told otherwise."
+    flags.DEFINE_float('learning_rate', 1e-3, 'Learning rate of Adam, on both sides.', flag_values=values)
+    flags.DEFINE_bool(
+        'all', False, 'Compare every network at a small size and write the table into parity.md.', flag_values=values
+    )
+    flags.DEFINE_string('out', 'parity', 'Folder for the report.', flag_values=values)
+    precision = "Precision of matrix products and convolutions; 'default' is what an accelerator does unless told otherwise."
     flags.DEFINE_enum('matmul_precision', 'highest', ['highest', 'default'], precision, flag_values=values)
 
 
@@ -37,7 +39,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     """Compares as the flags say; the exit status."""
     command_line.refuse_arguments(argv)
     if (options.model is None) != options.all:
-        raise InputError(f'say either --all or --model: one of {", ".join(NETWORKS)}')
+        raise InputError(f'give either --all or --model, one of {", ".join(NETWORKS)}')
     import_torch()
     out, file = pathlib.Path(options.out), pathlib.Path(options.weights).expanduser() if options.weights else None
     with jax.default_matmul_precision(options.matmul_precision):

@@ -31,11 +31,13 @@ def define_flags(values: flags.FlagValues) -> None:
     command_line.define_out(values, 'predictions', 'the results')
     box = "The person's box in the first frame of every video: x0,y0,x1,y1 in pixels."
     flags.DEFINE_string('box', None, box, flag_values=values)
-    boxes = 'File of boxes, JSON or CSV: one (the first frame) or one a frame. With several videos repeat it, one each, in order.'
+    boxes = (
+        'File of boxes, JSON or CSV: one (for the first frame) or one per frame. With several videos, repeat it in their order.'
+    )
     flags.DEFINE_multi_string('boxes', [], boxes, flag_values=values)
-    refine = 'A trained HANet that refines the poses, named as a model is; the whole video is seen first.'
+    refine = 'A trained HANet that refines the poses, named like --model. The whole video is processed first.'
     flags.DEFINE_string('refine', None, refine, flag_values=values)
-    ahead = 'With --refine: each refined pose waits for this many frames, and no more of the video is held.'
+    ahead = 'With --refine: each refined pose waits for this many frames only, instead of the whole video.'
     flags.DEFINE_integer('look_ahead', None, ahead, lower_bound=0, flag_values=values)
     flags.DEFINE_list('outputs', list(SUFFIXES), f'What to write: {", ".join(SUFFIXES)}, or some of them.', flag_values=values)
 
@@ -51,7 +53,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
         raise InputError(f'--outputs={",".join(kinds)}: choose some of {", ".join(SUFFIXES)}')
     boxes = requested_boxes(options.box, options.boxes, len(files))
     if options.look_ahead is not None and options.refine is None:
-        raise InputError('--look_ahead belongs to --refine, which is not given')
+        raise InputError('--look_ahead needs --refine')
     found = open_trained(reference, options.checkpoint)
     model = videos.load(found)
     if options.refine is not None:

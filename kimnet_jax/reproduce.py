@@ -1,7 +1,7 @@
 """Trains and evaluates the rows of the paper's Tables III to VI: `python -m kimnet_jax.reproduce all [--preset tiny]`.
 
-Each run is a `kimnet_jax.train` in `<workdir>/<config>/<preset>/<row>/seed<k>`. Started again with the same command, finished
-runs are skipped and the others go on where they stopped. Prints our numbers beside the paper's (docs/reproduce.md).
+Each run is a `kimnet_jax.train` in `<workdir>/<config>/<preset>/<row>/seed<k>`. Rerunning the same command skips finished runs
+and resumes the others. Prints our numbers beside the paper's (docs/reproduce.md).
 """
 
 import functools
@@ -27,15 +27,15 @@ def _length(options: flags.FlagValues) -> list[str]:
 
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
-    config = 'As of kimnet_jax.train, but for its arguments row, model and preset. Fields are passed on: --config.FIELD=VALUE.'
+    config = 'As for kimnet_jax.train, without the arguments row, model and preset. Fields are passed on: --config.FIELD=VALUE.'
     flags.DEFINE_string('config', 'configs/kinetic_puppets.py', config, flag_values=values)
     flags.DEFINE_enum('preset', 'tiny', list(SAME), 'Size of the networks.', flag_values=values)
-    steps = f'Length of each training; if not given {STEPS["tiny"]} at preset tiny, at the others what the config says.'
+    steps = f'Length of each training. Default: {STEPS["tiny"]} at preset tiny, otherwise what the config says.'
     flags.DEFINE_integer('steps', None, steps, lower_bound=1, flag_values=values)
     flags.DEFINE_float('epochs', None, 'The same in epochs.', lower_bound=0.0, flag_values=values)
-    flags.DEFINE_integer('seeds', 3, 'Trainings of each row, with the seeds 0, 1, ...', lower_bound=1, flag_values=values)
-    flags.DEFINE_string('workdir', 'runs/reproduce', 'Folder of the runs and the tables.', flag_values=values)
-    jobs = 'Runs at a time; if not given one on each GPU, one on a machine without.'
+    flags.DEFINE_integer('seeds', 3, 'Trainings per row, with seeds 0, 1, ...', lower_bound=1, flag_values=values)
+    flags.DEFINE_string('workdir', 'runs/reproduce', 'Folder for the runs and the tables.', flag_values=values)
+    jobs = 'Runs at a time. Default: one per GPU, or one without GPUs.'
     flags.DEFINE_integer('jobs', None, jobs, lower_bound=1, flag_values=values)
 
 

@@ -1,6 +1,6 @@
 """Trains: `python -m kimnet_jax.train --config configs/sub_jhmdb.py:fold=1 --workdir runs/a [--config.train.epochs=20 ...]`.
 
-Started again with the same command, a run goes on where it stopped; the weights at the end are those of a run that never did.
+Rerunning the same command resumes an interrupted run; the final weights are bit-identical to those of an uninterrupted one.
 """
 
 import pathlib
@@ -34,10 +34,10 @@ def _shipped_config(argument: str) -> str:
 
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
-    config = 'Config file, `configs/<name>.py[:key=value,...]`; its fields are flags too: --config.train.epochs=20.'
+    config = 'Config file, `configs/<name>.py[:key=value,...]`. Its fields are flags too: --config.train.epochs=20.'
     config_flags.DEFINE_config_file('config', None, config, lock_config=True, flag_values=values)
-    flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, metrics, config.', flag_values=values)
-    distributed = 'This is one of several processes (pods, clusters): they are found as JAX finds them.'
+    flags.DEFINE_string('workdir', None, 'Folder for the run: checkpoints, metrics, config.', flag_values=values)
+    distributed = 'This is one of several processes (pods, clusters), which find each other through JAX.'
     flags.DEFINE_bool('distributed', False, distributed, flag_values=values)
 
 

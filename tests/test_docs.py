@@ -11,10 +11,13 @@ import sys
 
 import pytest
 
+from kimnet_jax.__main__ import COMMANDS
 from kimnet_jax.tasks.heatmaps import Settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'launch/README.md']
+CARDS = sorted((ROOT / 'kimnet_jax/pretrained').glob('*.md'))
+LONGEST, LONGEST_CODE = 120, 88  # characters of a line; longer code is cut off at the edge of the page
 
 
 def commands(page: pathlib.Path) -> list[str]:
@@ -25,7 +28,7 @@ def commands(page: pathlib.Path) -> list[str]:
     return [line for line in lines if re.match(ours, line)]
 
 
-CASES = [(page.relative_to(ROOT), line) for page in PAGES for line in commands(page)]
+CASES = [(page.relative_to(ROOT), line) for page in [*PAGES, *CARDS] for line in commands(page)]
 
 
 # Forks for every module, so that JAX and the others are imported once; to standard output go {module: what its --help prints}.
@@ -56,7 +59,7 @@ def helps() -> dict[str, str]:
     """What `python -m MODULE --help` prints, for every module of the cases."""
     words = [shlex.split(line, comments=True) for _, line in CASES]
     modules = {argv[argv.index('-m') + 1] for argv in words if '-m' in argv}
-    modules |= {f'kimnet_jax.{argv[1]}' for argv in words if argv[0] == 'kimnet'}
+    modules |= {f'kimnet_jax.{COMMANDS[argv[1]]}' for argv in words if argv[0] == 'kimnet'}
     command = [sys.executable, '-c', HELP, *sorted(modules)]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True).stdout)
 
@@ -94,7 +97,7 @@ def test_command(page, line):
         targets = re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
         assert {part for part in argv[1:] if '=' not in part} <= set(targets)
     elif argv[0] == 'kimnet':
-        check_module(f'kimnet_jax.{argv[1]}', argv[2:])
+        check_module(f'kimnet_jax.{COMMANDS[argv[1]]}', argv[2:])
     elif argv[0] == 'python':
         check_module(argv[2], argv[3:])
     else:
@@ -115,6 +118,37 @@ def test_the_table_of_fields_is_that_of_the_code(monkeypatch):
 
     assert f'{fields.MARKS[0]}{fields.table()}{fields.MARKS[1]}' in (ROOT / 'docs/training.md').read_text()
     assert {field for field, _, meaning in fields.rows(Settings()) if len(meaning) < 5} == set()
+
+
+IMPORTS = [
+    (page.relative_to(ROOT), node.module, name.name)
+    for page in PAGES
+    for block in re.findall(r'^```python\n(.*?)^```', page.read_text(), re.MULTILINE | re.DOTALL)
+    for node in ast.walk(ast.parse(block))
+    if isinstance(node, ast.ImportFrom) and node.module.partition('.')[0] in ('kimnet_jax', 'data_pipelines')
+    for name in node.names
+]
+
+
+@pytest.mark.parametrize(('page', 'module', 'name'), IMPORTS)
+def test_what_an_example_imports_is_there(page, module, name):
+    assert hasattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize('page', [*PAGES, *CARDS], ids=lambda page: page.name)
+def test_lines_fit_the_page(page):
+    """Those of prose and of code; rows of tables may be long."""
+    code, long = False, []
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        code ^= line.lstrip().startswith('```')
+        if len(line) > (LONGEST_CODE if code else LONGEST) and not line.startswith('|'):
+            long.append(number)
+    assert not long
+
+
+def test_every_page_is_in_the_navigation_once():
+    listed = re.findall(r': (\S+\.md)$', (ROOT / 'mkdocs.yml').read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in (ROOT / 'docs').glob('*.md'))
 
 
 def test_links_lead_somewhere():

@@ -136,7 +136,7 @@ def test_export_checks_what_it_wrote(trained, folder):
     assert (folder / 'exported/step.stablehlo').stat().st_size > 0
     again = guarded(GUARD, 'kimnet_jax.export', '--workdir=run', '--out=exported', cwd=folder)
     assert again.returncode == 2
-    assert again.stderr.strip() == 'error: exported: exists already; choose another folder or remove it'
+    assert again.stderr.strip() == 'error: exported: already exists; choose another folder or remove it'
 
 
 def test_data_that_is_not_built_is_explained(folder):

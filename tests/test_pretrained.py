@@ -54,7 +54,7 @@ def test_the_defaults_are_in_the_catalogue():
 def test_unknown_and_damaged_models_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=f"'kimnet-xl': no pretrained model has that name; known: {VIDEO}"):
         pretrained.find('kimnet-xl')
-    with pytest.raises(InputError, match='no folder of a run, no file of weights, and no pretrained model of that name'):
+    with pytest.raises(InputError, match='not the folder of a run, a weight file or a pretrained model'):
         trained.open_trained('kimnet-xl')
     entry = pretrained.catalogue()[VIDEO]
     data = bytearray(entry.file.read_bytes())
@@ -86,10 +86,10 @@ def test_weights_without_their_settings_are_refused_with_the_remedy(tmp_path):
     arrays, metadata, _ = read_weights(pretrained.find(VIDEO))
     bare = tmp_path / 'bare.safetensors'
     write_weights(bare, arrays, {key: value for key, value in metadata.items() if key != trained.RECORD})
-    with pytest.raises(InputError, match=r'weights alone.*--config.init.model='):
+    with pytest.raises(InputError, match=r'only weights.*--config.init.model='):
         trained.open_trained(str(bare))
     write_weights(bare, arrays, metadata | {trained.RECORD: '{"config": []}'})
-    with pytest.raises(InputError, match=r"metadata 'run': not a config that train wrote"):
+    with pytest.raises(InputError, match=r"metadata 'run': not a config written by train"):
         trained.open_trained(str(bare))
     write_weights(bare, {key: value for key, value in arrays.items() if 'conv_d' not in key}, metadata)
     with pytest.raises(InputError, match=r'bare.safetensors: these weights do not fit the model'):

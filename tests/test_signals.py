@@ -33,7 +33,7 @@ def test_a_command_ends_with_one_line_and_leaves_nothing(number, tmp_path):
         process.send_signal(number)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 128 + number
-    assert errors == f'stopped by {number.name}; nothing half-written is left\n'
+    assert errors == f'stopped by {number.name}; no partial files are left\n'
     assert list(tmp_path.iterdir()) == []
 
 
@@ -50,7 +50,7 @@ def test_a_library_that_does_not_return_is_not_waited_for(tmp_path):
         _, errors = process.communicate(timeout=20)
     assert time.monotonic() - began < 10
     assert process.returncode == 143
-    assert errors == 'stopped by SIGTERM within a library; what is finished stays as it is\n'
+    assert errors == 'stopped by SIGTERM inside a library call; finished files are kept\n'
 
 
 @pytest.mark.parametrize('command', [('-m', 'kimnet_jax.predict'), ('-m', 'data_pipelines.build'), ('-m', 'kimnet_jax', 'train')])
@@ -63,4 +63,4 @@ def test_ctrl_c_while_a_command_imports_its_modules(command, tmp_path):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert errors == 'stopped by SIGINT; nothing half-written is left\n'
+    assert errors == 'stopped by SIGINT; no partial files are left\n'

@@ -40,7 +40,7 @@ def explained() -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f' at {error.filename}' if error.filename else ''
-            fail(f'the disk is full{place}: free some space (or choose another folder) and run the same command again')
+            fail(f'the disk is full{place}: free some space (or choose another folder) and rerun the command')
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             fail(f'no permission to write or read {error.filename}: choose another folder or change its permissions')
         raise

@@ -23,7 +23,7 @@ class Interrupted(BaseException):
     """The command was asked to stop. Attribute `number`: by which signal."""
 
     def __init__(self, number: int):
-        super().__init__(f'stopped by {signal.Signals(number).name}; nothing half-written is left')
+        super().__init__(f'stopped by {signal.Signals(number).name}; no partial files are left')
         self.number = number
 
 
@@ -106,5 +106,5 @@ def _watch(reader: int) -> None:
             if number[0] not in NUMBERS or _noticed.wait(GRACE + LATER * _last.is_set()) or _patient.is_set():
                 continue
             name = signal.Signals(number[0]).name
-            print(f'stopped by {name} within a library; what is finished stays as it is', file=sys.stderr, flush=True)
+            print(f'stopped by {name} inside a library call; finished files are kept', file=sys.stderr, flush=True)
             os._exit(128 + number[0])

@@ -129,7 +129,7 @@ def _video_frames(path: pathlib.Path, tell: Callable[[int], object] | None) -> I
                         break
                     if packet.is_corrupt:  # cut short: some decoders drop it without a word
                         raise DamagedError(
-                            f'{path}: breaks off near frame {count}; the file is damaged or incomplete, fetch it again'
+                            f'{path}: breaks off near frame {count}; the file is damaged or incomplete, download it again'
                         )
                     frames = packet.decode()
                 serious = [text.strip() for level, _, text in said if level <= av.logging.ERROR or text.startswith(_SKIPPED)]
@@ -149,7 +149,7 @@ def _video_frames(path: pathlib.Path, tell: Callable[[int], object] | None) -> I
                     if resting or built_on:
                         if tell is None:
                             why = resting or next(iter(complaints.values()))
-                            raise DamagedError(f'{path}: frame {count} is damaged ({why}); fetch the file again')
+                            raise DamagedError(f'{path}: frame {count} is damaged ({why}); download the file again')
                         tell(count)
                     image = frame.to_ndarray(format='rgb24')
                     yield np.ascontiguousarray(np.rot90(image, frame.rotation // 90))  # phones film upright pictures lying down
@@ -159,7 +159,7 @@ def _video_frames(path: pathlib.Path, tell: Callable[[int], object] | None) -> I
                 f'{path}: cannot be decoded after frame {count} ({error.strerror}); the file is damaged'
             ) from error
         if complaints and tell is None:
-            raise DamagedError(f'{path}: damaged ({next(iter(complaints.values()))}); fetch the file again')
+            raise DamagedError(f'{path}: damaged ({next(iter(complaints.values()))}); download the file again')
 
 
 def _impossible(data: bytes, context: Any) -> str:

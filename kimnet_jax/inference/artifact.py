@@ -103,7 +103,7 @@ def export(model: Model, folder: pathlib.Path, *, frames: int, platforms: Sequen
         InputError: the folder exists.
     """
     if folder.exists():
-        raise InputError(f'{folder}: exists already; choose another folder or remove it')
+        raise InputError(f'{folder}: already exists; choose another folder or remove it')
     weights = flatten(model.weights)
     of_weights = {key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for key, leaf in weights.items()}
     (b,) = jax.export.symbolic_shape('b')

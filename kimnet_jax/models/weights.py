@@ -78,9 +78,9 @@ def initialise(
     heads, expected = _heads(given), _heads(ours)
     names = ', '.join(sorted(set(heads.values())))
     if heads and not expected:
-        lines.append(f'{names} left out: there is none here')
+        lines.append(f'{names} left out: not in this network')
     elif heads and heads == expected and (there := _joints(given)) != (here := _joints(ours)):
-        lines.append(f'{names} left out, it stays random: {there} joints there, {here} here')
+        lines.append(f'{names} left out, so random: {there} joints in the source, {here} here')
         kept |= expected.keys()
     else:
         heads = {}
@@ -89,7 +89,7 @@ def initialise(
     if partial:
         absent = {_child(path) for path in ours} - {_child(path) for path in arrays}
         if absent:
-            lines.append(f'not in the weights, so still random: {", ".join(sorted(absent))}')
+            lines.append(f'not in the weights, so random: {", ".join(sorted(absent))}')
             kept |= {path for path in ours if _child(path) in absent}
     _fill(model, given, kept)
     return lines
@@ -108,8 +108,8 @@ def _by_name(
         return arrays, []
     if there is None:
         same = all(arrays[path].shape == ours[path].shape for path in shared)
-        way = f'taken for those of {here.name}' if same else 'not carried over by name'
-        return arrays, [f'which joints these weights are of is not known; they are {way}']
+        way = f'taken as those of {here.name}' if same else 'not matched by name'
+        return arrays, [f'the joints of these weights are unknown and {way}']
     names = [name for name in here.joints if name in there.joints]
     sources, targets = ([skeleton.joints.index(name) for name in names] for skeleton in (there, here))
     given = dict(arrays)
@@ -132,8 +132,8 @@ def _along(size: int, over_joints: bool, chosen: Sequence[int], skeleton: Skelet
 
 
 def _describe_joints(there: Skeleton, here: Skeleton, names: list[str]) -> str:
-    parts = [f'joints of {there.name} carried over by name: {", ".join(names) or "none"}']
-    for what, one, other in (('new, so still random', here, there), ('left out', there, here)):
+    parts = [f'joints of {there.name} matched by name: {", ".join(names) or "none"}']
+    for what, one, other in (('new, so random', here, there), ('left out', there, here)):
         rest = [name for name in one.joints if name not in other.joints]
         parts += [f'{what}: {", ".join(rest)}'] if rest else []
     return '; '.join(parts)

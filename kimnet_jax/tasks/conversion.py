@@ -61,7 +61,7 @@ def convert(request: ConversionRequest) -> None:
     """Reads, translates, checks and writes. Raises `InputError`."""
     source, target = request.source, request.target
     if target.exists() and not request.overwrite:
-        raise InputError(f'{target} exists: choose another name, or say --overwrite')
+        raise InputError(f'{target} already exists: choose another name, or pass --overwrite')
     weights, entries, notes = _read(source, request)
     to = request.to or ('flax' if weights is None else 'torch')
     _check_flags(request, weights, target, to)
@@ -85,7 +85,7 @@ def convert(request: ConversionRequest) -> None:
         if request.pixels:
             entries = pixels.fold_pixels(entries, name, pixels.RELEASED[request.pixels])
             weights, _, _ = from_torch(name, entries, config=weights.config, partial=request.partial)
-            notes.append('the first layer takes our images now: R, G, B, normalised with the statistics of R, G, B')
+            notes.append('the first layer now accepts our images: R, G, B, normalised with the statistics of R, G, B')
 
     # checks, then the file
     weights = weights._replace(skeleton=skeleton)
@@ -95,7 +95,7 @@ def convert(request: ConversionRequest) -> None:
     if entries and not unfilled:
         check_complete(weights)
     if request.verify and entries and not request.partial and has_torch():
-        print(f'the outputs are those of PyTorch: relative error {forward_error(weights, entries):.1e}')
+        print(f'the outputs agree with PyTorch: relative error {forward_error(weights, entries):.1e}')
     arrays, metadata = (entries, {}) if to == 'torch' else (weights.arrays, describe(weights))
     write_weights(target, arrays, metadata)
     print(f'{len(arrays)} arrays written to {target}')
@@ -107,7 +107,7 @@ def _read(source: pathlib.Path, request: ConversionRequest) -> tuple[Weights | N
         trained, step = read_run(source, request.checkpoint)
         return trained, {}, [f'checkpoint {step} of {source}']
     if request.checkpoint != 'best' and source.is_file():
-        raise InputError(f'--checkpoint is for the folder of a run; {source} is none')
+        raise InputError(f'--checkpoint is for the folder of a run, which {source} is not')
     arrays, metadata, notes = read_weights(source)
     weights = described(metadata, arrays, source)
     return (None, arrays, notes) if weights is None else (weights, {}, notes)
@@ -136,17 +136,19 @@ def _part(entries: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 def _check_flags(request: ConversionRequest, weights: Weights | None, target: pathlib.Path, to: str) -> None:
     """What would come to light too late, or never."""
     if suffix_of(target) in TORCH_SUFFIXES and to == 'flax':
-        raise InputError(f'{target}: weights of ours are written as {" or ".join(PLAIN_SUFFIXES)}; for PyTorch say --to=torch')
+        raise InputError(f'{target}: our weights are written as {" or ".join(PLAIN_SUFFIXES)}; for PyTorch, pass --to=torch')
     if request.model is None and (weights is None or request.part):
         raise InputError(f'--model is needed: one of {", ".join(NETWORKS)}')
     if weights is not None and request.model not in (None, weights.network) and not request.part:
-        raise InputError(f'--model={request.model}: {request.source} holds a {weights.network}; a part of it is taken by --part')
+        raise InputError(
+            f'--model={request.model}: {request.source} contains a {weights.network}; use --part to take a part of it'
+        )
     if request.template and (weights is None or not (request.part or to == 'torch')):
-        raise InputError('--template is for weights of ours on the way to PyTorch')
+        raise InputError('--template is for converting our weights to PyTorch')
     if request.partial and to == 'torch':
-        raise InputError('--partial is for weights on the way to ours; a PyTorch file is written whole or not at all')
+        raise InputError('--partial is for converting to our weights; a PyTorch file is always written in full')
     if request.skeleton and to == 'torch':
-        raise InputError('--skeleton is for weights on the way to ours; a PyTorch file has no place for it')
+        raise InputError('--skeleton is for converting to our weights; a PyTorch file has no place for it')
     if request.skeleton and weights is not None and weights.skeleton not in ('', request.skeleton):
         raise InputError(f'--skeleton={request.skeleton}: the joints of {request.source} are those of {weights.skeleton!r}')
     if request.pixels and (weights is not None or request.model not in pixels.FOLDABLE):

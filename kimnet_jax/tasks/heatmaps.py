@@ -71,7 +71,9 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     # data
     train_clips, eval_clips = settings.dataset.open('train'), settings.dataset.open('eval')
     if not settings.dataset.allow_overlap:
-        schema.check_disjoint(train_clips, eval_clips, 'choose others, or, if you mean it, set config.dataset.allow_overlap=True')
+        schema.check_disjoint(
+            train_clips, eval_clips, 'choose others or, if this is intended, set config.dataset.allow_overlap=True'
+        )
 
     def batches(step: int) -> Generator[tuple[Batch, Batch], None, None]:
         stream = train_batches(
@@ -187,7 +189,7 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     notes = schema.report_notes(training_clips, source)
     whole, there = WHOLE.get(dataset.name, 0), len(set(training_clips.names) | set(source.names))
     if there < whole:
-        notes.append(f"On a {there}-clip subset: {dataset.name} has {whole} clips, so the paper's rows are of other data.")
+        notes.append(f"On a {there}-clip subset: {dataset.name} has {whole} clips, so the paper's rows are for other data.")
     title, ours = f'{dataset.name}/{dataset.config}, split {source.split}', f'{network_name(model)} (ours)'
     references, checkpoint = _reference_predictions(clips, training_clips), f'Checkpoint of step {found.step} of {found.name}'
     name = f'{source.split}_step{found.step}'

@@ -130,7 +130,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     ours, theirs = open_split(config, 'train'), open_split(config, 'eval')
     notes = _overlap_notes(ours, theirs)
     if poses.overlapping(ours.pairs, theirs.pairs) and not settings.dataset.allow_overlap:
-        raise InputError(f'{notes[-1]} Choose others, or, if you mean it, set config.dataset.allow_overlap=True')
+        raise InputError(f'{notes[-1]} Choose others or, if this is intended, set config.dataset.allow_overlap=True')
 
     def batches(step: int) -> Generator[tuple[Batch, Batch], None, None]:
         stream = poses.train_batches(

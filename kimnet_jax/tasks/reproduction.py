@@ -69,7 +69,7 @@ def reproduce(
             print(f'{len(slots)} at a time on {devices}', flush=True)
         failures, number = sweep.train_all(commands, slots, METRIC, lock)
         if number:
-            print(f'stopped by {signal.Signals(number).name}; the same command goes on from here')
+            print(f'stopped by {signal.Signals(number).name}; rerun the same command to resume')
             return 128 + number
         files: list[pathlib.Path] = []
         for name, report in make_reports(names, [*commands], failures, preset).items():
@@ -96,9 +96,11 @@ def make_reports(
         f'{tables.percent(_mean_pose(training, source))} here.'
     )
     notes = schema.report_notes(training, source)
-    notes.append('Ours is the evaluation at the end of training, not the best checkpoint: to choose on the test split flatters.')
+    notes.append(
+        'Ours is the evaluation at the end of training, not the best checkpoint: choosing on the test split would flatter it.'
+    )
     if dataset['name'] != 'penn_action' or preset != 'full':
-        notes.append("The paper's numbers are of its full networks on Penn Action: compare gaps with gaps, not the numbers.")
+        notes.append("The paper's numbers are for its full networks on Penn Action: compare the gaps, not the numbers.")
     scores: dict[str, dict[int, float]] = {}
     for run, result in results.items():
         for row in (run.row, *(row for row, same in SAME[preset].items() if same == run.row)):
@@ -129,5 +131,5 @@ def _check_settings(folder: pathlib.Path, settings: Sequence[str]) -> None:
     before = json.loads(file.read_text()) if file.exists() else now
     if before != now and any(folder.glob('*/*/config.json')):
         there, here = (' '.join(part) or 'none' for part in (before, now))
-        raise InputError(f'{folder} holds runs with other settings (there {there}; now {here}): choose another --workdir')
+        raise InputError(f'{folder} contains runs with other settings (there {there}; now {here}): choose another --workdir')
     write_text(file, json.dumps(now, indent=2) + '\n')

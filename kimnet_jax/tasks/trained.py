@@ -100,7 +100,7 @@ def open_trained(reference: str | pathlib.Path, checkpoint: str = 'best') -> Tra
     if path.is_file():
         return _of_file(path, name)
     names = ', '.join(pretrained.catalogue())
-    raise InputError(f'{name}: no folder of a run, no file of weights, and no pretrained model of that name; those are {names}')
+    raise InputError(f'{name}: not the folder of a run, a weight file or a pretrained model; the pretrained models are {names}')
 
 
 def _of_run(folder: pathlib.Path, checkpoint: str) -> Trained:
@@ -115,7 +115,7 @@ def _of_file(file: pathlib.Path, name: str) -> Trained:
     arrays, metadata, _ = read_weights(file)
     if RECORD not in metadata:
         raise InputError(
-            f'{name}: weights alone, without the settings they were trained with; begin a run with them '
+            f'{name}: only weights, without the settings they were trained with; make a run of them '
             f'(kimnet_jax.train --config.init.model={name} --config.train.epochs=0), and give its folder'
         )
     config, skeleton = parse_record(metadata[RECORD], f'{name}: metadata {RECORD!r}')

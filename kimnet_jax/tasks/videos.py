@@ -129,8 +129,8 @@ def _warn(video: pathlib.Path, damaged: set[int], frames: int, stated: int | Non
     if damaged:
         print(
             f'warning: {video}: {len(damaged)} of {frames} frames are damaged, the first is frame {min(damaged)}; '
-            'they are marked `damaged` in JSON and CSV, and their poses are of no worth',
+            'they are marked `damaged` in JSON and CSV, and their poses are unreliable',
             file=sys.stderr,
         )
     if stated not in (None, frames):
-        print(f'warning: {video}: {frames} frames could be read, the file states {stated}', file=sys.stderr)
+        print(f'warning: {video}: {frames} frames could be read, but the file states {stated}', file=sys.stderr)

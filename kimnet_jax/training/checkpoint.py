@@ -110,7 +110,7 @@ class Checkpoints:
             average = None if template.average is None else from_tree(template.average, items['average'], source)
             return TrainState(optimizer['step'], weights, optimizer['state'], average), meta
         if steps:
-            raise InputError(f'{self.folder}: every checkpoint is damaged; start again in an empty working directory')
+            raise InputError(f'{self.folder}: every checkpoint is damaged; start over with an empty --workdir')
         return None
 
     def restore_weights(self, which: str, template: Weights) -> tuple[Weights, dict[str, Any]]:
@@ -147,12 +147,12 @@ class Checkpoints:
                 print(f'warning: checkpoint {step} of {self.folder} is damaged ({damage}); trying another', file=sys.stderr)
                 continue
             return items[name], meta
-        raise InputError(f'{self.folder}: checkpoint {which!r} is damaged and there is no other to take')
+        raise InputError(f'{self.folder}: checkpoint {which!r} is damaged and there is no other one')
 
     def _candidates(self, which: str) -> list[int]:
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
-            raise InputError(f'{self.folder}: no checkpoint there; train first, or name the folder of another run')
+            raise InputError(f'{self.folder}: contains no checkpoint; train first, or name the folder of another run')
         if which == 'last':
             return steps
         if which == 'best':
@@ -175,7 +175,7 @@ class Checkpoints:
             raise _DamagedError('checksum of meta differs')
         lacking = [name for name in names if name not in meta['checksums']]
         if lacking:
-            raise InputError(f'{self.folder / str(step)}: made with other settings: it holds no {lacking[0]!r}')
+            raise InputError(f'{self.folder / str(step)}: made with other settings: it does not contain {lacking[0]!r}')
         try:
             metadata = self._manager.item_metadata(step)
             wanted = {
@@ -236,7 +236,7 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
         peer = jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
         raise (PeerError if peer else InputError)(
             f'{folder}: a checkpoint could not be written ({_first_line(error)}); '
-            f'those before it are whole: {_way_out(error, folder, peer)}'
+            f'earlier ones are intact: {_way_out(error, folder, peer)}'
         ) from error
 
 
@@ -248,14 +248,14 @@ def _way_out(error: Exception, folder: pathlib.Path, peer: bool) -> str:
         return number in numbers or any(os.strerror(one) in text for one in numbers)
 
     if is_one_of(errno.ENOSPC, errno.EDQUOT):
-        return 'the disk is full: free some space and run the same command again'
+        return 'the disk is full: free some space and rerun the command'
     if is_one_of(errno.EACCES, errno.EPERM, errno.EROFS):
-        return 'this user may not write there: change the permissions and run the same command again'
+        return 'this user may not write there: change the permissions and rerun the command'
     if peer:
-        return 'another process of this run has ended, or cannot be reached: look at its output, and start all of them again'
+        return 'another process of this run has ended, or cannot be reached: look at its output, and restart all of them'
     if is_one_of(errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) or not folder.is_dir():
-        return 'another process has changed or deleted files there: find out which, and run the same command again'
-    return 'mend the cause and run the same command again'
+        return 'another process has changed or deleted files there: find out which one, and rerun the command'
+    return 'fix the cause and rerun the command'
 
 
 def _first_line(error: Exception) -> str:

@@ -26,4 +26,4 @@ def difference(before: Mapping[str, Any]) -> str:
     """A line on what differs from the conditions of a checkpoint, '' where nothing does."""
     now = conditions()
     changed = [f'{name}: {before[name]} there, {now.get(name)} now' for name in before if before[name] != now.get(name)]
-    return f'the last bits may differ from those of a run that was never stopped: {"; ".join(changed)}' if changed else ''
+    return f'the last digits may differ from those of an uninterrupted run: {"; ".join(changed)}' if changed else ''

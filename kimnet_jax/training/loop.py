@@ -129,7 +129,7 @@ class StoppedError(Exception):
     """The run was asked to stop. Attribute `signal`: by which signal."""
 
     def __init__(self, number: int, step: int):
-        super().__init__(f'stopped by {signal.Signals(number).name} after step {step}; the same command goes on from there')
+        super().__init__(f'stopped by {signal.Signals(number).name} after step {step}; rerun the same command to resume')
         self.signal = number
 
 

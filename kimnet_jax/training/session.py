@@ -77,7 +77,7 @@ def run(
         )
         first, *others = told
         devices = f'{mesh.size} {jax.default_backend()} device(s)'
-        log.say(f'{first}, {devices}, {plan.steps} steps' + (f'; going on after step {step}' if step else ''))
+        log.say(f'{first}, {devices}, {plan.steps} steps' + (f'; resuming after step {step}' if step else ''))
         changed = difference(meta.get('conditions', {}))
         for line in (*others, *(origin or ()), *([f'note: {changed}'] if changed else [])):
             log.say(line)

@@ -70,7 +70,7 @@ def tell_others() -> None:
 
 def _end_late(seconds: int) -> None:
     print(
-        f'error: --distributed: not all processes came within {seconds} s; start them all, or set {JOIN_SECONDS} to more',
+        f'error: --distributed: not all processes joined within {seconds} s; start them all, or increase {JOIN_SECONDS}',
         file=sys.stderr,
         flush=True,
     )
@@ -92,7 +92,7 @@ def without_peers() -> Iterator[None]:
                 raise
             raise PeerError(
                 f'another process of this run has ended, or cannot be reached ({str(error).splitlines()[0][:200]}): look at its '
-                'output; the same command, in all processes, goes on from the last checkpoint'
+                'output; rerun the same command in all processes to resume from the last checkpoint'
             ) from error
     except PeerError as error:
         print(f'error: {error}', file=sys.stderr, flush=True)
@@ -120,8 +120,8 @@ def _wait_for_coordinator(address: str, seconds: int) -> None:
             reason = str(getattr(error, 'strerror', None) or error)
         time.sleep(0.5)
     raise InputError(
-        f'--distributed: nothing listens at JAX_COORDINATOR_ADDRESS={address} ({reason}), {seconds} s long; start process 0 '
-        f'there, mend the address, or set {JOIN_SECONDS} to more'
+        f'--distributed: nothing was listening at JAX_COORDINATOR_ADDRESS={address} for {seconds} s ({reason}); start process '
+        f'0 there, correct the address, or increase {JOIN_SECONDS}'
     )
 
 

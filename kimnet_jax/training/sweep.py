@@ -90,7 +90,9 @@ def train_all(
                     running.append(_Started(run, slot, _start(run, commands[run], slot, lock), time.monotonic()))
                 if len(signals) > told:
                     told = len(signals)
-                    print('stopping: what is at work saves; once more kills it' if told == 1 else 'killing', flush=True)
+                    print(
+                        'stopping: the runs are saving; press Ctrl-C again to kill them' if told == 1 else 'killing', flush=True
+                    )
                     for started in running:
                         started.process.send_signal(signal.SIGTERM if told == 1 else signal.SIGKILL)
                 for started in [started for started in running if started.process.poll() is not None]:
@@ -159,7 +161,7 @@ def _signals() -> Iterator[list[int]]:
 
 def alone(folder: pathlib.Path) -> contextlib.AbstractContextManager[TextIO]:
     """The lock of a folder of runs. They hold it as well, should this process be killed before them; see `workdir.alone`."""
-    return workdir.alone(folder, 'runs are')
+    return workdir.alone(folder, 'other runs are')
 
 
 def find_slots(jobs: int | None) -> tuple[list[dict[str, str]], str]:

@@ -25,7 +25,7 @@ _LONGEST = 1024  # bytes of a message to the other processes
 
 
 @contextlib.contextmanager
-def alone(folder: pathlib.Path, what: str = 'a training is') -> Iterator[TextIO]:
+def alone(folder: pathlib.Path, what: str = 'another training is') -> Iterator[TextIO]:
     """The lock of a folder, which is made. The system lifts it when this process has ended, and those that it was passed on to.
 
     Raises `InputError` that names the host and the process, where another one holds it, or where the folder cannot be made.
@@ -39,7 +39,7 @@ def alone(folder: pathlib.Path, what: str = 'a training is') -> Iterator[TextIO]
                 lock.seek(0)
                 holder = lock.read().strip() or 'another process'
                 raise InputError(
-                    f'{folder}: {what} at work there ({holder}); wait for its end, stop it, or choose another --workdir'
+                    f'{folder}: {what} using this folder ({holder}); wait for it, stop it, or choose another --workdir'
                 )
             if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 break  # else the one before took the file away between the two
@@ -95,7 +95,9 @@ def write_config(
         if changed:
             shown = '; '.join(f'config.{key}: {before.get(key)!r} there, {now.get(key)!r} now' for key in changed[:6])
             more = f'; and {len(changed) - 6} more' if len(changed) > 6 else ''
-            raise InputError(f'{workdir} holds another run ({shown}{more}): choose another --workdir, or the same settings')
+            raise InputError(
+                f'{workdir} contains a run with other settings ({shown}{more}): choose another --workdir or the same settings'
+            )
     if jax.process_index() == 0:
         if initial_weights is None:
             initial_weights = json.loads(file.read_text()).get('initial_weights', ()) if file.exists() else ()
@@ -112,7 +114,7 @@ def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str]:
     """(config, skeleton name) of a run. Raises `InputError` where the folder holds none."""
     file = workdir / 'config.json'
     if not file.exists():
-        raise InputError(f'{workdir}: no run there (config.json is missing); give the --workdir that train was given')
+        raise InputError(f'{workdir}: not a run (config.json is missing); give the folder that train got as --workdir')
     return parse_record(read_file(file), str(file))
 
 
@@ -126,7 +128,7 @@ def parse_record(text: str | bytes, source: str) -> tuple[dict[str, Any], str]:
         check_finite(config, 'config')
         return config, skeleton
     except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise InputError(f'{source}: not a config that train wrote ({error})') from error
+        raise InputError(f'{source}: not a config written by train ({error})') from error
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

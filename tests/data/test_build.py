@@ -88,15 +88,15 @@ def test_a_built_data_set_is_left_alone_unless_overwritten(root, data_dir, capsy
     info = data_dir / 'sub_jhmdb/fold1/1.0.0/dataset_info.json'
     info.with_name('mark').touch()
     run(root, data_dir)
-    assert 'sub_jhmdb/fold1 is built already' in capsys.readouterr().out
+    assert 'sub_jhmdb/fold1 is already built' in capsys.readouterr().out
     assert info.with_name('mark').exists()
-    with pytest.raises(InputError, match='exists already'):
+    with pytest.raises(InputError, match='already exists'):
         run(root, data_dir, '--fail_if_exists')
     run(root, data_dir, '--overwrite')
     assert not info.with_name('mark').exists()
     assert info.exists()
     info.unlink()
-    with pytest.raises(InputError, match='exists already; --overwrite replaces it'):
+    with pytest.raises(InputError, match='already exists; --overwrite replaces it'):
         run(root, data_dir)
     run(root, data_dir, '--overwrite')
     assert info.exists()
@@ -134,7 +134,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(kind, root, data_dir, monkeypa
         raise FULL[kind]()
 
     monkeypatch.setattr('tensorflow_datasets.core.writer.ExampleWriter.write', write)
-    with pytest.raises(InputError, match=f'{data_dir}: the disk became full'):
+    with pytest.raises(InputError, match=f'{data_dir}: the disk is full'):
         run(root, data_dir)
     assert not list(data_dir.iterdir())
 
@@ -231,17 +231,17 @@ def test_export_replaces_only_what_it_may(tmp_path):
     export.export_clip(example, JHMDB, out)
     assert sorted(file.name for file in out.iterdir()) == ['000001.jpg', 'boxes.json', 'joints.json']
     (out / 'mine').touch()
-    with pytest.raises(InputError, match='exists already; choose another folder or give --overwrite'):
+    with pytest.raises(InputError, match='already exists; choose another folder or give --overwrite'):
         export.export_clip(example, JHMDB, out)
     assert (out / 'mine').exists()
-    with pytest.raises(InputError, match="holds 'mine', which is none of what is written here"):
+    with pytest.raises(InputError, match="contains 'mine', which this command did not write"):
         export.export_clip(example, JHMDB, out, overwrite=True)
     assert (out / 'mine').exists()
     (out / 'mine').unlink()
     (out / '000002.jpg').touch()  # of a longer clip
     export.export_clip(example, JHMDB, out, overwrite=True)
     assert sorted(file.name for file in out.iterdir()) == ['000001.jpg', 'boxes.json', 'joints.json']
-    with pytest.raises(InputError, match='exists already'):
+    with pytest.raises(InputError, match='already exists'):
         export.export_clip(example, JHMDB, out / 'boxes.json', overwrite=True)
     with pytest.raises(TypeError):
         export.export_clip(example | {'joints': None, 'boxes': object()}, JHMDB, tmp_path / 'broken')
@@ -278,12 +278,12 @@ def test_an_export_replaces_what_it_wrote_and_nothing_else(root, data_dir, tmp_p
     export.main([*command, '--overwrite'])
     (tmp_path / 'clip/thesis.tex').write_text('years of work')
     with pytest.raises(
-        InputError, match=r"clip: holds 'thesis\.tex', which is none of what is written here; choose another folder"
+        InputError, match=r"clip: contains 'thesis\.tex', which this command did not write; choose another folder"
     ):
         export.main([*command, '--overwrite'])
     (tmp_path / 'clip/thesis.tex').rename(tmp_path / 'thesis.tex')
     (tmp_path / 'clip/000009.png').mkdir()
-    with pytest.raises(InputError, match=r"clip: holds '000009\.png'"):
+    with pytest.raises(InputError, match=r"clip: contains '000009\.png'"):
         export.main([*command, '--overwrite'])
 
 

@@ -115,7 +115,7 @@ def test_a_second_build_waits_for_the_first_and_takes_over_only_if_that_died(fir
     wait_until((tmp_path / 'gate.reached').exists)
     second = start()
     told = second.stderr.readline()
-    assert told == f'penn_action/official: another process builds it into {tmp_path / "built"}; waiting for its end\n'
+    assert told == f'penn_action/official: another process is building it into {tmp_path / "built"}; waiting for it to finish\n'
     assert not (tmp_path / 'built' / FINAL).exists()
     if first_is_killed:
         first.kill()
@@ -124,7 +124,7 @@ def test_a_second_build_waits_for_the_first_and_takes_over_only_if_that_died(fir
         assert first.communicate(timeout=120)[0].startswith('penn_action/official: train 2 clips')
     out, err = second.communicate(timeout=120)
     assert second.returncode == 0, err
-    assert out.startswith('penn_action/official: train' if first_is_killed else 'penn_action/official is built already;')
+    assert out.startswith('penn_action/official: train' if first_is_killed else 'penn_action/official is already built;')
     assert_whole(tmp_path / 'built')
 
 

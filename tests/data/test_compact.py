@@ -182,9 +182,9 @@ def test_command(data_dir, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['sub_jhmdb']
     changed = folder.stat().st_mtime_ns
     compact.main(command)
-    assert 'is there already' in capsys.readouterr().out
+    assert 'already exists' in capsys.readouterr().out
     assert folder.stat().st_mtime_ns == changed
-    with pytest.raises(InputError, match='not what this command writes; --overwrite replaces it'):
+    with pytest.raises(InputError, match='not made with these settings; --overwrite replaces it'):
         compact.main([*command, '--pixels', '24'])
     compact.main([*command, '--pixels', '24', '--overwrite'])
     assert schema.open_built(folder, 'test')[0]['image_size'][0] < 40
@@ -206,7 +206,7 @@ def test_bad_arguments(arguments, message, data_dir, tmp_path):
 
 
 def test_the_original_is_not_replaced(data_dir):
-    with pytest.raises(InputError, match='the original is there'):
+    with pytest.raises(InputError, match='this is the folder of the original'):
         compact.main(['compact', 'sub_jhmdb/fold1', '--data_dir', str(data_dir), '--out', str(data_dir), '--overwrite'])
 
 

@@ -205,7 +205,7 @@ def test_a_flipped_bit_in_a_video_is_named_by_doctor_and_build_or_left_out(tmp_p
     path = root / f'ReCompress_Videos/{CLIP}.avi'
     flip_until_noticed(path)
     (found,) = errors('sub_jhmdb', root)
-    assert re.match(rf'{path}: frame \d is damaged \(.*\); fetch the file again', found)
+    assert re.match(rf'{path}: frame \d is damaged \(.*\); download the file again', found)
     command = ['build', 'sub_jhmdb/fold1', '--manual_dir', str(root), '--data_dir', str(tmp_path / 'built')]
     with pytest.raises(InputError, match=re.escape(found)):
         build.main(command)

@@ -93,8 +93,8 @@ def test_training_refuses_splits_that_share_clips_unless_it_is_meant(built, tmp_
     shared = {'train_split': 'train+test', 'eval_split': 'test'}
     assert refusal(built, tmp_path, **shared) == (
         f"{built}/sub_jhmdb/fold1/1.0.0: splits 'train+test' and 'test' share clips: catch/Ball_catch_1, golf/Golf_swing_1; "
-        'a result on clips that were trained on says nothing of others: '
-        'choose others, or, if you mean it, set config.dataset.allow_overlap=True'
+        'a result on training clips says nothing about other clips: '
+        'choose others or, if this is intended, set config.dataset.allow_overlap=True'
     )
     for dataset in (
         shared | {'allow_overlap': True},

@@ -149,7 +149,7 @@ def test_frames_are_read_one_by_one_and_only_when_asked_for(built, tmp_path):
     source = open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')
     file.unlink()
     np.testing.assert_array_equal(source[1]['joints'], expected['joints'])
-    with pytest.raises(InputError, match=f"{folder}: clip 1 of 'train' cannot be read .*build it again with --overwrite"):
+    with pytest.raises(InputError, match=f"{folder}: clip 1 of 'train' cannot be read .*rebuild it with --overwrite"):
         source[1]['frames'][0]
 
 
@@ -165,7 +165,7 @@ def test_names_and_lengths_are_known_without_reading_a_clip(built, monkeypatch):
 
 def test_a_data_set_of_an_earlier_version_is_named(copy):
     (copy / 'checksums.json').unlink()
-    with pytest.raises(InputError, match=r'no checksums.json: built by an earlier version, .* build it again with --overwrite'):
+    with pytest.raises(InputError, match=r'no checksums.json: built by an earlier version, .* rebuild it with --overwrite'):
         read_built(copy)
 
 
@@ -284,7 +284,7 @@ def _no_length(metadata: dict) -> None:
 )
 def test_tables_that_do_not_fit_the_records_are_refused(change, copy, tmp_path):
     _change(copy, change)
-    with pytest.raises(InputError, match=f'{copy}: .*build it again with --overwrite'):
+    with pytest.raises(InputError, match=f'{copy}: .*rebuild it with --overwrite'):
         read_all(tmp_path)
 
 
@@ -356,7 +356,7 @@ def test_a_damaged_data_set_is_named(damage, built, tmp_path):
         (folder / 'dataset_info.json').write_text('{')
     else:
         (folder / 'features.json').unlink()
-    with pytest.raises(InputError, match=f'{folder}: .*build it again with --overwrite'):
+    with pytest.raises(InputError, match=f'{folder}: .*rebuild it with --overwrite'):
         read_all(tmp_path)
 
 

@@ -102,7 +102,7 @@ def test_the_documented_program_runs_without_this_package(folder):
 
 
 def test_nothing_is_overwritten_or_left_half_written(model, folder, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match='exists already'):
+    with pytest.raises(InputError, match='already exists'):
         artifact.export(model, folder, frames=FRAMES, platforms=['cpu'], about={})
 
     def full(*args, **kwargs):

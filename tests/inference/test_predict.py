@@ -198,9 +198,9 @@ def test_poses_are_refined(command, refined_by_shift, write_video, tmp_path, loo
 
 def test_bad_refinement(command, trained, monkeypatch, tmp_path, capfd):
     assert command('v.mp4', '--look_ahead', '3') == 2
-    assert '--look_ahead belongs to --refine' in capfd.readouterr().err
+    assert '--look_ahead needs --refine' in capfd.readouterr().err
     assert command('v.mp4', '--refine', str(tmp_path / 'none')) == 2
-    assert 'none: no folder of a run' in capfd.readouterr().err
+    assert 'none: not the folder of a run' in capfd.readouterr().err
     other = refinement.TrainedRefiner(None, 'jhmdb', {'weights': 'W2'})
     monkeypatch.setattr(refinement, 'load', lambda found: other)
     assert command('v.mp4', '--refine', 'W2') == 2

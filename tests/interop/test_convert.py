@@ -225,7 +225,7 @@ def test_command_there_and_back(command, released, tmp_path, capsys):
     told = capsys.readouterr().out
     assert 'taken: state_dict; left out: epoch' in told
     assert 'PoseResNetConfig(depth=18, num_joints=5, width=4, features=7' in told
-    assert 'the outputs are those of PyTorch: relative error' in told
+    assert 'the outputs agree with PyTorch: relative error' in told
     assert command(source='ours.npz', target='ours.safetensors', to='flax') == 0
     ours, copy = (read_weights(tmp_path / name) for name in ('ours.npz', 'ours.safetensors'))
     assert copy.metadata == ours.metadata
@@ -238,7 +238,7 @@ def test_command_there_and_back(command, released, tmp_path, capsys):
 def test_target_is_replaced_only_when_asked(command, released, tmp_path, capsys):
     (tmp_path / 'ours.npz').write_text('mine')
     assert command(model='pose_resnet', source='released.pth.tar', target='ours.npz') == 2
-    assert 'ours.npz exists' in capsys.readouterr().err
+    assert 'ours.npz already exists' in capsys.readouterr().err
     assert (tmp_path / 'ours.npz').read_text() == 'mine'
     assert command(model='pose_resnet', source='released.pth.tar', target='ours.npz', overwrite=True, verify=False) == 0
     assert read_weights(tmp_path / 'ours.npz').metadata['network'] == 'pose_resnet'
@@ -322,7 +322,7 @@ def test_run_of_ours(name, command, tmp_path):
             {**RELEASED, 'model': 'kmm'},
             "not the weights of 'kmm': there is no conv_q.weight",
         ),
-        ({**RELEASED, 'target': 'x.pth'}, 'for PyTorch say --to=torch'),
+        ({**RELEASED, 'target': 'x.pth'}, 'for PyTorch, pass --to=torch'),
         ({**RELEASED, 'target': 'x.bin'}, 'the name must end in one of'),
         (
             {**RELEASED, 'part': 'net'},
@@ -330,7 +330,7 @@ def test_run_of_ours(name, command, tmp_path):
         ),
         (
             {**RELEASED, 'template': 'a'},
-            '--template is for weights of ours',
+            '--template is for converting our weights',
         ),
         (
             {**RELEASED, 'checkpoint': '3'},
@@ -344,9 +344,9 @@ def test_run_of_ours(name, command, tmp_path):
             {**RELEASED, 'model': 'kmm', 'pixels': 'rpstn'},
             '--pixels is for',
         ),
-        ({'source': 'ours.npz', 'target': 'x.pth', 'model': 'kimnet'}, '--model=kimnet: .*ours.npz holds a pose_resnet'),
+        ({'source': 'ours.npz', 'target': 'x.pth', 'model': 'kimnet'}, '--model=kimnet: .*ours.npz contains a pose_resnet'),
         ({**RELEASED, 'skeleton': 'lsp'}, '--skeleton=lsp: it has 14 joints, these weights have 5'),
-        ({'source': 'ours.npz', 'target': 'x.pth', 'skeleton': 'lsp'}, '--skeleton is for weights on the way to ours'),
+        ({'source': 'ours.npz', 'target': 'x.pth', 'skeleton': 'lsp'}, '--skeleton is for converting to our weights'),
         ({'source': 'ours.npz', 'target': 'x.pth', 'partial': True}, '--partial is for'),
         ({'source': 'ours.npz', 'target': 'x.npz', 'to': 'flax', 'part': 'conv1'}, '--model is needed'),
         ({'source': 'anonymous.npz', 'target': 'x.pth'}, 'our keys and no metadata'),
@@ -354,7 +354,7 @@ def test_run_of_ours(name, command, tmp_path):
         ({'source': 'older.npz', 'target': 'x.pth'}, "no config of 'kmm': .*unexpected keyword argument 'colour'"),
         ({'source': 'listed.npz', 'target': 'x.pth'}, "no config of 'kmm'"),
         ({'source': 'impossible.npz', 'target': 'x.pth'}, "'pose_resnet' cannot be of .*depth 19"),
-        ({'source': 'empty', 'target': 'x.pth'}, 'no run there'),
+        ({'source': 'empty', 'target': 'x.pth'}, 'not a run'),
     ],
 )
 def test_bad_requests_end_in_one_line(options, message, command, released, tmp_path, capsys):
@@ -392,7 +392,7 @@ def test_without_torch(command, released, tmp_path, monkeypatch, capsys):
 def test_pixels_and_backbone_by_command(command, released, tmp_path, capsys):
     options = {'model': 'pose_resnet', 'verify': False}
     assert command(source='released.pth.tar', target='rgb.npz', pixels='simplebaseline', **options) == 0
-    assert 'takes our images now' in capsys.readouterr().out
+    assert 'now accepts our images' in capsys.readouterr().out
     folded = fold_pixels(released, 'pose_resnet', RELEASED_PIXELS['simplebaseline'])
     assert_equal(read_weights(tmp_path / 'rgb.npz').arrays, from_torch('pose_resnet', folded)[0].arrays)
     backbone = {key: array for key, array in released.items() if not key.startswith(('deconv', 'final'))}

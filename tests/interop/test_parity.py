@@ -245,7 +245,7 @@ def test_weights_from_a_file(tmp_path):
 
 def test_model_or_all():
     for argv in ((), ('--model=kmm', '--all')):
-        with pytest.raises(InputError, match='say either --all or --model: one of pose_resnet'):
+        with pytest.raises(InputError, match='give either --all or --model, one of pose_resnet'):
             command(*argv)
 
 

@@ -64,7 +64,7 @@ def test_another_order_of_the_joints_gives_the_same_heatmaps_in_that_order(name)
     fields, there, here = FAMILY[name], skeleton('abcd'), skeleton('cadb')
     source, model = make(fields, 4, seed=1), make(fields, 4, seed=2)
     lines = carry(fields, model, variables(source), here, there)
-    assert lines == ['joints of a-b-c-d carried over by name: c, a, d, b']
+    assert lines == ['joints of a-b-c-d matched by name: c, a, d, b']
     frames = np.random.default_rng(0).uniform(-1, 1, FRAMES).astype(np.float32)
     graph, _ = nnx.split(source)
     outputs = [_heatmaps(graph, nnx.state(network), frames) for network in (source, model)]
@@ -84,7 +84,7 @@ def test_new_joints_keep_what_they_have(name):
     given, model = variables(make(fields, 4, seed=1)), make(fields, 3, seed=2)
     before = variables(model)
     lines = carry(fields, model, given, here, there)
-    assert lines == ['joints of a-b-c-d carried over by name: c, a; new, so still random: x; left out: b, d']
+    assert lines == ['joints of a-b-c-d matched by name: c, a; new, so random: x; left out: b, d']
     after, axes = variables(model), joint_axes(model, abstract_model(fields, num_joints=4))
     assert axes
     for path, value in after.items():
@@ -105,7 +105,7 @@ def test_lsp_to_jhmdb():
     (line,) = carry(fields, model, given, JHMDB, LSP)
     named = [joint for joint in JHMDB.joints if joint not in ('belly', 'face')]
     carried = ', '.join(named)
-    assert line == f'joints of lsp carried over by name: {carried}; new, so still random: belly, face; left out: head_top'
+    assert line == f'joints of lsp matched by name: {carried}; new, so random: belly, face; left out: head_top'
     after = variables(model)
     for part in ('kernel', 'bias'):
         path = f'network.final_layer.{part}'
@@ -119,24 +119,24 @@ def test_lsp_to_jhmdb():
 def test_joints_that_only_sound_alike_are_not_taken_for_each_other():
     fields = tiny('pose_resnet')
     (line,) = carry(fields, make(fields, 14, seed=2), variables(make(fields, 16, seed=1)), LSP, MPII)
-    assert line.endswith('; new, so still random: neck; left out: pelvis, thorax, upper_neck')
+    assert line.endswith('; new, so random: neck; left out: pelvis, thorax, upper_neck')
     (line,) = carry(fields, make(fields, 15, seed=2), variables(make(fields, 13, seed=1)), JHMDB, PENN_ACTION)
-    assert line.endswith('; new, so still random: neck, belly, face; left out: head')
+    assert line.endswith('; new, so random: neck, belly, face; left out: head')
 
 
 def test_joints_that_are_not_known():
     fields = tiny('pose_resnet')
     given, model = variables(make(fields, 15, seed=1)), make(fields, 15, seed=2)
     (line,) = carry(fields, model, given, JHMDB, None)
-    assert line == 'which joints these weights are of is not known; they are taken for those of jhmdb'
+    assert line == 'the joints of these weights are unknown and taken as those of jhmdb'
     np.testing.assert_array_equal(variables(model)['network.final_layer.kernel'], given['network.final_layer.kernel'])
     given, model = variables(make(fields, 14, seed=1)), make(fields, 15, seed=2)
     given = {path.removeprefix('network.'): array for path, array in given.items()}
     before = variables(model.network)
     larger = abstract_model(fields, num_joints=16).network
     assert initialise(model.network, given, skeleton=JHMDB, larger=larger) == [
-        'which joints these weights are of is not known; they are not carried over by name',
-        'final_layer left out, it stays random: 14 joints there, 15 here',
+        'the joints of these weights are unknown and not matched by name',
+        'final_layer left out, so random: 14 joints in the source, 15 here',
     ]
     np.testing.assert_array_equal(variables(model.network)['final_layer.kernel'], before['final_layer.kernel'])
 

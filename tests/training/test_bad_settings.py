@@ -95,7 +95,7 @@ def fails(command, tmp_path, capsys, monkeypatch):
         ({'model.name': 'pose_resnet'}, "no such field in 'pose_resnet'; known: depth, width, features, remat; for a"),
         ({'init.model': '/nowhere'}, 'config.init.model=/nowhere: there is no such run or file'),
         ({'init.pose_initializer': 'configs/common.py'}, 'a file of weights ends with .npz or .safetensors'),
-        ({'init.feature_encoder': 'configs'}, 'checkpoints: no checkpoint there; train first'),
+        ({'init.feature_encoder': 'configs'}, 'checkpoints: contains no checkpoint; train first'),
     ],
 )
 def test_setting(fails, settings, told):
@@ -153,7 +153,7 @@ def test_folder_of_another_run(whole_run, command, run):
     done = run('-m', 'kimnet_jax.train', *command(folder, other))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f'error: {folder} holds another run (')
+    assert line.startswith(f'error: {folder} contains a run with other settings (')
     assert 'config.model.features: 8 there, 16 now; config.train.steps: 12 there, 13 now' in line
     assert (folder / 'config.json').read_bytes() == before
 
@@ -195,7 +195,7 @@ def test_a_run_that_made_no_checkpoint_may_begin_with_other_settings(tmp_path):
 )
 def test_damaged_config(tmp_path, text):
     (tmp_path / 'config.json').write_text(text)
-    with pytest.raises(InputError, match=r'config\.json: not a config that train wrote'):
+    with pytest.raises(InputError, match=r'config\.json: not a config written by train'):
         run_folder.read_config(tmp_path)
 
 
@@ -214,7 +214,7 @@ def test_divergence_stops_the_run(command, run, tmp_path):
     ('arguments', 'told'),
     [
         ([], '--model is needed'),
-        (['--workdir=/nowhere'], '/nowhere: no folder of a run'),
+        (['--workdir=/nowhere'], '/nowhere: not the folder of a run'),
         (['--workdir=/nowhere', '--model=kimnet-s-jhmdb'], '--model and --workdir: give one of them'),
     ],
 )

@@ -110,9 +110,9 @@ def test_no_such_choice(workdir, which):
 
 def test_nothing_there(tmp_path):
     assert Checkpoints(tmp_path).restore_newest(state_of(0)) is None
-    with pytest.raises(InputError, match='no checkpoint there; train first'):
+    with pytest.raises(InputError, match='contains no checkpoint; train first'):
         Checkpoints(tmp_path, read_only=True).restore_weights('best', state_of(0).weights)
-    with pytest.raises(InputError, match='no checkpoint there; train first'):
+    with pytest.raises(InputError, match='contains no checkpoint; train first'):
         Checkpoints(tmp_path / 'absent', read_only=True).restore_weights('best', state_of(0).weights)
     assert not (tmp_path / 'absent').exists()
 
@@ -204,7 +204,7 @@ def test_read_only_takes_another_and_moves_nothing(workdir, capsys):
 def test_all_damaged(workdir):
     for step in steps(workdir):
         cut_in_half(workdir / 'checkpoints' / str(step))
-    with pytest.raises(InputError, match='every checkpoint is damaged; start again in an empty working directory'):
+    with pytest.raises(InputError, match='every checkpoint is damaged; start over with an empty --workdir'):
         Checkpoints(workdir).restore_newest(state_of(0))
 
 
@@ -230,7 +230,7 @@ def test_checkpoint_without_average_is_not_taken_for_damaged(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, state_of(1)._replace(average=None), {})
     checkpoints.close()
-    with pytest.raises(InputError, match="made with other settings: it holds no 'average'"):
+    with pytest.raises(InputError, match="made with other settings: it does not contain 'average'"):
         Checkpoints(tmp_path).restore_newest(state_of(0))
     assert steps(tmp_path) == [1]
 
@@ -267,7 +267,7 @@ def test_failed_save_is_told_and_leaves_the_others_whole(workdir, monkeypatch):
 
     monkeypatch.setattr(os, 'rename', full)  # the last thing that Orbax does, in its background thread
     checkpoints.save(18, state_of(18), {}, None)
-    with pytest.raises(InputError, match=r'could not be written .*No space left on device.*those before it are whole'):
+    with pytest.raises(InputError, match=r'could not be written .*No space left on device.*earlier ones are intact'):
         checkpoints.wait()
     monkeypatch.undo()
     state, meta = Checkpoints(workdir).restore_newest(state_of(0))
@@ -290,7 +290,7 @@ def test_meta_holds_code_version(workdir):
             ValueError('NOT_FOUND: Error opening "zarr": No such file or directory'),
             'another process has changed or deleted files',
         ),
-        (RuntimeError('barrier timed out'), 'mend the cause and run the same command again'),
+        (RuntimeError('barrier timed out'), 'fix the cause and rerun the command'),
     ],
 )
 def test_the_way_out_is_that_of_the_cause(error, way_out, tmp_path):

@@ -22,13 +22,13 @@ def test_going_on_with_another_number_of_cpus_says_so(command, environment, run,
     line = ('-m', 'kimnet_jax.train', *command(tmp_path / 'run'))
     first = run(*line)
     assert first.returncode == 0, first.stderr
-    assert 'note: the last bits' not in first.stdout
+    assert 'note: the last digits' not in first.stdout
     program = (
         'import os, runpy, sys; os.sched_getaffinity = lambda pid: range(77); sys.argv = sys.argv[1:]; '
         "runpy.run_module('kimnet_jax.train', run_name='__main__', alter_sys=True)"
     )
     second = run('-c', program, 'train', *command(tmp_path / 'run'))
     assert second.returncode == 0, second.stderr
-    (said,) = [text for text in second.stdout.splitlines() if text.startswith('note: the last bits')]
+    (said,) = [text for text in second.stdout.splitlines() if text.startswith('note: the last digits')]
     assert 'visible CPUs: ' in said
     assert ' there, 77 now' in said

@@ -127,7 +127,8 @@ def test_distributed_without_the_others(command, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('process', 'told'), [('1', 'nothing listens at JAX_COORDINATOR_ADDRESS='), ('0', 'not all processes came within 3 s')]
+    ('process', 'told'),
+    [('1', 'nothing was listening at JAX_COORDINATOR_ADDRESS='), ('0', 'not all processes joined within 3 s')],
 )
 def test_others_that_are_not_there_are_one_line_in_time(process, told, command, run, tmp_path):
     numbers = {'JAX_COORDINATOR_ADDRESS': free_address(), 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': process}

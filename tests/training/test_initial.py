@@ -86,7 +86,7 @@ def test_both_parts_of_as_many_joints(file, source):
     assert lines == [
         f'pose_initializer: weights of {file}',
         f'feature_encoder: weights of {file}',
-        'feature_encoder: final_layer left out: there is none here',
+        'feature_encoder: final_layer left out: not in this network',
     ]
 
 
@@ -96,7 +96,7 @@ def test_last_layer_of_other_joints_stays_random(source, tmp_path):
     random, _ = split(variables(model.pose_initializer))
     lines = begin(model, pose_initializer=tmp_path / 'a.npz')
     assert_equal(variables(model.pose_initializer), random | split(source)[1])
-    assert lines[1:] == ['pose_initializer: final_layer left out, it stays random: 16 joints there, 13 here']
+    assert lines[1:] == ['pose_initializer: final_layer left out, so random: 16 joints in the source, 13 here']
 
 
 def test_an_hourglass_goes_into_an_initializer_of_other_joints_and_into_an_encoder_with_an_adapter(tmp_path):
@@ -107,8 +107,8 @@ def test_an_hourglass_goes_into_an_initializer_of_other_joints_and_into_an_encod
     before = variables(model)
     lines = begin(model, pose_initializer=tmp_path / 'a.npz', feature_encoder=tmp_path / 'a.npz')
     assert [line for line in lines if 'weights of' not in line] == [
-        'pose_initializer: merge_score, score left out, it stays random: 16 joints there, 13 here',
-        'feature_encoder: merge_score, score left out: there is none here',
+        'pose_initializer: merge_score, score left out, so random: 16 joints in the source, 13 here',
+        'feature_encoder: merge_score, score left out: not in this network',
     ]
     after, heads = variables(model), {path for path in given if 'score' in path}
     assert len(heads) == 6
@@ -173,12 +173,12 @@ def test_joints_of_a_run_are_carried_over_by_name(tmp_path):
     given = variables(model.network)
     chain, lines = begin_named(KIMNET, JHMDB, pose_initializer=tmp_path, feature_encoder=tmp_path)
     names = 'neck, r_shoulder, l_shoulder, r_hip, l_hip, r_elbow, l_elbow, r_knee, l_knee, r_wrist, l_wrist, r_ankle, l_ankle'
-    carried = f'joints of lsp carried over by name: {names}; new, so still random: belly, face; left out: head_top'
+    carried = f'joints of lsp matched by name: {names}; new, so random: belly, face; left out: head_top'
     assert lines == [
         f'pose_initializer: weights of {tmp_path}, checkpoint of step 1',
         f'pose_initializer: {carried}',
         f'feature_encoder: weights of {tmp_path}, checkpoint of step 1',
-        'feature_encoder: final_layer left out: there is none here',
+        'feature_encoder: final_layer left out: not in this network',
     ]
     assert_named(chain.pose_initializer, given, make(KIMNET, 15, seed=3).pose_initializer)
     assert_equal(variables(chain.feature_encoder), split(given)[1])
@@ -192,13 +192,13 @@ def test_joints_of_a_file_are_carried_over_where_it_names_its_skeleton(name, tmp
     given = variables(make(POSE_RESNET, 14).network)
     write_weights(tmp_path / name, given, {'skeleton': 'lsp'})
     model, lines = begin_named(KIMNET, JHMDB, pose_initializer=tmp_path / name)
-    assert 'carried over by name: neck, r_shoulder' in lines[1]
+    assert 'matched by name: neck, r_shoulder' in lines[1]
     assert_named(model.pose_initializer, given, make(KIMNET, 15, seed=3).pose_initializer)
     write_weights(tmp_path / name, given, {})
     _, lines = begin_named(KIMNET, JHMDB, pose_initializer=tmp_path / name)
     assert lines[1:] == [
-        'pose_initializer: which joints these weights are of is not known; they are not carried over by name',
-        'pose_initializer: final_layer left out, it stays random: 14 joints there, 15 here',
+        'pose_initializer: the joints of these weights are unknown and not matched by name',
+        'pose_initializer: final_layer left out, so random: 14 joints in the source, 15 here',
     ]
     write_weights(tmp_path / name, given, {'skeleton': 'coco'})
     with pytest.raises(InputError, match=rf"config\.init\.model=.*{name}: unknown skeleton 'coco'"):
@@ -217,7 +217,7 @@ def test_a_whole_kimnet_of_other_joints(tmp_path):
     given = variables(make(KIMNET, 14))
     write_weights(tmp_path / 'a.npz', given, {'skeleton': 'lsp'})
     model, lines = begin_named(KIMNET, JHMDB, model=tmp_path / 'a.npz')
-    assert 'new, so still random: belly, face' in lines[1]
+    assert 'new, so random: belly, face' in lines[1]
     after, before = variables(model), variables(make(KIMNET, 15, seed=3))
     path, (neck, face) = 'transition.relation_decoder.conv_g.kernel', (JHMDB.joints.index(joint) for joint in ('neck', 'face'))
     there = LSP.joints.index('neck')
@@ -262,7 +262,7 @@ def test_a_backbone_without_upsampling_is_taken_when_asked_for(source, tmp_path)
     with pytest.raises(InputError, match=r'deconv_layers\.0\.conv\.kernel: missing in the weights'):
         begin(model, model=tmp_path / 'backbone.npz')
     lines = begin(model, model=tmp_path / 'backbone.npz', partial=True)
-    assert lines[1:] == ['model: not in the weights, so still random: deconv_layers, final_layer']
+    assert lines[1:] == ['model: not in the weights, so random: deconv_layers, final_layer']
     assert_equal(variables(model.network), random | backbone)
 
     del backbone['layer4.1.bn2.scale']  # a hole is no missing part
@@ -340,6 +340,6 @@ def test_a_run_begins_with_another_and_goes_on_without_it(data_dir, tmp_path, ca
     (tmp_path / 'alone').rename(tmp_path / 'gone')
     assert heatmaps.train(config.to_dict(), tmp_path / 'chain') == 0
     shown = capsys.readouterr().out
-    assert 'going on after step 1' in shown
+    assert 'resuming after step 1' in shown
     assert 'weights of' not in shown
     assert json.loads((tmp_path / 'chain/config.json').read_text())['initial_weights'] == told

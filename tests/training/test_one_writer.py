@@ -20,7 +20,7 @@ def test_the_lock_names_who_has_it_and_is_free_afterwards(tmp_path):
         raise AssertionError
     who = f'process {os.getpid()} on {socket.gethostname()}'
     assert str(caught.value) == (
-        f'{tmp_path}/run: a training is at work there ({who}); wait for its end, stop it, or choose another --workdir'
+        f'{tmp_path}/run: another training is using this folder ({who}); wait for it, stop it, or choose another --workdir'
     )
     with workdir.alone(tmp_path / 'run'):
         pass
@@ -58,7 +58,7 @@ def test_a_second_training_in_the_folder_is_refused_and_the_first_one_goes_on(co
         wait_for(tmp_path / 'run/config.json', first)
         second = subprocess.run(line, **options, timeout=300)
         assert (second.returncode, second.stdout) == (2, '')
-        expected = rf'error: {tmp_path}/run: a training is at work there \(process {first.pid} on .*\); .*\n'
+        expected = rf'error: {tmp_path}/run: another training is using this folder \(process {first.pid} on .*\); .*\n'
         assert re.fullmatch(expected, second.stderr), second.stderr
         _, errors = first.communicate(timeout=300)
     assert first.returncode == 0, errors

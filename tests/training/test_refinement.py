@@ -151,7 +151,7 @@ def test_a_loaded_run_refines_as_its_evaluation(hanet_run, data_dir, tmp_path):
         estimates = pairs(i).estimates
         found = trained.refiner(estimates.joints, estimates.boxes, estimates.image_size)
         np.testing.assert_allclose(found, one.joints, atol=1e-3)  # pixels
-    with pytest.raises(InputError, match='no run there'):
+    with pytest.raises(InputError, match='not a run'):
         refinement.load(open_trained(tmp_path))
 
 

@@ -219,7 +219,7 @@ def test_interrupted_runs_save_and_the_same_command_goes_on(fake, capsys):
     assert fake.started() == [('kimnet_dkd', 0), ('kimnet_jrpsp', 0)]
     assert (fake.run('kimnet_jrpsp') / 'saved').exists()
     shown = capsys.readouterr().out
-    assert 'stopped by SIGINT; the same command goes on from here' in shown
+    assert 'stopped by SIGINT; rerun the same command to resume' in shown
     assert 'failed' not in shown
 
     assert fake('table6', '--seeds=1') == 0
@@ -295,7 +295,7 @@ def test_no_device_is_explained(fake, monkeypatch):
 
 
 def test_one_command_at_a_time_in_a_folder(fake):
-    with sweep.alone(fake.run('').parents[0]), pytest.raises(InputError, match='runs are at work there'):
+    with sweep.alone(fake.run('').parents[0]), pytest.raises(InputError, match='other runs are using this folder'):
         fake('table6')
 
 

@@ -43,10 +43,10 @@ def test_killed_run_ends_bit_equal_to_an_undisturbed_one(whole_run, command, run
         assert steps(killed) == left, (moment, done.stdout, done.stderr)
         assert 'damaged' not in done.stderr
         if signal == 'SIGTERM':
-            assert f'stopped by SIGTERM after step {left[-1]}; the same command goes on from there' in done.stdout
+            assert f'stopped by SIGTERM after step {left[-1]}; rerun the same command to resume' in done.stdout
     done = run('-m', 'kimnet_jax.train', *command(killed))
     assert done.returncode == 0, done.stderr
-    assert 'going on after step 7' in done.stdout
+    assert 'resuming after step 7' in done.stdout
 
     assert steps(killed) == steps(whole)
     for step in steps(whole):
