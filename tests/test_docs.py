@@ -1,5 +1,6 @@
 """What the documentation says can be run is there: modules, flags, configs, config fields, files."""
 
+import ast
 import functools
 import importlib
 import json
