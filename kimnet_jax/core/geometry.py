@@ -3,6 +3,8 @@
 Points are (x, y) with pixel centres at integers, so an image of W columns spans [-0.5, W - 0.5]. Boxes are (x0, y0, x1, y1).
 """
 
+from types import ModuleType
+
 import numpy as np
 
 from kimnet_jax.core.types import Array
@@ -63,10 +65,12 @@ def invert_affine(matrix: Array) -> np.ndarray:
     return np.concatenate([linear, -linear @ matrix[..., 2:]], -1)
 
 
-def apply_affine(matrix: Array, points: Array) -> np.ndarray:
-    """Maps points [..., J, 2] with an affine map [..., 2, 3]; float32 [..., J, 2]."""
-    matrix, points = np.asarray(matrix, np.float64), np.asarray(points, np.float64)
-    return (np.einsum('...ij,...kj->...ki', matrix[..., :2], points) + matrix[..., None, :, 2]).astype(np.float32)
+def apply_affine(matrix: Array, points: Array, xp: ModuleType = np) -> Array:
+    """Maps points [..., J, 2] with an affine map [..., 2, 3]; float32 [..., J, 2]. NumPy computes in float64, JAX in float32."""
+    if xp is np:
+        matrix, points = np.asarray(matrix, np.float64), np.asarray(points, np.float64)
+    products = matrix[..., None, :, :2] * points[..., None, :]  # no matrix product: accelerators would round its inputs
+    return (products.sum(-1) + matrix[..., None, :, 2]).astype(xp.float32)
 
 
 def inside(points: Array, image_size: tuple[int, int] | Array) -> np.ndarray:

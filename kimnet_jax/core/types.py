@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeAlias
 Array: TypeAlias = Any  # numpy.ndarray or jax.Array
 Batch: TypeAlias = dict[str, Array]
 Example: TypeAlias = dict[str, Any]
+Prediction: TypeAlias = tuple[int, Array, Array | None]  # clip, joints [T, J, 2] in original pixels, scores [T, J]
 Decoding: TypeAlias = Literal['argmax', 'quarter', 'dark']
 Centre: TypeAlias = Literal['cell', 'subpixel']
 Outside: TypeAlias = Literal['zeros', 'ignored']

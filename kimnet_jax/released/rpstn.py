@@ -9,7 +9,7 @@ import numpy as np
 
 from kimnet_jax.core import geometry, heatmap
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.types import Array, Example
+from kimnet_jax.core.types import Array, Example, Prediction
 from kimnet_jax.released.metrics import RPSTN_FRAMES, peaks, rpstn_accuracy_of_peaks, rpstn_average, rpstn_corners
 from kimnet_jax.reporting.tables import MEAN_POSE, RANDOM, table
 
@@ -87,9 +87,6 @@ class Crop:
     def _pixels(self, points: Array, boxes: Array) -> np.ndarray:
         centre, side = geometry.square_of_box(boxes, self.box_scale)
         return geometry.apply_affine(geometry.crop_matrix(centre, side, self.input_size), points)
-
-
-Prediction = tuple[int, Array, Array | None]  # clip, joints [T, J, 2] pixels of the image, heatmaps' maxima [T, J]
 
 
 def measure(clips: OneWindow, predictions: Iterable[Prediction], crop: Crop) -> dict[str, Any]:

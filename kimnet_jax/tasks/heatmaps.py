@@ -21,9 +21,8 @@ from data_pipelines.poses import Estimates
 from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.types import Array, Batch
+from kimnet_jax.core.types import Array, Batch, Prediction
 from kimnet_jax.interop.weight_files import read_weights
-from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.models import Dtype, abstract_model, build_model, check_input_size, model_fields, network_name
 from kimnet_jax.models.weights import initialise
 from kimnet_jax.released import rpstn
@@ -207,7 +206,9 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     predictions = list(evaluator.predict(weights))
     if request.predictions:
         _write_predictions(request.predictions, source, predictions, found)
-    rows = {ours: _metrics(clips, predictions)} | {key: _metrics(clips, poses) for key, poses in references.items()}
+    rows = {ours: evaluation.measure(clips, predictions)} | {
+        key: evaluation.measure(clips, poses) for key, poses in references.items()
+    }
     measured_rows = {key: tables.Row.of(metrics) for key, metrics in rows.items()}
     result = tables.report(title, measured_rows, dataset=dataset.name, notes=notes)
     publish(request.out, name + (f'_chain{length}' if length else ''), result, tables.render)
@@ -221,7 +222,7 @@ def _check_released(request: EvaluationRequest) -> None:
         raise InputError('--predictions belongs to --protocol full, in which every frame is predicted')
 
 
-def _reference_predictions(clips: Clips, training_clips: schema.ClipSource) -> dict[str, Iterable[rpstn.Prediction]]:
+def _reference_predictions(clips: Clips, training_clips: schema.ClipSource) -> dict[str, Iterable[Prediction]]:
     fields = ('joints', 'visible', 'boxes')
     examples = (training_clips[i] for i in tqdm.trange(len(training_clips), desc='mean pose', leave=False, disable=None))
     mean = reference.mean_pose(tuple(example[key] for key in fields) for example in examples)
@@ -232,7 +233,7 @@ def _reference_predictions(clips: Clips, training_clips: schema.ClipSource) -> d
     }
 
 
-def _of_boxes(clips: Clips, pose: Callable[[int, Array], Array]) -> Iterator[rpstn.Prediction]:
+def _of_boxes(clips: Clips, pose: Callable[[int, Array], Array]) -> Iterator[Prediction]:
     for i in range(len(clips)):
         yield i, pose(i, clips[i]['boxes']), None
 
@@ -240,7 +241,7 @@ def _of_boxes(clips: Clips, pose: Callable[[int, Array], Array]) -> Iterator[rps
 def _write_predictions(
     path: pathlib.Path,
     source: schema.ClipSource,
-    predictions: Iterable[rpstn.Prediction],
+    predictions: Iterable[Prediction],
     found: Trained,
 ) -> None:
     estimates = []
@@ -249,11 +250,3 @@ def _write_predictions(
         estimates.append(Estimates(example['clip'], joints, np.asarray(scores), example['boxes'], example['image_size']))
     write_predictions(path, estimates, source.skeleton, {**found.about, 'split': source.split})
     print('written:', path)
-
-
-def _metrics(clips: Clips, predictions: Iterable[rpstn.Prediction]) -> PoseMetrics:
-    metrics = PoseMetrics(clips.skeleton, len(clips))
-    for clip, joints, _ in predictions:
-        example = clips[clip]
-        metrics.update(clip, joints, example['joints'], example['visible'], example['boxes'])
-    return metrics

@@ -11,11 +11,12 @@ from typing import Any
 from data_pipelines import schema
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import write_text
-from kimnet_jax.metrics import MEAN, PoseMetrics
+from kimnet_jax.metrics import MEAN
 from kimnet_jax.reporting import reference, tables
 from kimnet_jax.reporting.comparison import METRIC, comparison, render
 from kimnet_jax.reporting.paper import ABLATIONS
 from kimnet_jax.training import sweep
+from kimnet_jax.training.evaluation import measure
 from kimnet_jax.training.workdir import FREE, read_config
 
 TRAIN = (sys.executable, '-m', 'kimnet_jax.train')
@@ -117,12 +118,8 @@ def _mean_pose(training: schema.ClipSource, source: schema.ClipSource) -> float:
     """mPCK of the mean pose, a share of 1: what a network that does not look at the frames can reach."""
     examples = (training[i] for i in range(len(training)))
     mean = reference.mean_pose((example['joints'], example['visible'], example['boxes']) for example in examples)
-    metrics = PoseMetrics(source.skeleton, len(source))
-    for i in range(len(source)):
-        example = source[i]
-        pose = reference.place_pose(mean, example['boxes'])
-        metrics.update(i, pose, example['joints'], example['visible'], example['boxes'])
-    return metrics.compute()['torso']['pck']['0.2'][MEAN]
+    placed = ((i, reference.place_pose(mean, source[i]['boxes']), None) for i in range(len(source)))
+    return measure(source, placed).compute()['torso']['pck']['0.2'][MEAN]
 
 
 def _check_settings(folder: pathlib.Path, settings: Sequence[str]) -> None:

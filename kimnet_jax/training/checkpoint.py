@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
@@ -28,7 +29,7 @@ from kimnet_jax import __version__
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.training.conditions import conditions
 from kimnet_jax.training.sharding import PeerError
-from kimnet_jax.training.state import TrainState, Weights, flatten_tree, from_tree, to_tree
+from kimnet_jax.training.state import TrainState, Weights, from_tree, to_tree
 
 SCORE = 'score'
 _ARRAYS = ('weights', 'average', 'optimizer')
@@ -125,7 +126,7 @@ class Checkpoints:
     def read_weights(self, which: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The same without a template, whatever model they are of: parameters and statistics by path, `layer1.0.conv1.kernel`."""
         tree, meta = self._read_average(which)
-        return {'.'.join(path): leaf for part in tree.values() for path, leaf in flatten_tree(part)}, meta
+        return {path: leaf for part in tree.values() for path, leaf in traverse_util.flatten_dict(part, sep='.').items()}, meta
 
     def wait(self) -> None:
         """Waits until everything is written. Raises `InputError` where it could not be."""

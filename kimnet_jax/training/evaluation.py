@@ -1,20 +1,20 @@
 """Evaluation: every frame of every clip through the recursion, joints in original pixels, metrics as sums."""
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 import tqdm
-from flax import nnx
+from flax import nnx, traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from kimnet_jax.core import heatmap
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.types import Batch, Decoding, Example
+from kimnet_jax.core.types import Batch, Decoding, Example, Prediction
 from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.training.sharding import local_rows
 from kimnet_jax.training.state import Weights
@@ -92,10 +92,7 @@ class Evaluator:
 
     def __call__(self, weights: Weights, check: Callable[[], None] = lambda: None) -> PoseMetrics:
         """The metrics of the whole split, on every process; calls `check` before each batch, which may raise to stop."""
-        result = PoseMetrics(self._truth.skeleton, len(self._truth))
-        for clip, joints, _ in self.predict(weights, check):
-            example = self._truth[clip]
-            result.update(clip, joints, example['joints'], example['visible'], example['boxes'])
+        result = measure(self._truth, self.predict(weights, check))
         if jax.process_count() > 1:
             result.ratios, result.counts = jax.tree.map(_sum_over_processes, (result.ratios, result.counts))
         return result
@@ -140,12 +137,18 @@ def metric_names(skeleton: Skeleton) -> list[str]:
     return list(scalars(PoseMetrics(skeleton, 0).compute()))
 
 
-def scalars(result: dict[str, Any], path: str = '') -> dict[str, float]:
+def scalars(result: dict[str, Any]) -> dict[str, float]:
     """A nested dict of numbers as {'torso/pck/0.2/mPCK': 0.8, ...}."""
-    flat: dict[str, float] = {}
-    for key, value in result.items():
-        flat |= scalars(value, f'{path}{key}/') if isinstance(value, dict) else {path + key: value}
-    return flat
+    return traverse_util.flatten_dict(result, sep='/')
+
+
+def measure(truth: Truth, predictions: Iterable[Prediction]) -> PoseMetrics:
+    """The metrics of predicted poses against the clips of a split."""
+    metrics = PoseMetrics(truth.skeleton, len(truth))
+    for clip, joints, _ in predictions:
+        example = truth[clip]
+        metrics.update(clip, joints, example['joints'], example['visible'], example['boxes'])
+    return metrics
 
 
 def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from flax import nnx, traverse_util
 
 from kimnet_jax.core.errors import InputError
 
@@ -55,19 +55,12 @@ def create_state(weights: Weights, optimizer: optax.GradientTransformation, *, a
 
 def to_tree(state: Any) -> dict[str, Any]:
     """A pytree as nested dicts of arrays whose keys are the attribute paths."""
-    tree: dict[str, Any] = {}
-    for path, leaf in jax.tree.leaves_with_path(state):
-        *parents, last = _names(path)
-        node = tree
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = leaf
-    return tree
+    return traverse_util.unflatten_dict({tuple(_names(path)): leaf for path, leaf in jax.tree.leaves_with_path(state)})
 
 
 def from_tree(template: Any, tree: dict[str, Any], source: str) -> Any:
     """The inverse of `to_tree`: fills a template. Raises `InputError` listing every key or shape that does not fit."""
-    flat = {'/'.join(path): leaf for path, leaf in flatten_tree(tree)}
+    flat = traverse_util.flatten_dict(tree, sep='/')
     expected = {'/'.join(_names(path)): leaf for path, leaf in jax.tree.leaves_with_path(template)}
     problems = [f'missing {key}' for key in expected if key not in flat]
     problems += [f'unexpected {key}' for key in flat if key not in expected]
@@ -84,11 +77,3 @@ def from_tree(template: Any, tree: dict[str, Any], source: str) -> Any:
 def _names(path: tuple[Any, ...]) -> list[str]:
     names = [str(getattr(entry, 'name', getattr(entry, 'key', getattr(entry, 'idx', entry)))) for entry in path]
     return [name for name in names if name != 'value'] or ['value']
-
-
-def flatten_tree(tree: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    """(path, leaf) of each leaf of nested dicts."""
-    leaves = []
-    for key, value in tree.items():
-        leaves += flatten_tree(value, (*path, key)) if isinstance(value, dict) else [((*path, key), value)]
-    return leaves

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from kimnet_jax import losses, metrics
-from kimnet_jax.core import heatmap
+from kimnet_jax.core import geometry, heatmap
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import normalise
@@ -158,8 +158,7 @@ def make_eval_step(
             heatmaps, intermediates = model(normalise(batch['frames'], jnp), chain, batch['start'])
         positions, scores = heatmap.decode(heatmaps, decoding, jnp, sigma=sigma)
         positions = heatmap.cells_to_pixels(positions, stride)
-        linear, shift = batch['to_image'][..., :2], batch['to_image'][..., 2]
-        joints = jnp.einsum('btij,btkj->btki', linear, positions, precision='highest') + shift[..., None, :]
+        joints = geometry.apply_affine(batch['to_image'], positions, jnp)
         return joints, scores, intermediates['state']
 
     everywhere, rows = sharding.replicated(mesh), sharding.split(mesh)

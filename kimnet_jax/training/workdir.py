@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 from kimnet_jax import __version__
@@ -90,7 +91,7 @@ def write_config(
     """
     file = workdir / 'config.json'
     if file.exists() and not begins:
-        before, now = _flat(read_config(workdir)[0]), _flat(_plain(config))
+        before, now = (flatten_dict(fields, sep='.') for fields in (read_config(workdir)[0], _plain(config)))
         changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and not key.startswith(FREE)]
         if changed:
             shown = '; '.join(f'config.{key}: {before.get(key)!r} there, {now.get(key)!r} now' for key in changed[:6])
@@ -133,10 +134,3 @@ def parse_record(text: str | bytes, source: str) -> tuple[dict[str, Any], str]:
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(config))  # tuples become lists, as on disk
-
-
-def _flat(tree: dict[str, Any], path: str = '') -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f'{path}{key}.') if isinstance(value, dict) else {path + key: value}
-    return flat
