@@ -40,7 +40,7 @@ def correlations(model: KIMNet, config: Mapping[str, Any], clips: schema.ClipSou
     @jax.jit
     def of_frames(weights: Weights, frames: jax.Array) -> jax.Array:
         model = nnx.merge(graph, *weights, copy=True)
-        return model(normalise(frames, jnp))[1]['correlation'][0]
+        return model(normalise(frames, jnp)).evidence['correlation'][0]
 
     data = make(DataConfig, config['data'], 'data')
     batches = eval_batches(clips, data, batch_size=1, segment=max(clips.lengths), chain_length=None)

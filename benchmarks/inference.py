@@ -165,7 +165,7 @@ def _jax_clips(contender: str, case: Case) -> Prepared:
     graph, weights = nnx.split(sides.jax_network(case))
 
     def forward(weights: Any, frames: Any) -> Any:
-        heatmaps, _ = nnx.merge(graph, weights)(image.normalise(frames, jnp))
+        heatmaps = nnx.merge(graph, weights)(image.normalise(frames, jnp)).heatmaps
         return heatmap.decode(heatmaps, DECODING, jnp), heatmaps
 
     weights, frames = jax.device_put((weights, draw_clips(case.shape)))

@@ -78,8 +78,8 @@ def measure(fields: ConfigDict) -> dict[str, float]:
 
     def backward(params: nnx.State, rest: nnx.State, frames: jax.Array) -> nnx.State:
         def loss(params: nnx.State) -> jax.Array:
-            heatmaps, intermediates = nnx.merge(train_graph, params, rest, copy=True)(frames)
-            return sum(((maps**2).mean() for maps in intermediates.get('auxiliary', ())), (heatmaps**2).mean())
+            output = nnx.merge(train_graph, params, rest, copy=True)(frames)
+            return sum((maps**2).mean() for maps in (output.heatmaps, *output.auxiliary))
 
         return jax.grad(loss)(params)
 

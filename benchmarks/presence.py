@@ -88,7 +88,7 @@ def main() -> None:
     def scores(weights, frames):
         from flax import nnx
 
-        heatmaps, _ = nnx.merge(graph, *weights, copy=True)(normalise(frames, jnp))
+        heatmaps = nnx.merge(graph, *weights, copy=True)(normalise(frames, jnp)).heatmaps
         return heatmap.decode(heatmaps, 'argmax', jnp)[1]  # [B, T, J]
 
     measured = {}

@@ -132,7 +132,7 @@ def _prepare_jax(contender: str, case: Case) -> Prepared:
 
     def forward(params: Any, stats: Any, batch: Any) -> Any:
         network = nnx.merge(graph, params, stats, copy=True)
-        heatmaps, _ = network(normalise(batch['frames'], jnp))
+        heatmaps = network(normalise(batch['frames'], jnp)).heatmaps
         return losses.heatmap_loss(heatmaps, batch, stride=STRIDE), nnx.state(network, nnx.BatchStat)
 
     backward = jax.value_and_grad(forward, has_aux=True)

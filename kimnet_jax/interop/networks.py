@@ -36,7 +36,7 @@ class Network(NamedTuple):
     """A network in both frameworks.
 
     Layouts: an array of rank 4 or more has its channels last with us and at axis -3 in PyTorch; lower ranks are equal. Both are
-    called with the example inputs in order; ours returns an array, (array, dict of intermediates) or a tuple of arrays, and the
+    called with the example inputs in order; ours returns an array, a `VideoOutput` or a tuple of arrays, and the
     twin the corresponding tensors in the same order.
 
     Attributes:

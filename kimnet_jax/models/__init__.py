@@ -20,6 +20,7 @@ from kimnet_jax.models.hrnet import HRNet, HRNetConfig
 from kimnet_jax.models.kimnet import KIMNet, KIMNetConfig
 from kimnet_jax.models.kmm import KMM
 from kimnet_jax.models.lstm_pm import LSTMPM, LSTMPMConfig
+from kimnet_jax.models.outputs import VideoOutput
 from kimnet_jax.models.per_frame import PerFrame
 from kimnet_jax.models.pose_resnet import PoseResNet, PoseResNetConfig
 from kimnet_jax.models.rpstn import RPSTN, RPSTNConfig
@@ -42,6 +43,7 @@ __all__ = [
     'PerFrame',
     'PoseResNet',
     'PoseResNetConfig',
+    'VideoOutput',
     'abstract_model',
     'abstract_refiner',
     'build_model',
@@ -176,7 +178,7 @@ def check_input_size(model: VideoModel, size: int) -> None:
     """Raises `InputError` where the heatmaps of crops of `size` pixels would not lie over them, cell by cell."""
     try:
         shape = nnx.eval_shape(
-            lambda model, frames: model(frames)[0], model, jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.float32)
+            lambda model, frames: model(frames).heatmaps, model, jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.float32)
         ).shape
         fits = all(0 <= size - cells * model.stride <= model.stride for cells in shape[2:4])
     except (TypeError, ValueError):  # of parts whose sizes differ

@@ -9,6 +9,7 @@ from flax import nnx
 from flax.typing import Dtype
 
 from kimnet_jax.models.layers import platform
+from kimnet_jax.models.outputs import VideoOutput
 
 Array = jax.Array
 State = TypeVar('State', bound=tuple)  # a NamedTuple of arrays [B, h, w, ...] with the field `heatmaps`
@@ -18,8 +19,7 @@ class ChainNetwork(nnx.Module):
     """A network of videos whose heatmaps of a frame depend on the state that the frame before left.
 
     A subclass makes `feature_encoder`, [B, H, W, 3] -> [B, h, w, D], and `transition`, (state of frame t, features of frame t+1)
-    -> (state of frame t+1, dict of intermediates), and says how a chain begins: `begin`, (first frames [B, H, W, 3], their
-    features [B, h, w, D], further inputs of the network's own) -> (state, dict of intermediates).
+    -> (state of frame t+1, evidence of the temporal module by name), and says how a chain begins: `begin`.
 
     `model.train()` and `model.eval()` choose between batch and running statistics, as everywhere in NNX.
     """
@@ -27,19 +27,28 @@ class ChainNetwork(nnx.Module):
     stride: ClassVar[int] = 4  # crop pixels per heatmap cell
     feature_encoder: nnx.Module
     transition: nnx.Module
-    begin: Callable[..., tuple[Any, dict[str, Any]]]
 
     def __init__(self, *, dtype: Dtype):
         self.dtype = dtype
         self.deterministic = False  # set by `train` and `eval`
 
+    def begin(self, *args: Any, **inputs: Any) -> tuple[Any, tuple[Array, ...]]:
+        """The beginning of a chain.
+
+        Args:
+            args: first frames [B, H, W, 3] and their features [B, h, w, D].
+            inputs: what else the network takes.
+
+        Returns:
+            (state, more heatmaps [B, t, h, w, J] that are trained).
+        """
+        raise NotImplementedError
+
     def encode(self, frames: Array) -> Array:
         """Features [B, T, h, w, D] of frames [B, T, H, W, 3]."""
         return encode_clip(self.feature_encoder, frames)
 
-    def __call__(
-        self, frames: Array, state: Any = None, start: Array | None = None, **inputs: Array
-    ) -> tuple[Array, dict[str, Any]]:
+    def __call__(self, frames: Array, state: Any = None, start: Array | None = None, **inputs: Array) -> VideoOutput:
         """Heatmaps of T frames.
 
         Args:
@@ -47,14 +56,11 @@ class ChainNetwork(nnx.Module):
             state: where an earlier call on the frames before ended; None: the chain begins with these frames.
             start: bool [B], with `state`: True where the chain begins anew.
             inputs: of `begin`.
-
-        Returns:
-            (heatmaps [B, T, h, w, J] float32; intermediates: `state` after the last frame and what the class names).
         """
         features = self.encode(frames)
-        first, of_first = self.begin(frames[:, 0], features[:, 0], **inputs)
-        heatmaps, intermediates = run_chain(self.transition, first, features, state, start, training=not self.deterministic)
-        return heatmaps, intermediates | of_first
+        first, auxiliary = self.begin(frames[:, 0], features[:, 0], **inputs)
+        output = run_chain(self.transition, first, features, state, start, training=not self.deterministic)
+        return output._replace(auxiliary=auxiliary)
 
     def init_state(self, frames: Array, **inputs: Array) -> tuple[Array, Any]:
         """Begins a stream: first frames [B, H, W, 3] -> (heatmaps [B, h, w, J], state)."""
@@ -88,19 +94,16 @@ def run_chain(
     start: Array | None = None,
     *,
     training: bool,
-) -> tuple[Array, dict[str, Any]]:
+) -> VideoOutput:
     """Heatmaps of T frames.
 
     Args:
-        transition: (state of frame t, features of frame t+1) -> (state of frame t+1, dict of intermediates).
+        transition: (state of frame t, features of frame t+1) -> (state of frame t+1, evidence by name).
         first: the state of the first frame where the chain begins with it.
         features: [B, T, h, w, D] of all frames.
         state: where an earlier call on the frames before ended; None: every chain begins with these frames.
         start: bool [B], with `state`: True where the chain begins anew.
         training: whether gradients are to be taken.
-
-    Returns:
-        (heatmaps [B, T, h, w, J], intermediates [B, T-1, ...] of every frame after the first, and `state` after the last).
     """
     if state is not None:
         assert start is not None
@@ -109,13 +112,13 @@ def run_chain(
         first = jax.tree.map(lambda anew, on: jnp.where(fresh, anew, on), first, going_on)
 
     def step(transition: Any, state: State, following: Array) -> tuple[State, Any]:
-        state, intermediates = transition(state, following)
-        return state, (state.heatmaps, intermediates)  # type: ignore[attr-defined]
+        state, evidence = transition(state, following)
+        return state, (state.heatmaps, evidence)  # type: ignore[attr-defined]
 
-    last, (heatmaps, intermediates) = _scan(transition, step, first, features[:, 1:], training=training)
+    last, (heatmaps, evidence) = _scan(transition, step, first, features[:, 1:], training=training)
     heatmaps = jnp.concatenate([first.heatmaps[None], heatmaps])  # type: ignore[attr-defined]
-    intermediates = {key: jnp.moveaxis(value, 0, 1) for key, value in intermediates.items()}
-    return jnp.moveaxis(heatmaps, 0, 1), intermediates | {'state': last}
+    evidence = {key: jnp.moveaxis(value, 0, 1) for key, value in evidence.items()}
+    return VideoOutput(jnp.moveaxis(heatmaps, 0, 1), last, evidence)
 
 
 def _scan(module: nnx.Module, step: Callable[..., tuple[Any, Any]], first: Any, sequence: Array, *, training: bool) -> Any:

@@ -26,7 +26,7 @@ class DKD(nnx.Module):
     `released_penn` and `released_jhmdb`, for RPSTN's weights: one for all, and for Penn Action none on the filtered features.
     """
 
-    gives: ClassVar[str] = 'kernels'  # name of the second result among a network's intermediates
+    gives: ClassVar[str] = 'kernels'  # name of the second result in a network's evidence
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """DKD's network of videos: a pose initializer, a feature encoder and dynamic kernels (Nie et al., ICCV 2019)."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ class Transition(nnx.Module):
 class DKDNet(ChainNetwork):
     """RPSTN without the relation of the joints; with the authors' adversarial training neither there nor here.
 
-    Its intermediates are, for every frame after the first, the `kernels` [B, T-1, k, l, D] or KMM's `correlation` [B, T-1, J, J].
+    Its evidence is, for every frame after the first, the `kernels` [B, T-1, k, l, D] or KMM's `correlation` [B, T-1, J, J].
     """
 
     def __init__(self, config: DKDNetConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
@@ -66,6 +66,6 @@ class DKDNet(ChainNetwork):
         self.pose_initializer = pose_initializer(config, dtype=dtype, rngs=rngs)
         self.transition = Transition(config, dtype=dtype, rngs=rngs)
 
-    def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:
+    def begin(self, frames: Array, features: Array) -> tuple[ChainState, tuple[Array, ...]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""
-        return ChainState(self.pose_initializer(frames).astype(jnp.float32), features), {}
+        return ChainState(self.pose_initializer(frames).astype(jnp.float32), features), ()

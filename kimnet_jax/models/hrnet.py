@@ -121,6 +121,10 @@ class HRNet(nnx.Module):
             else None
         )
 
+    def outputs(self, images: Array) -> tuple[Array]:
+        """All heatmaps that are trained: those of `__call__`."""
+        return (self(images),)
+
     def __call__(self, images: Array) -> Array:
         """[B, H, W, 3] normalised images, H and W multiples of 32 -> [B, H/4, W/4, J] heatmaps, or, as features, the C channels
         after ReLU of the branch of that resolution. Raises ValueError on images of another size."""

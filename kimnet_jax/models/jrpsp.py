@@ -19,7 +19,7 @@ class JRPSP(nnx.Module):
     The released variants normalise the heatmaps before the relation decoder too, by that decoder's own last BatchNorm.
     """
 
-    gives: ClassVar[str] = 'kernels'  # name of the second result among a network's intermediates
+    gives: ClassVar[str] = 'kernels'  # name of the second result in a network's evidence
 
     def __init__(
         self,

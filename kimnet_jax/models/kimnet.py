@@ -1,7 +1,7 @@
 """KIMNet: heatmaps of a video by a Markov chain over its frames (Dang et al., arXiv 2207.10971, Fig. 2, Eq. 4-10)."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -107,18 +107,18 @@ class Transition(nnx.Module):
         )
 
     def __call__(self, state: ChainState, features: Array) -> tuple[ChainState, dict[str, Array]]:
-        intermediates, predicted = {}, None
+        evidence, predicted = {}, None
         if self.temporal is not None:
             predicted, given = self.temporal(state.features, features, state.heatmaps)
-            intermediates = {'predicted': predicted, self.temporal.gives: given}
+            evidence = {'predicted': predicted, self.temporal.gives: given}
         heatmaps = self.relation_decoder(self.fusion(predicted, features))
-        return ChainState(heatmaps, features), intermediates
+        return ChainState(heatmaps, features), evidence
 
 
 class KIMNet(ChainNetwork):
     """Pose initializer, feature encoder and the chain of transitions.
 
-    Its intermediates are, for every frame after the first [B, T-1, ...], the `predicted` heatmaps of the temporal module and what
+    Its evidence is, for every frame after the first [B, T-1, ...], the `predicted` heatmaps of the temporal module and what
     that gives besides: KMM's `correlation` W_r [J, J], the `kernels` of the others. H and W are multiples of 32, of 64 with an
     hourglass, and at least 64 with dynamic kernels.
     """
@@ -136,7 +136,7 @@ class KIMNet(ChainNetwork):
         self.from_features = config.pose_initializer == 'none'
         self.transition = Transition(config, dtype=dtype, rngs=rngs)
 
-    def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:
+    def begin(self, frames: Array, features: Array) -> tuple[ChainState, tuple[Array, ...]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""
         initial = self.pose_initializer(features if self.from_features else frames)
-        return ChainState(self.transition.relation_decoder(initial, first=True), features), {}
+        return ChainState(self.transition.relation_decoder(initial, first=True), features), ()

@@ -23,7 +23,7 @@ class KMM(nnx.Module):
     from those that a 1x1 convolution, `conv_p`, predicts from the features of frame t+1.
     """
 
-    gives: ClassVar[str] = 'correlation'  # name of the second result among a network's intermediates
+    gives: ClassVar[str] = 'correlation'  # name of the second result in a network's evidence
 
     def __init__(
         self, num_joints: int, features: int, *, variant: KMMVariant = 'full', dtype: Dtype = jnp.float32, rngs: nnx.Rngs

@@ -20,7 +20,7 @@ class KMMTransfer(nnx.Module):
     the 1x1 convolution that joins heatmaps and features (`conv_reduce`) and the one to heatmaps (`conv_u`).
     """
 
-    gives: ClassVar[str] = 'correlation'  # name of the second result among a network's intermediates
+    gives: ClassVar[str] = 'correlation'  # name of the second result in a network's evidence
 
     def __init__(self, num_joints: int, features: int, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
         """`dtype`: of the convolutions."""

@@ -1,7 +1,7 @@
 """LSTM-PM, LSTM Pose Machines (Luo et al., CVPR 2018)."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
+from typing import ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -172,7 +172,7 @@ class LSTMPM(ChainNetwork):
     The port takes images of 368 x 368 in [0, 1] with neither mean nor deviation, and a fixed number of frames T; here T is free,
     and H and W are multiples of 8.
 
-    Its intermediates are `auxiliary`, heatmaps [B, 1, h, w, J] of the first frame from that frame alone, which the releases train
+    Its `auxiliary` heatmaps are those [B, 1, h, w, J] of the first frame from that frame alone, which the releases train
     too, and with KMM its `predicted` heatmaps and `correlation`, as in `KIMNet`.
     """
 
@@ -191,13 +191,13 @@ class LSTMPM(ChainNetwork):
         self.pose_initializer = Initializer(config, dtype=dtype, rngs=rngs)
         self.transition = (Transition if config.temporal == 'lstm' else KMMTransition)(config, dtype=dtype, rngs=rngs)
 
-    def begin(self, frames: Array, features: Array, centre: Array | None = None) -> tuple[State, dict[str, Any]]:
+    def begin(self, frames: Array, features: Array, centre: Array | None = None) -> tuple[State, tuple[Array, ...]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, C].
 
         `centre`: [B, H, W, 1], the centre map; None: `centre_map`, the person in the middle.
         """
         initial = self.pose_initializer(frames)
-        return self.transition.begin(initial, features, _centre(frames, centre)), {'auxiliary': (initial[:, None],)}
+        return self.transition.begin(initial, features, _centre(frames, centre)), (initial[:, None],)
 
 
 def centre_map(height: int, width: int) -> Array:

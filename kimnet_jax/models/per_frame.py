@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
+from kimnet_jax.models.outputs import ImageNetwork, VideoOutput
+
 Array = jax.Array
 
 
@@ -16,24 +18,21 @@ class PerFrame(nnx.Module):
 
     stride: ClassVar[int] = 4  # crop pixels per heatmap cell
 
-    def __init__(
-        self, network: Callable[..., Callable[[Array], Array]], config: Any, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs
-    ):
+    def __init__(self, network: Callable[..., ImageNetwork], config: Any, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
         """`network(config, dtype=..., rngs=...)` makes the module that maps [B, H, W, 3] to heatmaps [B, h, w, J]."""
         self.dtype = dtype
         self.network = network(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, frames: Array, state: tuple[()] | None = None, start: Array | None = None) -> tuple[Array, dict[str, Any]]:
-        """Heatmaps of T frames: [B, T, H, W, 3] normalised images -> ([B, T, h, w, J] float32, intermediates).
+    def __call__(self, frames: Array, state: tuple[()] | None = None, start: Array | None = None) -> VideoOutput:
+        """Heatmaps of T frames [B, T, H, W, 3], normalised images.
 
-        `state` and `start` (see `ChainNetwork`) change nothing: no frame knows of another. The intermediates are the empty
-        `state` and, of a network of several stacks (`Hourglass.outputs`), `auxiliary`: the heatmaps of all stacks but the last.
+        `state` and `start` (see `ChainNetwork`) change nothing: no frame knows of another.
         """
         b, t = frames.shape[:2]
         images = frames.reshape(b * t, *frames.shape[2:])
-        outputs = self.network.outputs(images) if hasattr(self.network, 'outputs') else (self.network(images),)
+        outputs = self.network.outputs(images)
         *auxiliary, heatmaps = (maps.astype(jnp.float32).reshape(b, t, *maps.shape[1:]) for maps in outputs)
-        return heatmaps, {'state': (), 'auxiliary': tuple(auxiliary)}
+        return VideoOutput(heatmaps, (), {}, tuple(auxiliary))
 
     def init_state(self, frames: Array) -> tuple[Array, tuple[()]]:
         """Begins a stream: first frames [B, H, W, 3] -> (heatmaps [B, h, w, J] float32, the empty state)."""

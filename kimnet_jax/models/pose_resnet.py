@@ -158,6 +158,10 @@ class PoseResNet(nnx.Module):
             else None
         )
 
+    def outputs(self, images: Array) -> tuple[Array]:
+        """All heatmaps that are trained: those of `__call__`."""
+        return (self(images),)
+
     def __call__(self, images: Array) -> Array:
         """[B, H, W, 3] normalised images, H and W multiples of 32 -> [B, H/4, W/4, J] heatmaps, or D features after ReLU."""
         x = max_pool(nnx.relu(self.bn1(self.conv1(images))))

@@ -1,7 +1,7 @@
 """RPSTN, relation-based pose semantics transfer network (Dang et al., TIP 2022; github.com/YHDang/RPSTN)."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,7 @@ class KMMTransition(nnx.Module):
 class RPSTN(ChainNetwork):
     """Pose initializer, feature encoder and the chain of transitions, as in `KIMNet`.
 
-    Its intermediates are, for every frame after the first, the `kernels` [B, T-1, k, l, D], 7x7 for images of 256 x 256, or KMM's
+    Its evidence is, for every frame after the first, the `kernels` [B, T-1, k, l, D], 7x7 for images of 256 x 256, or KMM's
     `correlation` [B, T-1, J, J].
 
     The release is built for T frames, 5 in its configs, of 256 x 256; here T is free, and H and W are multiples of 32 from 64 on.
@@ -128,6 +128,6 @@ class RPSTN(ChainNetwork):
         """Features [B, T, h, w, D] of frames [B, T, H, W, 3]; the released variants in train mode encode frame by frame."""
         return encode_clip(self.feature_encoder, frames, frame_by_frame=self.frame_by_frame and not self.deterministic)
 
-    def begin(self, frames: Array, features: Array) -> tuple[ChainState, dict[str, Any]]:
+    def begin(self, frames: Array, features: Array) -> tuple[ChainState, tuple[Array, ...]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""
-        return ChainState(self.transition.relate(self.pose_initializer(frames), first=True), features), {}
+        return ChainState(self.transition.relate(self.pose_initializer(frames), first=True), features), ()

@@ -39,7 +39,7 @@ def load(found: Trained, dtype: str | None) -> Loaded:
             weights,
             init_state=lambda weights, frames: nnx.merge(graph, *weights).init_state(frames),
             step=lambda weights, state, frames: nnx.merge(graph, *weights).step(state, frames),
-            forward=lambda weights, frames: nnx.merge(graph, *weights, copy=True)(frames)[0],
+            forward=lambda weights, frames: nnx.merge(graph, *weights, copy=True)(frames).heatmaps,
             skeleton=found.skeleton,
             size=size,
             stride=network.stride,

@@ -72,8 +72,8 @@ def make_train_step(
     """One optimisation step.
 
     Args:
-        graph: the model's structure in train mode. The losses of heatmaps that it gives as `auxiliary` among its intermediates,
-            [B, t, h, w, J] of the first t frames, are added to that of its output.
+        graph: the model's structure in train mode. The losses of its `auxiliary` heatmaps, [B, t, h, w, J] of the first t
+            frames, are added to that of its `heatmaps`.
         accumulate: batches an update takes (the optimizer's own setting).
         average_decay: of the moving average of the weights, reached after a warm-up.
 
@@ -87,11 +87,10 @@ def make_train_step(
         def objective(params: nnx.State) -> tuple[Array, tuple[nnx.State, Array]]:
             model = nnx.merge(graph, params, state.weights.batch_stats, copy=True)
             with compiled_for(sharding.platform(mesh)):
-                heatmaps, intermediates = model(normalise(batch['frames'], jnp))
-            loss = _loss(heatmaps, batch, stride, target)
-            for maps in intermediates.get('auxiliary', ()):
-                loss += _loss(maps, batch, stride, target)
-            return loss, (nnx.state(model, nnx.BatchStat), heatmaps)
+                output = model(normalise(batch['frames'], jnp))
+            parts = [_loss(maps, batch, stride, target) for maps in (output.heatmaps, *output.auxiliary)]
+            loss = jnp.sum(jnp.stack(parts))
+            return loss, (nnx.state(model, nnx.BatchStat), output.heatmaps)
 
         (loss, (batch_stats, heatmaps)), gradient = jax.value_and_grad(objective, has_aux=True)(state.weights.params)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.weights.params)
@@ -155,11 +154,11 @@ def make_eval_step(
     def step(weights: Weights, batch: Batch, chain: Chain) -> tuple[Array, Array, Chain]:
         model = nnx.merge(graph, *weights, copy=True)
         with compiled_for(sharding.platform(mesh)):
-            heatmaps, intermediates = model(normalise(batch['frames'], jnp), chain, batch['start'])
-        positions, scores = heatmap.decode(heatmaps, decoding, jnp, sigma=sigma)
+            output = model(normalise(batch['frames'], jnp), chain, batch['start'])
+        positions, scores = heatmap.decode(output.heatmaps, decoding, jnp, sigma=sigma)
         positions = heatmap.cells_to_pixels(positions, stride)
         joints = geometry.apply_affine(batch['to_image'], positions, jnp)
-        return joints, scores, intermediates['state']
+        return joints, scores, output.state
 
     everywhere, rows = sharding.replicated(mesh), sharding.split(mesh)
     return jax.jit(step, in_shardings=(everywhere, rows, rows), out_shardings=(rows, rows, rows))

@@ -34,9 +34,10 @@ def test_every_parameter_is_used_and_its_gradient_finite(argument):
     frames = jnp.asarray(rng.standard_normal((2, 2, 64, 64, 3)), jnp.float32)
 
     def loss(params):
-        heatmaps, intermediates = nnx.merge(graph, params, rest, copy=True)(frames)
+        output = nnx.merge(graph, params, rest, copy=True)(frames)
+        heatmaps = output.heatmaps
         targets = jax.random.normal(jax.random.key(1), heatmaps.shape)
-        return sum(((maps - 1) ** 2).mean() for maps in (heatmaps - targets, *intermediates.get('auxiliary', ())))
+        return sum(((maps - 1) ** 2).mean() for maps in (heatmaps - targets, *output.auxiliary))
 
     gradients = flatten(jax.jit(jax.grad(loss))(params))
     largest = {path: float(np.abs(np.asarray(gradient)).max()) for path, gradient in gradients.items()}

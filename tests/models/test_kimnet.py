@@ -35,7 +35,7 @@ def traced_gradients(model, frames):
     """Of the mean square of the heatmaps; with the heatmaps."""
 
     def loss(model):
-        heatmaps, _ = model(frames)
+        heatmaps = model(frames).heatmaps
         return (heatmaps**2).mean(), heatmaps
 
     (_, heatmaps), gradient = nnx.value_and_grad(loss, has_aux=True)(model)
@@ -58,34 +58,36 @@ def assert_same(leaves, reference, tolerance):
 
 
 def test_shapes():
-    heatmaps, intermediates = nnx.eval_shape(lambda model, frames: model(frames), tiny(), clip())
+    output = nnx.eval_shape(lambda model, frames: model(frames), tiny(), clip())
+    heatmaps = output.heatmaps
     assert (heatmaps.shape, heatmaps.dtype) == ((2, 4, 16, 24, JOINTS), jnp.float32)
-    assert intermediates['predicted'].shape == (2, 3, 16, 24, JOINTS)
-    assert intermediates['correlation'].shape == (2, 3, JOINTS, JOINTS)
-    assert intermediates['state'].features.shape == (2, 16, 24, 5)
+    assert output.evidence['predicted'].shape == (2, 3, 16, 24, JOINTS)
+    assert output.evidence['correlation'].shape == (2, 3, JOINTS, JOINTS)
+    assert output.state.features.shape == (2, 16, 24, 5)
 
 
 def test_scan_is_streaming_is_a_loop_over_the_transition():
     model, frames = tiny(), clip()
     model.eval()
     before = statistics(model)
-    heatmaps, intermediates = forward(model, frames)
+    output = forward(model, frames)
+    heatmaps = output.heatmaps
     assert np.abs(np.diff(heatmaps, axis=1)).mean() > 1e-2  # the frames do differ
 
     streamed, state = nnx.jit(lambda model, frame: model.init_state(frame))(model, frames[:, 0])
     streamed = [streamed]
     step = nnx.jit(lambda model, state, frame: model.step(state, frame))
     for t in range(1, frames.shape[1]):
-        output, state = step(model, state, frames[:, t])
-        streamed.append(output)
+        maps, state = step(model, state, frames[:, t])
+        streamed.append(maps)
     assert golden.relative_error(np.stack(streamed, 1), heatmaps) < 1e-5
-    assert golden.relative_error(intermediates['state'].heatmaps, heatmaps[:, -1]) < 1e-6
-    assert golden.relative_error(intermediates['state'].features, state.features) < 1e-5
+    assert golden.relative_error(output.state.heatmaps, heatmaps[:, -1]) < 1e-6
+    assert golden.relative_error(output.state.features, state.features) < 1e-5
 
     looped, records = nnx.jit(loop)(model, frames)
     assert golden.relative_error(looped, heatmaps) < 1e-5
     for key in ('predicted', 'correlation'):
-        assert golden.relative_error(records[key], intermediates[key]) < 1e-5
+        assert golden.relative_error(records[key], output.evidence[key]) < 1e-5
     for path, leaf in statistics(model).items():
         np.testing.assert_array_equal(leaf, before[path])
 
@@ -108,7 +110,7 @@ def loop(model, frames):
 def test_scan_is_the_loop_in_train_mode():
     model, reference = tiny(), tiny()
     before = statistics(model)
-    heatmaps, _ = forward(model, clip())
+    heatmaps = forward(model, clip()).heatmaps
     expected, _ = nnx.jit(loop)(reference, clip())
     assert golden.relative_error(heatmaps, expected) < 1e-4
     after = statistics(model)
@@ -120,11 +122,12 @@ def test_scan_is_the_loop_in_train_mode():
 def test_segments_are_the_whole_chains():
     model, frames = tiny(), clip(t=5)
     model.eval()
-    whole, _ = forward(model, frames)
-    anew, _ = forward(model, frames[1:, 3:])
-    head, intermediates = forward(model, frames[:, :3])
+    whole = forward(model, frames).heatmaps
+    anew = forward(model, frames[1:, 3:]).heatmaps
+    output = forward(model, frames[:, :3])
+    head = output.heatmaps
     go_on = nnx.jit(lambda model, *arguments: model(*arguments)[0])
-    tail = go_on(model, frames[:, 3:], intermediates['state'], jnp.array([False, True]))
+    tail = go_on(model, frames[:, 3:], output.state, jnp.array([False, True]))
     assert golden.relative_error(head, whole[:, :3]) < 1e-5
     assert golden.relative_error(tail[0], whole[0, 3:]) < 1e-5
     assert golden.relative_error(tail[1], anew[0]) < 1e-5
@@ -212,17 +215,18 @@ def test_first_heatmaps_from_the_features():
     model.eval()
     frames = clip(b=1, t=2)
     features = nnx.jit(lambda model, frame: model.feature_encoder(frame))(model, frames[:, 0])
-    heatmaps, _ = forward(model, frames)
+    heatmaps = forward(model, frames).heatmaps
     expected = model.transition.relation_decoder(model.pose_initializer(features), first=True)
     assert golden.relative_error(heatmaps[:, 0], expected) < 1e-5
 
 
 def test_bfloat16_keeps_statistics_and_heatmaps_in_float32():
     exact, fast = tiny(), tiny(jnp.bfloat16)
-    expected, _ = forward(exact, clip())
-    heatmaps, intermediates = forward(fast, clip())
-    assert heatmaps.dtype == intermediates['predicted'].dtype == intermediates['correlation'].dtype == jnp.float32
-    assert intermediates['state'].features.dtype == jnp.bfloat16
+    expected = forward(exact, clip()).heatmaps
+    output = forward(fast, clip())
+    heatmaps = output.heatmaps
+    assert heatmaps.dtype == output.evidence['predicted'].dtype == output.evidence['correlation'].dtype == jnp.float32
+    assert output.state.features.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(fast))} == {jnp.dtype('float32')}
     assert 1e-5 < golden.relative_error(heatmaps, expected) < 0.1
 

@@ -47,8 +47,9 @@ def test_outputs_are_those_of_the_release(name):
     assign(model, translate(weights, LSTM_PM))
     model.eval()
     assert count_parameters(model) == parameters
-    heatmaps, intermediates = forward(model, channels_last(frames), centre=channels_last(centre))
-    assert golden.relative_error(intermediates['auxiliary'][0][:, 0], channels_last(reference[:, 0])) < 1e-5
+    output = forward(model, channels_last(frames), centre=channels_last(centre))
+    heatmaps = output.heatmaps
+    assert golden.relative_error(output.auxiliary[0][:, 0], channels_last(reference[:, 0])) < 1e-5
     assert golden.relative_error(heatmaps, channels_last(reference[:, 1:])) < 1e-5
 
 
@@ -73,7 +74,7 @@ def test_forward_and_backward_are_those_of_pytorch(variant):
     @nnx.jit
     def train(model):
         def loss(model):
-            heatmaps, _ = model(frames)
+            heatmaps = model(frames).heatmaps
             return ((heatmaps - target) ** 2).mean(), heatmaps
 
         return nnx.grad(loss, has_aux=True)(model)
@@ -91,7 +92,8 @@ def test_forward_and_backward_are_those_of_pytorch(variant):
 def test_streaming_is_the_scan():
     model, frames = golden.randomised(lambda: LSTMPM(TINY['released'], rngs=nnx.Rngs(0))), clip(t=4)
     model.eval()
-    heatmaps, intermediates = forward(model, frames)
+    output = forward(model, frames)
+    heatmaps = output.heatmaps
     assert (heatmaps.shape, heatmaps.dtype) == ((2, 4, 4, 6, 5), jnp.float32)
     assert np.abs(np.diff(heatmaps, axis=1)).mean() > 1e-3  # the frames do differ
     first, state = nnx.jit(lambda model, frame: model.init_state(frame))(model, frames[:, 0])
@@ -100,18 +102,19 @@ def test_streaming_is_the_scan():
         output, state = step(model, state, frames[:, t])
         streamed.append(output)
     assert golden.relative_error(np.stack(streamed, 1), heatmaps) < 1e-5
-    for ours, expected in zip(intermediates['state'], state, strict=True):
+    for ours, expected in zip(output.state, state, strict=True):
         assert golden.relative_error(ours, expected) < 1e-5
 
 
 def test_segments_are_the_whole_chains():
     model, frames = golden.randomised(lambda: LSTMPM(TINY['intended'], rngs=nnx.Rngs(0))), clip(t=4)
     model.eval()
-    whole, _ = forward(model, frames)
-    head, intermediates = forward(model, frames[:, :2])
+    whole = forward(model, frames).heatmaps
+    output = forward(model, frames[:, :2])
+    head = output.heatmaps
     assert golden.relative_error(head, whole[:, :2]) < 1e-5
-    tail, _ = forward(model, frames[:, 2:], intermediates['state'], jnp.array([False, True]))
-    anew, _ = forward(model, frames[:, 2:])
+    tail = forward(model, frames[:, 2:], output.state, jnp.array([False, True])).heatmaps
+    anew = forward(model, frames[:, 2:]).heatmaps
     assert golden.relative_error(tail[0], whole[0, 2:]) < 1e-5
     assert golden.relative_error(tail[1], anew[1]) < 1e-5
     assert golden.relative_error(anew[0], whole[0, 2:]) > 1e-3  # where a chain began does show
@@ -125,7 +128,7 @@ def test_centre_map():
     model = golden.randomised(lambda: LSTMPM(TINY['intended'], rngs=nnx.Rngs(0)))
     model.eval()
     frames = clip(t=2)
-    heatmaps, _ = forward(model, frames)
+    heatmaps = forward(model, frames).heatmaps
     given = np.broadcast_to(centre_map(40, 56), (2, 40, 56, 1))
     assert golden.relative_error(forward(model, frames, centre=given)[0], heatmaps) < 1e-6
     assert golden.relative_error(forward(model, frames, centre=np.roll(given, 20, 2))[0], heatmaps) > 1e-4
@@ -146,9 +149,10 @@ def test_bfloat16_keeps_memory_and_heatmaps_in_float32():
     )
     exact.eval()
     fast.eval()
-    expected, _ = forward(exact, clip(t=2))
-    heatmaps, intermediates = forward(fast, clip(t=2))
-    assert {leaf.dtype for leaf in (heatmaps, *intermediates['state'])} == {jnp.dtype('float32')}
+    expected = forward(exact, clip(t=2)).heatmaps
+    output = forward(fast, clip(t=2))
+    heatmaps = output.heatmaps
+    assert {leaf.dtype for leaf in (heatmaps, *output.state)} == {jnp.dtype('float32')}
     assert 1e-5 < golden.relative_error(heatmaps, expected) < 0.1
 
 

@@ -34,6 +34,9 @@ class Patches(nnx.Module):
     def __call__(self, images):
         return self.conv(images)
 
+    def outputs(self, images):
+        return (self(images),)
+
 
 def frames() -> jax.Array:
     return jax.random.normal(jax.random.key(0), (B, T, H, W, 3))
@@ -41,9 +44,10 @@ def frames() -> jax.Array:
 
 def test_every_frame_goes_through_the_network_by_itself():
     model = PerFrame(Patches, J, rngs=nnx.Rngs(0))
-    heatmaps, intermediates = model(frames())
+    output = model(frames())
+    heatmaps = output.heatmaps
     assert heatmaps.shape == (B, T, H // 4, W // 4, J)
-    assert jax.tree.leaves(intermediates) == []
+    assert jax.tree.leaves(output) == [heatmaps]
     for b in range(B):
         for t in range(T):
             np.testing.assert_allclose(heatmaps[b, t], model.network(frames()[b, t][None])[0], rtol=1e-5, atol=1e-6)
@@ -51,15 +55,15 @@ def test_every_frame_goes_through_the_network_by_itself():
 
 def test_state_and_start_change_nothing():
     model = PerFrame(Patches, J, rngs=nnx.Rngs(0))
-    whole, _ = model(frames())
+    whole = model(frames()).heatmaps
     first, state = model.init_state(frames()[:, 0])
     second, state = model.step(state, frames()[:, 1])
-    rest, _ = model(frames()[:, 2:], state, jnp.array([True, False]))
+    rest = model(frames()[:, 2:], state, jnp.array([True, False])).heatmaps
     np.testing.assert_allclose(jnp.concatenate([first[:, None], second[:, None], rest], 1), whole, rtol=1e-5, atol=1e-6)
 
 
 def test_heatmaps_are_float32_whatever_the_network_computes_in():
-    heatmaps, _ = PerFrame(Patches, J, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(frames())
+    heatmaps = PerFrame(Patches, J, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(frames()).heatmaps
     assert heatmaps.dtype == jnp.float32
 
 

@@ -304,9 +304,10 @@ def test_encoding_frame_by_frame_is_a_loop():
 def test_streaming_is_the_scan():
     model, frames = golden.randomised(lambda: RPSTN(TINY['intended'], rngs=nnx.Rngs(0))), clip()
     model.eval()
-    heatmaps, intermediates = forward(model, frames)
+    output = forward(model, frames)
+    heatmaps = output.heatmaps
     assert (heatmaps.shape, heatmaps.dtype) == ((2, 4, 24, 32, 5), jnp.float32)
-    assert intermediates['kernels'].shape == (2, 3, 2, 3, 6)
+    assert output.evidence['kernels'].shape == (2, 3, 2, 3, 6)
     assert np.abs(np.diff(heatmaps, axis=1)).mean() > 1e-2  # the frames do differ
     first, state = nnx.jit(lambda model, frame: model.init_state(frame))(model, frames[:, 0])
     streamed, step = [first], nnx.jit(lambda model, state, frame: model.step(state, frame))
@@ -314,7 +315,7 @@ def test_streaming_is_the_scan():
         output, state = step(model, state, frames[:, t])
         streamed.append(output)
     assert golden.relative_error(np.stack(streamed, 1), heatmaps) < 1e-5
-    assert golden.relative_error(intermediates['state'].features, state.features) < 1e-5
+    assert golden.relative_error(output.state.features, state.features) < 1e-5
 
 
 @nnx.jit
@@ -339,13 +340,14 @@ def test_chain_is_a_loop_and_goes_on_where_it_ended(variant):
     transition = golden.randomised(lambda: Transition(TINY[variant], dtype=jnp.float32, rngs=nnx.Rngs(0)))
     transition.eval()
     features, initial = given()
-    whole, _ = chain(transition, initial, features)
+    whole = chain(transition, initial, features).heatmaps
     assert golden.relative_error(loop(transition, initial, features), whole) < 1e-5
-    head, intermediates = chain(transition, initial, features[:, :2])
+    output = chain(transition, initial, features[:, :2])
+    head = output.heatmaps
     assert golden.relative_error(head, whole[:, :2]) < 1e-5
     start = jnp.array([False, True])
-    tail, _ = chain(transition, initial, features[:, 2:], intermediates['state'], start)
-    anew, _ = chain(transition, initial, features[:, 2:])
+    tail = chain(transition, initial, features[:, 2:], output.state, start).heatmaps
+    anew = chain(transition, initial, features[:, 2:]).heatmaps
     assert golden.relative_error(tail[0], whole[0, 2:]) < 1e-5
     assert golden.relative_error(tail[1], anew[1]) < 1e-5
     assert golden.relative_error(anew[0], whole[0, 2:]) > 1e-3  # where a chain began does show

@@ -67,9 +67,9 @@ def test_training_is_that_of_pytorch(name, config):
     given = {}
 
     def run(model):
-        heatmaps, intermediates = model(frames)
-        given.update({key: value.shape for key, value in intermediates.items() if key != 'state'})
-        return heatmaps, ()
+        output = model(frames)
+        given.update({key: value.shape for key, value in output.evidence.items()})
+        return output.heatmaps, ()
 
     twins.assert_same_training(twin, expected, model, run, network.rules(config))
     if config.temporal != 'none':

@@ -50,7 +50,7 @@ def test_forward_and_backward(name):
     @nnx.jit
     def train(model, frames):
         def loss(model):
-            heatmaps, _ = model(frames)
+            heatmaps = model(frames).heatmaps
             return ((heatmaps - target) ** 2).mean(), heatmaps
 
         return nnx.value_and_grad(loss, has_aux=True)(model)

@@ -90,7 +90,7 @@ def assert_same_training(twin, expected, model, run, table):
     @nnx.jit
     def train(model):
         def loss(model):
-            heatmaps, _ = run(model)
+            heatmaps, *_ = run(model)
             return ((heatmaps - target) ** 2).mean(), heatmaps
 
         return nnx.grad(loss, has_aux=True)(model)
@@ -123,4 +123,4 @@ def _pair(network, config, weights=None, **options):
 
 
 def _outputs(network, images):
-    return network.outputs(images) if hasattr(network, 'outputs') else (network(images),)
+    return network.outputs(images) if hasattr(network, 'outputs') else (network(images),)  # twins of one output have none

@@ -13,6 +13,7 @@ from data_pipelines import schema
 from data_pipelines.loader import eval_batches, num_eval_batches, prefetch_to_device
 from data_pipelines.transforms import DataConfig
 from kimnet_jax.core import heatmap
+from kimnet_jax.models.outputs import VideoOutput
 from kimnet_jax.training import sharding, steps
 from kimnet_jax.training.evaluation import DEVICE_KEYS, Evaluator, metric_names, scalars
 from kimnet_jax.training.state import Weights, split_model
@@ -76,7 +77,7 @@ class Truth(nnx.Module):
     """Its input is the answer."""
 
     def __call__(self, frames, state, start):
-        return frames, {'state': frames[:, -1]}
+        return VideoOutput(frames, frames[:, -1], {})
 
     def init_state(self, frames):
         return frames, frames

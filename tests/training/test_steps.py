@@ -41,7 +41,7 @@ def test_step_moves_weights_statistics_and_average():
 
     model = TinyNet()
     model.train()
-    heatmaps, _ = model(normalise(batch['frames'], jnp))
+    heatmaps = model(normalise(batch['frames'], jnp)).heatmaps
     assert values['loss'] == pytest.approx(float(losses.heatmap_loss(heatmaps, batch)), rel=1e-5)
     assert values['parameter_norm'] == pytest.approx(float(optax.tree.norm(first.weights.params)), rel=1e-6)
     assert values['learning_rate'] == pytest.approx(0.01)
@@ -52,8 +52,8 @@ class TwoOutputs(TinyNet):
     """Gives heatmaps of the first frame twice."""
 
     def __call__(self, frames, state=None, start=None):
-        heatmaps, intermediates = super().__call__(frames, state, start)
-        return heatmaps, intermediates | {'auxiliary': (2 * heatmaps[:, :1],)}
+        output = super().__call__(frames, state, start)
+        return output._replace(auxiliary=(2 * output.heatmaps[:, :1],))
 
 
 def test_auxiliary_heatmaps_are_trained_on_the_frames_that_they_are_of():
@@ -62,9 +62,10 @@ def test_auxiliary_heatmaps_are_trained_on_the_frames_that_they_are_of():
     _, values = step(state, on_device(batch))
     model = TwoOutputs()
     model.train()
-    heatmaps, intermediates = model(normalise(batch['frames'], jnp))
+    output = model(normalise(batch['frames'], jnp))
+    heatmaps = output.heatmaps
     first = {key: batch[key][:, :1] for key in ('joints', 'visible', 'mask')}
-    parts = [losses.heatmap_loss(heatmaps, batch), losses.heatmap_loss(intermediates['auxiliary'][0], first)]
+    parts = [losses.heatmap_loss(heatmaps, batch), losses.heatmap_loss(output.auxiliary[0], first)]
     assert parts[1] > 0
     assert values['loss'] == pytest.approx(float(sum(parts)), rel=1e-5)
 

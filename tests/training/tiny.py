@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.core.types import Batch
 from kimnet_jax.models.layers import BatchNorm, conv
+from kimnet_jax.models.outputs import VideoOutput
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from kimnet_jax.training.state import TrainState, create_state, split_model
 from kimnet_jax.training.steps import TargetConfig, make_train_step
@@ -38,7 +39,7 @@ class TinyNet(nnx.Module):
         for i in range(t):
             before = maps[:, i] + before / 2
             heatmaps.append(before)
-        return jnp.stack(heatmaps, 1), {'state': before}
+        return VideoOutput(jnp.stack(heatmaps, 1), before, {})
 
     def init_state(self, frames):
         maps = self.norm(self.conv(frames))

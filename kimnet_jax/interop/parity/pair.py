@@ -18,6 +18,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.interop.convert import Weights, to_torch
 from kimnet_jax.interop.networks import Network
 from kimnet_jax.interop.translation import Table, assign, translate
+from kimnet_jax.models.outputs import VideoOutput
 
 Arrays = tuple[np.ndarray, ...]
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -148,7 +149,9 @@ def call_twin(twin: nn.Module, inputs: Iterable[np.ndarray], dtype: str) -> tupl
 
 
 def network_outputs(outputs: Any) -> tuple[Any, ...]:
-    """The arrays a network is for: of (array, dict of intermediates) the array."""
+    """The arrays a network is for: of a `VideoOutput`, and of a twin's (tensor, dict of intermediates), the heatmaps."""
+    if isinstance(outputs, VideoOutput):
+        return (outputs.heatmaps,)
     if not isinstance(outputs, tuple | list):
         return (outputs,)
     return tuple(outputs[:1]) if isinstance(outputs[-1], dict) else tuple(outputs)
