@@ -312,8 +312,8 @@ def test_streaming_is_the_scan():
     first, state = nnx.jit(lambda model, frame: model.init_state(frame))(model, frames[:, 0])
     streamed, step = [first], nnx.jit(lambda model, state, frame: model.step(state, frame))
     for t in range(1, frames.shape[1]):
-        output, state = step(model, state, frames[:, t])
-        streamed.append(output)
+        maps, state = step(model, state, frames[:, t])
+        streamed.append(maps)
     assert golden.relative_error(np.stack(streamed, 1), heatmaps) < 1e-5
     assert golden.relative_error(output.state.features, state.features) < 1e-5
 
