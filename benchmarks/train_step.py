@@ -122,7 +122,7 @@ def _prepare_jax(contender: str, case: Case) -> Prepared:
         graph,
         optimizer,
         schedule,
-        steps.TargetConfig(),
+        steps.TargetConfig(centre='cell'),  # as the others draw them
         skeleton=PENN_ACTION,
         stride=STRIDE,
         accumulate=1,
@@ -133,7 +133,7 @@ def _prepare_jax(contender: str, case: Case) -> Prepared:
     def forward(params: Any, stats: Any, batch: Any) -> Any:
         network = nnx.merge(graph, params, stats, copy=True)
         heatmaps = network(normalise(batch['frames'], jnp)).heatmaps
-        return losses.heatmap_loss(heatmaps, batch, stride=STRIDE), nnx.state(network, nnx.BatchStat)
+        return losses.heatmap_loss(heatmaps, batch, stride=STRIDE, centre='cell'), nnx.state(network, nnx.BatchStat)
 
     backward = jax.value_and_grad(forward, has_aux=True)
     batch = jax.device_put(draw_batch(case.shape))

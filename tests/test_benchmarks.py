@@ -109,10 +109,10 @@ def test_time_that_is_over_is_no_traceback(tmp_path):
 def test_pytorch_reads_and_draws_maps_as_we_do(sides):
     """Peaks near the border, a joint outside, and noise, in which the parabola is to be refused."""
     joints = np.array([[[3.2, 4.9], [30.1, 62.7], [70.0, 5.0], [33.6, 20.2]]], np.float32)
-    maps = heatmap.encode(joints, (16, 18), target='cell')
+    maps = heatmap.encode(joints, (16, 18), centre='cell')
     drawn = sides.torch_targets(torch.from_numpy(joints), (16, 18), 4)
     np.testing.assert_allclose(np.moveaxis(drawn.numpy(), -3, -1), maps, atol=1e-6)
-    noisy = heatmap.encode(joints, (16, 18), target='subpixel') + np.random.default_rng(0).uniform(0, 0.2, maps.shape)
+    noisy = heatmap.encode(joints, (16, 18), centre='subpixel') + np.random.default_rng(0).uniform(0, 0.2, maps.shape)
     noisy = noisy.astype(np.float32)
     cells, scores = heatmap.decode(noisy, 'dark')
     assert (cells != np.round(cells)).any()

@@ -95,7 +95,7 @@ def test_the_console_script(installed, tmp_path):
     command = [sys.executable, str(installed / 'bin/kimnet')]
     environment = {**os.environ, 'PYTHONPATH': str(installed), 'JAX_PLATFORMS': 'cpu'}
     for argv, status, text in [
-        (['train', '--help'], 1, '--workdir: Folder of the run'),  # absl's status for help
+        (['train', '--help'], 1, '--workdir: Folder for the run'),  # absl's status for help
         (['predict'], 2, 'error: no video given'),
         (['models'], 0, 'kimnet-s-jhmdb'),
         (['models', 'poseresnet-s-lsp'], 0, '## Trained on'),

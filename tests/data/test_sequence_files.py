@@ -15,6 +15,7 @@ from data_pipelines.poses import PoseConfig, overlapping, train_batches, trainin
 from data_pipelines.sequence_files import read_sequences
 from data_pipelines.smpl_files import read_body
 from kimnet_jax.core import smpl
+from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig
 from kimnet_jax.core.skeleton import JHMDB, SMPL
@@ -219,7 +220,7 @@ def test_bad_sequences(tmp_path):
 )
 def test_bad_settings(fields, message):
     with pytest.raises(InputError, match=message):
-        PoseConfig(**SMPL_CONFIG | fields)
+        make(PoseConfig, SMPL_CONFIG | fields, 'poses', partial=True)
 
 
 def test_joints_of_a_body(tmp_path):

@@ -56,7 +56,7 @@ def test_a_run(whole_run, run, tmp_path, correlation):
         assert low <= value <= high
         assert found[what]['mPCK@0.2 by torso'][0] == pytest.approx(found['as trained'][0] + value, abs=0.02)
 
-    loaded = correlation.trained.open_trained(workdir)
+    loaded = correlation.open_trained(workdir)
     model, config = loaded.load(), loaded.config
     clips = correlation.schema.open_clips(config['dataset']['data_dir'], 'kinetic_puppets', 'mini', 'test')
     matrices = list(correlation.correlations(model, config, clips))
@@ -70,4 +70,4 @@ def test_a_run(whole_run, run, tmp_path, correlation):
 
 def test_a_network_without_a_kmm(correlation):
     with pytest.raises(ValueError, match='a pose_resnet without a KMM'):
-        correlation.judge(correlation.trained.open_trained('poseresnet-s-lsp'))
+        correlation.judge(correlation.open_trained('poseresnet-s-lsp'))
