@@ -30,6 +30,7 @@ from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.models.hanet import PRESETS as CONFIGS
 from kimnet_jax.models.hanet import HANetConfig
 from kimnet_jax.training import refinement_steps, state
+from kimnet_jax.training.steps import Stepping
 
 ONE, MANY = 'one window', 'windows'
 CONTENDERS = (JAX, EAGER, COMPILED)  # channels_last means nothing to poses
@@ -85,14 +86,10 @@ def _jax_training(case: Case) -> Prepared:
     optimizer, schedule = make_adam()
     train = refinement_steps.make_train_step(
         graph,
-        optimizer,
-        schedule,
+        Stepping(optimizer, schedule, accumulate=1, average_decay=0.0, mesh=one_device()),
         refinement_steps.LossConfig(),
         interval=case.config.interval,
         seed=0,
-        accumulate=1,
-        average_decay=0.0,
-        mesh=one_device(),
     )
     estimated, truth = draw(case)
     batch = {'estimated': estimated, 'poses': truth, 'known': np.ones(truth.shape, bool), 'mask': np.ones(truth.shape[:2], bool)}

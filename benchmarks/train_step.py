@@ -120,14 +120,10 @@ def _prepare_jax(contender: str, case: Case) -> Prepared:
     optimizer, schedule = make_adam()
     train = steps.make_train_step(
         graph,
-        optimizer,
-        schedule,
+        steps.Stepping(optimizer, schedule, accumulate=1, average_decay=0.0, mesh=one_device()),
         steps.TargetConfig(centre='cell'),  # as the others draw them
         skeleton=PENN_ACTION,
         stride=STRIDE,
-        accumulate=1,
-        average_decay=0.0,
-        mesh=one_device(),
     )
 
     def forward(params: Any, stats: Any, batch: Any) -> Any:

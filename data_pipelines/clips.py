@@ -2,29 +2,9 @@
 
 import dataclasses
 import heapq
-import pathlib
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
-
-from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.types import Example
-
-
-class Clips(Protocol):
-    """Random access to the clips of one split; `schema.ClipSource` is one. For worker processes it must be picklable."""
-
-    folder: pathlib.Path
-    split: str
-    skeleton: Skeleton
-
-    @property
-    def lengths(self) -> Sequence[int]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,12 +22,12 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.backgrounds import background_window
-from data_pipelines.clips import Clips, Window, consecutive_windows, fill_slots, random_window
+from data_pipelines.clips import Window, consecutive_windows, fill_slots, random_window
 from data_pipelines.transforms import DataConfig, Paint, closeup, crop_window, draw_augmentation
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import invert_affine
-from kimnet_jax.core.types import Array, Batch, Example
+from kimnet_jax.core.types import Array, Batch, Clips, Example
 
 if TYPE_CHECKING:
     import jax

@@ -10,9 +10,8 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from data_pipelines.clips import Clips
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.types import Array, Example
+from kimnet_jax.core.types import Array, Clips, Example
 
 Study: TypeAlias = Literal['temporal', 'spatial', 'joints', 'length']
 Fill: TypeAlias = Literal['black', 'mean', 'noise', 'background']
@@ -172,7 +171,7 @@ def _filling(image: np.ndarray, rows: int, columns: int, fill: Fill, box: Array,
 
 
 class LongEnough:
-    """The clips of a split that have at least so many frames; an instance of `clips.Clips`.
+    """The clips of a split that have at least so many frames; an instance of `core.types.Clips`.
 
     Raises `InputError` where there is none.
     """

@@ -6,17 +6,16 @@ The estimates come from files (`pose_files`, `sequence_files`) or are made from 
 
 import dataclasses
 from collections.abc import Generator, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from data_pipelines.clips import Clips
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import Normalise, WindowConfig, fill_gaps, pad, reference_frame
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.smpl import Body
-from kimnet_jax.core.types import Array, Batch
+from kimnet_jax.core.types import Array, Batch, Clips, Pairs
 
 Source: TypeAlias = Literal['noise', 'predictions', 'sequences']
 Kind: TypeAlias = Literal['2d', '3d', 'smpl']
@@ -163,18 +162,6 @@ class PosePair:
     visible: np.ndarray
     boxes: np.ndarray
     shape: np.ndarray | None = None
-
-
-class Pairs(Protocol):
-    """The clips of a split. `pairs(i, epoch)` gives the same whenever it is called; `body` is there where poses are rotations."""
-
-    skeleton: Skeleton
-    names: list[str]
-    body: Body | None
-
-    def __len__(self) -> int: ...
-
-    def __call__(self, index: int, epoch: int = 0) -> PosePair: ...
 
 
 class FixedPairs:

@@ -11,7 +11,7 @@ from kimnet_jax.models import abstract_model, build_model, count_parameters
 from kimnet_jax.training import sharding
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from kimnet_jax.training.state import create_state, split_model
-from kimnet_jax.training.steps import TargetConfig, make_train_step
+from kimnet_jax.training.steps import Stepping, TargetConfig, make_train_step
 
 pytestmark = [pytest.mark.full_size, pytest.mark.quick_compilation]
 
@@ -40,14 +40,10 @@ def test_training_step():
     graph, weights = split_model(model, training=True)
     step = make_train_step(
         graph,
-        optimizer,
-        schedule,
+        Stepping(optimizer, schedule, accumulate=1, average_decay=0.0, mesh=mesh),
         make(TargetConfig, config.target, 'target'),
         skeleton=JHMDB,
         stride=model.stride,
-        accumulate=1,
-        average_decay=0.0,
-        mesh=mesh,
     )
     rng = np.random.default_rng(0)
     size, frames = config.data.input_size, config.data.frames

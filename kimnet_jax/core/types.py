@@ -25,7 +25,13 @@ Evaluation batches carry besides:
     to_image    float32 [B, T, 2, 3], the affine map from crop pixels to original pixels
 """
 
-from typing import Any, Literal, TypeAlias
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:  # they import this module
+    from kimnet_jax.core.skeleton import Skeleton
+    from kimnet_jax.core.smpl import Body
 
 Array: TypeAlias = Any  # numpy.ndarray or jax.Array
 Batch: TypeAlias = dict[str, Array]
@@ -34,3 +40,35 @@ Prediction: TypeAlias = tuple[int, Array, Array | None]  # clip, joints [T, J, 2
 Decoding: TypeAlias = Literal['argmax', 'quarter', 'dark']
 Centre: TypeAlias = Literal['cell', 'subpixel']
 Outside: TypeAlias = Literal['zeros', 'ignored']
+
+
+class Clips(Protocol):
+    """Random access to the clips of one split; for worker processes it must be picklable."""
+
+    folder: pathlib.Path
+    split: str
+    skeleton: 'Skeleton'
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class Pairs(Protocol):
+    """Estimated and true poses of the clips of a split; `pairs(i, epoch)` gives the same whenever it is called.
+
+    Pair i has `estimates` (`joints` [T, J, D], `boxes` [T, 2 * D], `image_size` [2]) and the truth: `joints` [T, J, D], `visible`
+    bool [T, J], `boxes` [T, 2 * D]. Where there is a `body`, poses are SMPL's rotations, and estimates and truth have a `shape`
+    [T, S] or None.
+    """
+
+    skeleton: 'Skeleton'
+    names: list[str]
+    body: 'Body | None'
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, index: int, epoch: int = 0) -> Any: ...

@@ -1,11 +1,12 @@
 """HANet's released evaluation of a run, to judge numbers of its kind, by `released.metrics`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from kimnet_jax.core.pose_windows import RefineFunction, WindowConfig, fill_gaps, reference_frame
+from kimnet_jax.core.types import Pairs
 from kimnet_jax.released.metrics import HANET_THRESHOLDS, hanet_evaluate_2d, hanet_windows
 from kimnet_jax.reporting.tables import table
 
@@ -21,14 +22,6 @@ _WARNING = (
     'Not to be compared with any other table: clips count alike whatever their length, frames after the last whole window are '
     'dropped, frames that pad a short clip count, where the padded input is always right, and every joint counts, seen or not.'
 )
-
-
-class Pairs(Protocol):
-    """The clips of a split, see `training.refinement_steps.Pairs`."""
-
-    def __len__(self) -> int: ...
-
-    def __call__(self, index: int) -> Any: ...
 
 
 def measure(

@@ -1,15 +1,13 @@
 """RPSTN's released evaluation of a run, to judge numbers of its kind: one window of a clip, by `released.metrics`."""
 
 import dataclasses
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from kimnet_jax.core import geometry, heatmap
-from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.types import Array, Example, Prediction
+from kimnet_jax.core.types import Array, Clips, Example, Prediction
 from kimnet_jax.released.metrics import RPSTN_FRAMES, peaks, rpstn_accuracy_of_peaks, rpstn_average, rpstn_corners
 from kimnet_jax.reporting.tables import MEAN_POSE, RANDOM, table
 
@@ -23,21 +21,6 @@ COLUMNS: dict[str, dict[str, Any]] = {  # heading -> the arguments of RPSTN's ac
 }
 _SEED = 10480  # of RPSTN's Penn Action loader, plus the number of the clip
 _PER_FRAME = ('frames', 'joints', 'visible', 'boxes')
-
-
-class Clips(Protocol):
-    """The clips of a split."""
-
-    folder: pathlib.Path
-    split: str
-    skeleton: Skeleton
-
-    @property
-    def lengths(self) -> Sequence[int]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
 
 
 class OneWindow:

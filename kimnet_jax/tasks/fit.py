@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -17,10 +16,8 @@ from kimnet_jax.training import loop, session
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import InitConfig
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from kimnet_jax.training.state import TrainState, Weights, split_model
-from kimnet_jax.training.steps import Stepping
-
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+from kimnet_jax.training.state import Weights, split_model
+from kimnet_jax.training.steps import Stepping, TrainStep
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,6 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from data_pipelines import schema
-from data_pipelines.clips import Clips
 from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
 from data_pipelines.occlusion import Occlusion
 from data_pipelines.pose_files import write_predictions
@@ -21,7 +20,7 @@ from data_pipelines.poses import Estimates
 from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.types import Array, Batch, Prediction
+from kimnet_jax.core.types import Array, Batch, Clips, Prediction
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.models import Dtype, abstract_model, build_model, check_input_size, model_fields, network_name
 from kimnet_jax.models.weights import initialise
@@ -34,7 +33,7 @@ from kimnet_jax.tasks.videos import load
 from kimnet_jax.training import evaluation, loop, sharding
 from kimnet_jax.training.initial import initialise_parts
 from kimnet_jax.training.state import Weights, split_model
-from kimnet_jax.training.steps import Stepping, TargetConfig, make_train_step
+from kimnet_jax.training.steps import Stepping, TargetConfig, TrainStep, make_train_step
 
 __all__ = ['evaluate', 'load', 'make_evaluator', 'train']
 WHOLE = {'sub_jhmdb': 316}  # clips of the data set that the paper's numbers are of
@@ -93,8 +92,8 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     check_input_size(model, settings.data.input_size)
     larger = functools.partial(abstract_model, settings.model, num_joints=skeleton.num_joints + 1, dtype=settings.dtype)
 
-    def make_step(graph: nnx.GraphDef, stepping: Stepping) -> fit.TrainStep:
-        return make_train_step(graph, target=settings.target, skeleton=skeleton, stride=model.stride, **stepping._asdict())
+    def make_step(graph: nnx.GraphDef, stepping: Stepping) -> TrainStep:
+        return make_train_step(graph, stepping, settings.target, skeleton=skeleton, stride=model.stride)
 
     def make_evaluate(graph: nnx.GraphDef) -> Callable[[Weights, Callable[[], None]], dict[str, float]]:
         evaluator = make_evaluator(graph, model.stride, config, eval_clips, mesh)

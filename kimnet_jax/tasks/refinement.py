@@ -18,7 +18,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position
 from kimnet_jax.core.skeleton import SMPL, get_skeleton
 from kimnet_jax.core.smpl import Body
-from kimnet_jax.core.types import Batch
+from kimnet_jax.core.types import Batch, Pairs
 from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.metrics import PoseMetrics
@@ -41,7 +41,7 @@ from kimnet_jax.training.refinement_steps import (
     metrics_of,
 )
 from kimnet_jax.training.state import Weights, split_model
-from kimnet_jax.training.steps import Stepping
+from kimnet_jax.training.steps import Stepping, TrainStep
 
 OURS = 'HANet (ours)'
 
@@ -53,7 +53,7 @@ class Split(NamedTuple):
     clips: where the truth is from; None where it came with the estimates.
     """
 
-    pairs: poses.Pairs
+    pairs: Pairs
     dims: int
     clips: schema.ClipSource | None
 
@@ -153,10 +153,8 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
         raise InputError("config.loss.space='smpl_joints': only poses of config.poses.kind='smpl' have such joints")
     model = build_refiner(settings.model, channels=skeleton.num_joints * ours.dims, dtype=settings.dtype, seed=settings.seed)
 
-    def make_step(graph: nnx.GraphDef, stepping: Stepping) -> fit.TrainStep:
-        return make_train_step(
-            graph, loss=loss, body=body, interval=model.config.interval, seed=settings.seed, **stepping._asdict()
-        )
+    def make_step(graph: nnx.GraphDef, stepping: Stepping) -> TrainStep:
+        return make_train_step(graph, stepping, loss, body=body, interval=model.config.interval, seed=settings.seed)
 
     def make_evaluate(graph: nnx.GraphDef) -> Callable[[Weights, Callable[[], None]], dict[str, float]]:
         evaluator = RefinementEvaluator(graph, theirs.pairs, windows, batch_size=settings.eval.batch_size)
@@ -350,13 +348,13 @@ def _origin(config: Mapping[str, Any]) -> str:
     return 'the truth with noise (' + ', '.join(f'{key} {value}' for key, value in config['noise'].items()) + ')'
 
 
-def _filtered(pairs: poses.Pairs, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+def _filtered(pairs: Pairs, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
     for i in range(len(pairs)):
         estimates = pairs(i).estimates
         yield i, function(estimates.joints, estimates.boxes)
 
 
-def _reference_poses(pairs: poses.Pairs, training: poses.Pairs) -> dict[str, Iterator[tuple[int, np.ndarray]]]:
+def _reference_poses(pairs: Pairs, training: Pairs) -> dict[str, Iterator[tuple[int, np.ndarray]]]:
     truth = (training(i) for i in range(len(training)))
     mean = reference.mean_pose((pair.joints, pair.visible, pair.boxes) for pair in truth)
     joints = pairs.skeleton.num_joints
@@ -366,7 +364,7 @@ def _reference_poses(pairs: poses.Pairs, training: poses.Pairs) -> dict[str, Ite
     }
 
 
-def _write(path: pathlib.Path, pairs: poses.Pairs, refined: list[tuple[int, np.ndarray]], about: Mapping[str, Any]) -> None:
+def _write(path: pathlib.Path, pairs: Pairs, refined: list[tuple[int, np.ndarray]], about: Mapping[str, Any]) -> None:
     estimates = [
         poses.Estimates(one.clip, joints, one.scores, one.boxes, one.image_size)
         for joints, one in ((joints, pairs(clip).estimates) for clip, joints in refined)

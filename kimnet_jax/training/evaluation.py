@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from kimnet_jax.core import heatmap
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.types import Batch, Decoding, Example, Prediction
+from kimnet_jax.core.types import Batch, Clips, Decoding, Prediction
 from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.training.sharding import local_rows
 from kimnet_jax.training.state import Weights
@@ -51,16 +51,6 @@ class EvalConfig:
 DEVICE_KEYS = ('frames', 'start', 'to_image')  # what the step reads; the rest of a batch stays on the host
 
 
-class Truth(Protocol):
-    """The clips of a split, for their joints and boxes in original pixels."""
-
-    skeleton: Skeleton
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
-
-
 class Evaluator:
     """A model, a split and how to evaluate it; compiled once, used after any number of steps."""
 
@@ -69,7 +59,7 @@ class Evaluator:
         graph: nnx.GraphDef,
         batches: Callable[[], Generator[tuple[Batch, Batch], None, None]],
         num_batches: int,
-        truth: Truth,
+        truth: Clips,
         *,
         stride: int,
         decoding: Decoding,
@@ -142,7 +132,7 @@ def scalars(result: dict[str, Any]) -> dict[str, float]:
     return traverse_util.flatten_dict(result, sep='/')
 
 
-def measure(truth: Truth, predictions: Iterable[Prediction]) -> PoseMetrics:
+def measure(truth: Clips, predictions: Iterable[Prediction]) -> PoseMetrics:
     """The metrics of predicted poses against the clips of a split."""
     metrics = PoseMetrics(truth.skeleton, len(truth))
     for clip, joints, _ in predictions:

@@ -2,14 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
-from jax.sharding import Mesh
 
 from kimnet_jax import losses
 from kimnet_jax.core import smpl
@@ -17,11 +15,10 @@ from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import RefineFunction, WindowConfig, in_batches, refine
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.types import Batch
+from kimnet_jax.core.types import Batch, Pairs
 from kimnet_jax.metrics import PoseMetrics, SpatialMetrics
-from kimnet_jax.training import sharding
 from kimnet_jax.training.state import TrainState, Weights
-from kimnet_jax.training.steps import moving_average
+from kimnet_jax.training.steps import Stepping, TrainStep
 
 Array = jax.Array
 Space: TypeAlias = Literal['poses', 'smpl_joints']
@@ -70,48 +67,28 @@ class EvalConfig:
         check_ranges('eval', self, batch_size=(1, 1_000_000), step=(1, 1_000_000))
 
 
-class Pairs(Protocol):
-    """The clips of a split; pair i has `estimates` (`joints` [T, J, D], `boxes` [T, 2 * D], `image_size` [2]) and the truth:
-    `joints` [T, J, D], `visible` bool [T, J], `boxes` [T, 2 * D]. Where there is a `body`, poses are SMPL's rotations, and
-    estimates and truth have a `shape` [T, S] or None."""
-
-    skeleton: Skeleton
-    body: smpl.Body | None
-
-    def __len__(self) -> int: ...
-
-    def __call__(self, index: int) -> Any: ...
-
-
 def make_train_step(
     graph: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
+    stepping: Stepping,
     loss: LossConfig,
     *,
     body: smpl.Body | None = None,
     interval: int,
     seed: int,
-    accumulate: int,
-    average_decay: float,
-    mesh: Mesh,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+) -> TrainStep:
     """One optimisation step of a network that refines windows of poses.
 
     Args:
         graph: HANet's structure in train mode.
-        optimizer, schedule: as of `steps.make_train_step`.
+        stepping: how gradients become steps.
         loss: its settings.
         body: for errors of SMPL's joints; None: of the poses as they are.
         interval: N of the network.
         seed: of dropout, with the number of the step.
-        accumulate: batches an update takes (the optimizer's own setting).
-        average_decay: of the moving average of the weights, reached after a warm-up.
 
     Returns:
         A jitted function; its metrics are float32 scalars: `loss`, `final_error` and `refined_error` (mean distances of
-        coordinates, normalised units, summed over channels), `gradient_norm`, `parameter_norm`, `learning_rate`. The state it is
-        given is consumed.
+        coordinates, normalised units, summed over channels), and those of `Stepping.advance`.
     """
 
     settings = {key: value for key, value in dataclasses.asdict(loss).items() if key != 'space'}
@@ -129,22 +106,11 @@ def make_train_step(
             return losses.hanet_loss(final, refined, truth, interval=interval, **settings)
 
         (value, parts), gradient = jax.value_and_grad(objective, has_aux=True)(state.weights.params)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.weights.params)
-        weights = Weights(optax.apply_updates(state.weights.params, updates), state.weights.batch_stats)
-        now = state.step + 1
-        average = moving_average(state.average, weights, now, accumulate, average_decay)
-        values = {
-            'loss': value,
-            'final_error': parts['final_error'],
-            'refined_error': parts['refined_error'],
-            'gradient_norm': optax.tree.norm(gradient),
-            'parameter_norm': optax.tree.norm(weights.params),
-            'learning_rate': jnp.asarray(schedule(state.step // accumulate), jnp.float32),
-        }
-        return TrainState(now, weights, optimizer_state, average), values
+        state, told = stepping.advance(state, gradient, state.weights.batch_stats)
+        errors = {key: parts[key] for key in ('final_error', 'refined_error')}
+        return state, {'loss': value, **errors, **told}
 
-    everywhere, rows = sharding.replicated(mesh), sharding.split(mesh)
-    return jax.jit(step, in_shardings=(everywhere, rows), out_shardings=(everywhere, everywhere), donate_argnums=0)
+    return stepping.compiled(step)
 
 
 class RefinementEvaluator:

@@ -23,6 +23,7 @@ from kimnet_jax.training.state import TrainState, Weights
 
 Array = jax.Array
 Chain = Any  # the state that a model carries from frame to frame
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,15 @@ class TargetConfig:
 
 
 class Stepping(NamedTuple):
-    """What every train step is made with, but for its network and loss: see `make_train_step`."""
+    """How gradients become steps, whatever the network and its loss.
+
+    Attributes:
+        optimizer: of the parameters.
+        schedule: learning rate by the number of updates, for the metrics.
+        accumulate: batches an update takes (the optimizer's own setting).
+        average_decay: of the moving average of the weights, reached after a warm-up.
+        mesh: of the devices.
+    """
 
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -56,59 +65,61 @@ class Stepping(NamedTuple):
     average_decay: float
     mesh: Mesh
 
+    def advance(self, state: TrainState, gradient: nnx.State, batch_stats: nnx.State) -> tuple[TrainState, dict[str, Array]]:
+        """The state after a gradient and new statistics, and what every step tells, float32 scalars: `gradient_norm`,
+        `parameter_norm` (after the update: not finite as soon as one parameter is not) and `learning_rate`.
+        """
+        updates, optimizer_state = self.optimizer.update(gradient, state.optimizer, state.weights.params)
+        weights = Weights(optax.apply_updates(state.weights.params, updates), batch_stats)
+        now = state.step + 1
+        average = moving_average(state.average, weights, now, self.accumulate, self.average_decay)
+        told = {
+            'gradient_norm': optax.tree.norm(gradient),
+            'parameter_norm': optax.tree.norm(weights.params),
+            'learning_rate': jnp.asarray(self.schedule(state.step // self.accumulate), jnp.float32),
+        }
+        return TrainState(now, weights, optimizer_state, average), told
+
+    def compiled(self, step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]) -> TrainStep:
+        """A step for the devices, jitted: the rows of the batch are split over them; the state that it is given is consumed."""
+        everywhere, rows = sharding.replicated(self.mesh), sharding.split(self.mesh)
+        return jax.jit(step, in_shardings=(everywhere, rows), out_shardings=(everywhere, everywhere), donate_argnums=0)
+
 
 def make_train_step(
-    graph: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    target: TargetConfig,
-    *,
-    skeleton: Skeleton,
-    stride: int,
-    accumulate: int,
-    average_decay: float,
-    mesh: Mesh,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """One optimisation step.
+    graph: nnx.GraphDef, stepping: Stepping, target: TargetConfig, *, skeleton: Skeleton, stride: int
+) -> TrainStep:
+    """One optimisation step of a network of videos.
 
     Args:
-        graph: the model's structure in train mode. The losses of its `auxiliary` heatmaps, [B, t, h, w, J] of the first t
-            frames, are added to that of its `heatmaps`.
-        accumulate: batches an update takes (the optimizer's own setting).
-        average_decay: of the moving average of the weights, reached after a warm-up.
+        graph: its structure in train mode. The losses of its `auxiliary` heatmaps, [B, t, h, w, J] of the first t frames, are
+            added to that of its `heatmaps`.
+        stepping: how gradients become steps.
+        target: what the network is to predict.
+        skeleton: of the joints.
+        stride: pixels of the crop in a cell of the heatmaps.
 
     Returns:
         A jitted function; its metrics are float32 scalars: `loss`, `pck` (share of visible joints of the batch within 0.2 torso
-        lengths of the truth), `gradient_norm`, `parameter_norm` (after the update: not finite as soon as one parameter is not),
-        `learning_rate`. The state it is given is consumed.
+        lengths of the truth) and those of `Stepping.advance`.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         def objective(params: nnx.State) -> tuple[Array, tuple[nnx.State, Array]]:
             model = nnx.merge(graph, params, state.weights.batch_stats, copy=True)
-            with compiled_for(sharding.platform(mesh)):
+            with compiled_for(sharding.platform(stepping.mesh)):
                 output = model(normalise(batch['frames'], jnp))
             parts = [_loss(maps, batch, stride, target) for maps in (output.heatmaps, *output.auxiliary)]
             loss = jnp.sum(jnp.stack(parts))
             return loss, (nnx.state(model, nnx.BatchStat), output.heatmaps)
 
         (loss, (batch_stats, heatmaps)), gradient = jax.value_and_grad(objective, has_aux=True)(state.weights.params)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.weights.params)
-        weights = Weights(optax.apply_updates(state.weights.params, updates), batch_stats)
-        now = state.step + 1
-        average = moving_average(state.average, weights, now, accumulate, average_decay)
+        state, told = stepping.advance(state, gradient, batch_stats)
         positions, _ = heatmap.decode(jax.lax.stop_gradient(heatmaps), 'argmax', jnp)
-        values = {
-            'loss': loss,
-            'pck': _batch_pck(heatmap.cells_to_pixels(positions, stride), batch, skeleton),
-            'gradient_norm': optax.tree.norm(gradient),
-            'parameter_norm': optax.tree.norm(weights.params),
-            'learning_rate': jnp.asarray(schedule(state.step // accumulate), jnp.float32),
-        }
-        return TrainState(now, weights, optimizer_state, average), values
+        pck = _batch_pck(heatmap.cells_to_pixels(positions, stride), batch, skeleton)
+        return state, {'loss': loss, 'pck': pck, **told}
 
-    everywhere, rows = sharding.replicated(mesh), sharding.split(mesh)
-    return jax.jit(step, in_shardings=(everywhere, rows), out_shardings=(everywhere, everywhere), donate_argnums=0)
+    return stepping.compiled(step)
 
 
 def _loss(heatmaps: Array, batch: Batch, stride: int, target: TargetConfig) -> Array:

@@ -27,6 +27,7 @@ from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from kimnet_jax.training.refinement_steps import DEVICE_KEYS, LossConfig, make_train_step, measure
 from kimnet_jax.training.state import create_state, split_model
+from kimnet_jax.training.steps import Stepping
 
 FIELDS = {'interval': 2, 'window': 2, 'width': 8, 'levels': 1, 'heads': 4, 'activation': 'relu', 'pre_norm': False}
 
@@ -64,9 +65,7 @@ def parts():
     config = OptimizerConfig(schedule='constant', learning_rate=3e-3, weight_decay=0.01)
     schedule = make_schedule(config, steps=100, steps_per_epoch=10)
     optimizer = make_optimizer(config, schedule)
-    step = make_train_step(
-        graph, optimizer, schedule, LossConfig(), interval=2, seed=3, accumulate=1, average_decay=0.9, mesh=one_device()
-    )
+    step = make_train_step(graph, Stepping(optimizer, schedule, 1, 0.9, one_device()), LossConfig(), interval=2, seed=3)
     rng = np.random.default_rng(0)
     poses = rng.normal(0, 0.3, (6, 5, 30)).astype(np.float32)
     batch = {'estimated': poses + 0.05, 'poses': poses, 'known': np.ones(poses.shape, bool), 'mask': np.ones((6, 5), bool)}

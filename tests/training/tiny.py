@@ -15,7 +15,7 @@ from kimnet_jax.models.layers import BatchNorm, conv
 from kimnet_jax.models.outputs import VideoOutput
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from kimnet_jax.training.state import TrainState, create_state, split_model
-from kimnet_jax.training.steps import TargetConfig, make_train_step
+from kimnet_jax.training.steps import Stepping, TargetConfig, make_train_step
 
 J, STRIDE = JHMDB.num_joints, 4
 
@@ -68,14 +68,10 @@ def train_parts(average_decay: float = 0.9, model: nnx.Module | None = None, mes
     adam = make_optimizer(config, schedule)
     step = make_train_step(
         graph,
-        adam,
-        schedule,
+        Stepping(adam, schedule, config.accumulate, average_decay, mesh or one_device()),
         TargetConfig(),
         skeleton=JHMDB,
         stride=STRIDE,
-        accumulate=config.accumulate,
-        average_decay=average_decay,
-        mesh=mesh or one_device(),
     )
     return step, create_state(weights, adam, average=average_decay > 0)
 
