@@ -1,8 +1,6 @@
 """BatchNorm at inference: its factor goes into the convolution before it, and a sum remains."""
 
 import collections
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -11,7 +9,7 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.layers import BatchNorm, Conv, ConvTranspose, Statistics
+from kimnet_jax.models.layers import BatchNorm, Conv, ConvTranspose, watching
 
 Array = jax.Array
 Network = TypeVar('Network', bound=nnx.Module)
@@ -65,42 +63,19 @@ def _pairs(model: Any, size: int) -> list[tuple[Any, Any]]:
     """(convolution, BatchNorm) that always follow each other."""
     links: list[list[Any]] = []  # of every call: convolution, its output, the BatchNorm that reads it; None where there is none
 
-    def of_convolution(conv: nnx.Module, x: Array, y: Array) -> None:
-        links.append([conv, y, None])
-
-    def of_norm(norm: nnx.Module, x: Array, y: Array) -> None:
-        link = next((link for link in links if link[1] is x), None)
-        if link is None:
-            links.append([None, None, norm])
+    def watch(module: nnx.Module, x: Array, y: Array) -> None:
+        if isinstance(module, Conv | ConvTranspose):
+            links.append([module, y, None])
+        elif (link := next((link for link in links if link[1] is x), None)) is None:
+            links.append([None, None, module])
         else:
-            link[2] = norm
+            link[2] = module
 
     def stream(frames: Array) -> Array:
         return model.step(model.init_state(frames)[1], frames)[0]
 
-    convolutions = _watched(Conv, of_convolution), _watched(ConvTranspose, of_convolution)
-    norms = _watched(BatchNorm, of_norm), _watched(Statistics, of_norm)  # two that share a convolution are not folded
-    with contextlib.ExitStack() as watching:
-        for part in (*convolutions, *norms):
-            watching.enter_context(part)
+    with watching(watch):  # statistics that share a convolution are among the norms, so that it is not folded
         jax.eval_shape(stream, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     pairs = {(conv, norm) for conv, _, norm in links}
     partners = collections.Counter(module for pair in pairs for module in pair)
     return [pair for pair in pairs if None not in pair and all(partners[module] == 1 for module in pair)]
-
-
-@contextlib.contextmanager
-def _watched(kind: Any, seen: Callable[[nnx.Module, Array, Array], None]) -> Iterator[None]:
-    """Tells of every call of the modules of a class: (module, input, output)."""
-    method = kind.__call__
-
-    def call(module: nnx.Module, x: Array) -> Array:
-        y = method(module, x)
-        seen(module, x, y)
-        return y
-
-    kind.__call__ = call
-    try:
-        yield
-    finally:
-        kind.__call__ = method

@@ -1,6 +1,9 @@
 """Layers with PyTorch's arithmetic, in the formulations that XLA compiles to fast programs on each `platform`."""
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import jax
@@ -48,6 +51,31 @@ def conv(
         dtype=dtype,
         rngs=_keys(rngs),
     )
+
+
+Watcher = Callable[[nnx.Module, Array, Array], None]
+_WATCHER: contextvars.ContextVar[Watcher | None] = contextvars.ContextVar('watcher', default=None)
+
+
+@contextlib.contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Inside, `watcher` is told of every call of a convolution or a BatchNorm: (module, input, output)."""
+    token = _WATCHER.set(watcher)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(token)
+
+
+def _watched(call: Callable[[Any, Array], Array]) -> Callable[[Any, Array], Array]:
+    @functools.wraps(call)
+    def told(module: Any, x: Array) -> Array:
+        y = call(module, x)
+        if (watcher := _WATCHER.get()) is not None:
+            watcher(module, x, y)
+        return y
+
+    return told
 
 
 class _Keys:
@@ -105,6 +133,7 @@ class Conv(nnx.Conv):
     sums its gradient over all pixels in the type of that sum, and bfloat16 stalls at 256 terms.
     """
 
+    @_watched
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
         strides = cast(tuple[int, int], self.strides)
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
@@ -133,6 +162,7 @@ class BatchNorm(nnx.BatchNorm):
         )
         self.output_dtype = dtype
 
+    @_watched
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, var = _moments(self, x)
@@ -151,6 +181,7 @@ class Statistics(nnx.Module):
         self.epsilon = 1e-5
         self.use_running_average = False  # set by `train` and `eval`
 
+    @_watched
     def __call__(self, x: Array) -> Array:
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, var = _moments(self, x)
@@ -180,6 +211,7 @@ class ConvTranspose(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (4, 4, features_in, features_out), jnp.float32))
         self.dtype = dtype
 
+    @_watched
     def __call__(self, x: Array) -> Array:
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         return _conv_transpose(x, kernel) if platform() == 'cpu' else _dilated_conv_transpose(x, kernel)

@@ -10,6 +10,8 @@ from flax import nnx
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import Skeleton
+from kimnet_jax.models.backbones import Adapted
+from kimnet_jax.models.per_frame import PerFrame
 
 # of networks of images: heatmaps from features, one channel a joint, and an hourglass's way from them into the next stack
 _HEADS = re.compile(r'(final_layer)\.|stacks\.\d+\.(score|merge_score)\.')
@@ -41,6 +43,12 @@ def assign(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
     Raises `InputError` listing all that is missing, unknown or of another shape; the model is then unchanged.
     """
     _fill(model, arrays, ())
+
+
+def part_of(model: nnx.Module, name: str) -> nnx.Module | None:
+    """`model`, the whole network, or a part of it by its attribute; None where there is none. What wraps a network is taken off."""
+    part = model if name == 'model' else getattr(model, name, None)
+    return part.network if isinstance(part, PerFrame | Adapted) else part
 
 
 def initialise(

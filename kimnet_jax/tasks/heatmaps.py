@@ -23,7 +23,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Array, Batch, Clips, Prediction
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.models import Dtype, abstract_model, build_model, check_input_size, model_fields, network_name
-from kimnet_jax.models.weights import initialise
+from kimnet_jax.models.weights import initialise, part_of
 from kimnet_jax.released import rpstn
 from kimnet_jax.reporting import reference, tables
 from kimnet_jax.tasks import fit
@@ -110,7 +110,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
         clips=train_clips.names,
         notes=schema.report_notes(train_clips, eval_clips),
         initialise=lambda: initialise_parts(
-            model, settings.init, functools.partial(initialise, skeleton=skeleton), read_weights, larger
+            model, settings.init, functools.partial(initialise, skeleton=skeleton), read_weights, part_of, larger
         ),
         make_step=make_step,
         make_evaluate=make_evaluate,

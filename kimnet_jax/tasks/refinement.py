@@ -23,7 +23,7 @@ from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.models import Dtype, HANet, HANetConfig, abstract_refiner, build_refiner, model_fields
-from kimnet_jax.models.weights import initialise
+from kimnet_jax.models.weights import initialise, part_of
 from kimnet_jax.released import hanet
 from kimnet_jax.reporting import reference, smoothing, tables
 from kimnet_jax.tasks import fit
@@ -170,7 +170,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
         skeleton=skeleton.name,
         clips=ours.pairs.names,
         notes=notes,
-        initialise=lambda: initialise_parts(model, settings.init, initialise, read_weights),
+        initialise=lambda: initialise_parts(model, settings.init, initialise, read_weights, part_of),
         make_step=make_step,
         make_evaluate=make_evaluate,
         batches=batches,

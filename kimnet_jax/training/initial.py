@@ -17,6 +17,7 @@ from kimnet_jax.training.workdir import read_config
 SUFFIXES = ('.npz', '.safetensors')
 NETWORK = 'network.'  # where a run of a network of single images has it (`models.PerFrame`), and an encoder with an adapter
 Initialise = Callable[..., list[str]]  # `models.weights.initialise`, given the joints of the model
+PartOf = Callable[[nnx.Module, str], nnx.Module | None]  # of `models.weights`
 ReadFile = Callable[[pathlib.Path], tuple[Mapping[str, np.ndarray], Mapping[str, str], Any]]  # of `interop.weight_files`
 
 
@@ -43,6 +44,7 @@ def initialise_parts(
     config: InitConfig,
     initialise: Initialise,
     read_file: ReadFile,
+    part_of: PartOf,
     larger: Callable[[], nnx.Module] | None = None,
 ) -> list[str]:
     """Fills a model, or parts of it, from their sources.
@@ -52,6 +54,7 @@ def initialise_parts(
         config: the sources.
         initialise: (module, arrays by path, partial=..., source_skeleton=..., larger=...) -> what the user is to know.
         read_file: file -> (arrays by path, metadata, ...).
+        part_of: (model, field of `config`) -> the module that it initialises, None where there is none.
         larger: gives the model for one joint more, abstract; None: joints are not told apart.
 
     Returns:
@@ -66,7 +69,7 @@ def initialise_parts(
         if not source:
             continue
         where = f'config.init.{field}={source}'
-        part = _part(model, field)
+        part = part_of(model, field)
         if part is None:
             raise InputError(f'{where}: {type(model).__name__} has no such part; give config.init.model for a whole network')
         try:
@@ -76,17 +79,12 @@ def initialise_parts(
                 arrays,
                 partial=config.partial,
                 source_skeleton=get_skeleton(skeleton) if skeleton else None,
-                larger=_part(larger(), field) if larger else None,
+                larger=part_of(larger(), field) if larger else None,
             )
         except InputError as error:
             raise InputError(f'{where}: {error}') from error
         lines += [f'{field}: weights of {name}', *(f'{field}: {line}' for line in told)]
     return lines
-
-
-def _part(model: nnx.Module, field: str) -> nnx.Module | None:
-    part = model if field == 'model' else getattr(model, field, None)
-    return getattr(part, 'network', part)
 
 
 def read_source(text: str, read_file: ReadFile) -> tuple[Mapping[str, np.ndarray], str, str]:

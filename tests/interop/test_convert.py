@@ -24,7 +24,7 @@ from kimnet_jax.models.dkd_net import DKDNetConfig
 from kimnet_jax.models.hourglass import HourglassConfig
 from kimnet_jax.models.lstm_pm import LSTMPMConfig
 from kimnet_jax.models.rpstn import RPSTNConfig
-from kimnet_jax.models.weights import assign, initialise
+from kimnet_jax.models.weights import assign, initialise, part_of
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import InitConfig, initialise_parts
 from kimnet_jax.training.state import TrainState, split_model
@@ -257,7 +257,7 @@ def test_a_part_begins_a_training(command, released, tmp_path):
     assert command(model='pose_resnet', source='released.pth.tar', target='ours.npz', verify=False) == 0
     model = nnx.eval_shape(lambda: KIMNet(KIMNetConfig(5, 'resnet18', 'resnet18', width=4, features=7), rngs=nnx.Rngs(0)))
     init = InitConfig(pose_initializer=str(tmp_path / 'ours.npz'))
-    initialise_parts(model, init, initialise, read_weights)
+    initialise_parts(model, init, initialise, read_weights, part_of)
     kernel = np.asarray(model.pose_initializer.conv1.kernel[...])
     np.testing.assert_array_equal(kernel, released['conv1.weight'].transpose(2, 3, 1, 0))
 

@@ -15,7 +15,7 @@ from kimnet_jax.core.skeleton import JHMDB, LSP, Skeleton
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.models import PerFrame, abstract_model
 from kimnet_jax.models.layers import BatchNorm, conv
-from kimnet_jax.models.weights import assign, flatten, initialise
+from kimnet_jax.models.weights import assign, flatten, initialise, part_of
 from kimnet_jax.tasks import heatmaps
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import InitConfig, initialise_parts
@@ -45,7 +45,7 @@ def make(fields, num_joints: int, seed: int = 1) -> nnx.Module:
 
 def begin(module: nnx.Module, **sources) -> list[str]:
     init = InitConfig(**{key: value if key == 'partial' else str(value) for key, value in sources.items()})
-    return initialise_parts(module, init, initialise, read_weights)
+    return initialise_parts(module, init, initialise, read_weights, part_of)
 
 
 @pytest.fixture(scope='module')
@@ -147,7 +147,7 @@ def begin_named(fields, skeleton: Skeleton, **sources) -> tuple[nnx.Module, list
     """As a training on a data set of that skeleton begins."""
     model, larger = make(fields, skeleton.num_joints, seed=3), lambda: abstract_model(fields, num_joints=skeleton.num_joints + 1)
     init = InitConfig(**{key: str(value) for key, value in sources.items()})
-    return model, initialise_parts(model, init, functools.partial(initialise, skeleton=skeleton), read_weights, larger)
+    return model, initialise_parts(model, init, functools.partial(initialise, skeleton=skeleton), read_weights, part_of, larger)
 
 
 def assert_named(after: nnx.Module, given: dict[str, np.ndarray], before: nnx.Module) -> None:
