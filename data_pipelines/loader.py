@@ -155,7 +155,10 @@ def to_device(batch: Batch, sharding: 'jax.sharding.Sharding') -> dict[str, 'jax
 def prefetch_to_device(
     batches: Iterable[Batch], sharding: 'jax.sharding.Sharding', keys: Sequence[str]
 ) -> Generator[tuple[Batch, dict[str, 'jax.Array']], None, None]:
-    """Pairs of a batch and its `keys` on the devices, one ahead, so that the transfer overlaps the step before."""
+    """Pairs of a batch and its `keys` on the devices, one ahead, so that the transfer overlaps the step before.
+
+    Grain's `device_put` keeps no copy on the host, which errors and logs read, and makes no arrays that processes share.
+    """
     ahead: tuple[Batch, dict[str, jax.Array]] | None = None
     try:
         for batch in batches:

@@ -76,7 +76,10 @@ class Refinement(NamedTuple):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention with PyTorch's packed weights; logits and softmax in float32."""
+    """Multi-head attention with PyTorch's packed weights; logits and softmax in float32.
+
+    `jax.nn.dot_product_attention` has no dropout, and gives a query that may see nothing a mean instead of zeros.
+    """
 
     def __init__(self, features: int, heads: int, *, dropout: float, dtype: Dtype, rngs: nnx.Rngs):
         self.heads, self.dtype = heads, dtype

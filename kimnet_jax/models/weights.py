@@ -46,9 +46,10 @@ def assign(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def part_of(model: nnx.Module, name: str) -> nnx.Module | None:
-    """`model`, the whole network, or a part of it by its attribute; None where there is none. What wraps a network is taken off."""
-    part = model if name == 'model' else getattr(model, name, None)
-    return part.network if isinstance(part, PerFrame | Adapted) else part
+    """`model`, the whole network, or a part of it by its attribute, without what wraps it; None where there is none."""
+    part: Any = model if name == 'model' else getattr(model, name, None)
+    wrapped: Any = part.network if isinstance(part, PerFrame | Adapted) else part
+    return wrapped
 
 
 def initialise(

@@ -62,7 +62,8 @@ def train_all(
 ) -> tuple[dict[Run, str], int]:
     """Trains the runs that have no result yet, one in each slot at a time; says a line as each ends.
 
-    The first SIGTERM or Ctrl-C makes those at work save and end, the second one kills them.
+    The first SIGTERM or Ctrl-C makes those at work save and end, the second one kills them: signals come to the main thread
+    alone, so that a pool of threads would be no shorter.
 
     Args:
         commands: run -> its command line, in the order in which they are to begin.
