@@ -297,6 +297,9 @@ class Part(nnx.Module):
     def __call__(self, images):
         return self.final_layer(self.bn1(self.conv1(images)))
 
+    def outputs(self, images):
+        return (self(images),)
+
 
 class Chain(PerFrame):
     """A video model with a part of that name."""
