@@ -15,6 +15,7 @@ MAX_WORKERS = 4  # about 2 GB of memory each
 QUICK = 'quick_compilation'
 WHOLE_RUN = (  # files that share the training of this name
     'test_resume',
+    'test_conditions',
     'test_bad_settings',
     'test_released_protocol',
     'test_refinement',

@@ -18,6 +18,8 @@ from kimnet_jax.losses import hanet_loss
 from kimnet_jax.models import count_parameters
 from kimnet_jax.models.hanet import PRESETS, HANet, HANetConfig
 
+pytestmark = pytest.mark.quick_compilation
+
 GOLDENS = {  # config, weight of the final pose's error
     'hanet_small_2d_postnorm': (HANetConfig(dropout=0.0), 5.0),
     'hanet_small_3d_prenorm': (HANetConfig(42, interval=10, window=3, pre_norm=True, dropout=0.0), 1.0),

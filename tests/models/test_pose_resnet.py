@@ -12,6 +12,8 @@ from kimnet_jax.interop.keymaps import POSE_RESNET
 from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models import PoseResNet, PoseResNetConfig, count_parameters
 
+QUICK = pytest.mark.quick_compilation
+
 JOINTS = {18: 16, 34: 13, 50: 16, 101: 13, 152: 15}
 PARAMETERS = {18: 15_376_464, 34: 25_483_853, 50: 33_999_440, 101: 52_990_797, 152: 68_634_959}
 
@@ -30,6 +32,7 @@ def nhwc(array):
 IMAGES = nhwc(golden.tensor('input', (2, 3, 128, 128), 'input', 0))
 
 
+@QUICK
 @pytest.mark.parametrize('depth', JOINTS)
 def test_eval_output_is_the_reference(depth):
     model = reference_model(depth)
@@ -92,6 +95,7 @@ def reference_twin(depth):
     return twin
 
 
+@QUICK
 @pytest.mark.parametrize('depth', JOINTS)
 def test_eval_output_of_the_twin_is_the_reference(depth):
     with torch.no_grad():
@@ -121,23 +125,27 @@ def test_train_step_of_the_twin_is_the_reference(depth):
         assert golden.relative_error(twin.state_dict()[f'bn1.{leaf}'], reference[f'train_bn1_{leaf}']) < 1e-5
 
 
+@QUICK
 @pytest.mark.parametrize('depth', JOINTS)
 def test_parameter_count(depth):
     model = nnx.eval_shape(lambda: PoseResNet(PoseResNetConfig(depth, JOINTS[depth]), rngs=nnx.Rngs(0)))
     assert count_parameters(model) == PARAMETERS[depth]
 
 
+@QUICK
 def test_output_is_a_quarter_of_the_image():
     model = nnx.eval_shape(lambda: PoseResNet(PoseResNetConfig(18, 7, width=2, features=3), rngs=nnx.Rngs(0)))
     images = jax.ShapeDtypeStruct((2, 64, 96, 3), 'float32')
     assert nnx.eval_shape(lambda model, images: model(images), model, images).shape == (2, 16, 24, 7)
 
 
+@QUICK
 def test_unknown_depth():
     with pytest.raises(ValueError, match='depth 19: choose one of 18, 34, 50, 101, 152'):
         PoseResNet(PoseResNetConfig(19), rngs=nnx.Rngs(0))
 
 
+@QUICK
 def test_weights_that_do_not_fit_are_all_named():
     weights, _ = golden.weights('simplebaseline_resnet18')
     weights['fc.weight'] = np.zeros((2, 2))

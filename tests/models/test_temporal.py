@@ -17,6 +17,8 @@ from kimnet_jax.models.dkd_net import DKDNetConfig
 from kimnet_jax.models.kimnet import KIMNetConfig
 from kimnet_jax.models.rpstn import RPSTNConfig
 
+pytestmark = pytest.mark.quick_compilation
+
 JOINTS, FEATURES = 5, 7
 SIZES = (JOINTS, 'resnet18', 'resnet18', 2, FEATURES)
 CONFIGS = [

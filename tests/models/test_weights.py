@@ -13,6 +13,8 @@ from kimnet_jax.core.skeleton import JHMDB, LSP, MPII, PENN_ACTION, Skeleton
 from kimnet_jax.models import VIDEO_MODELS, abstract_model, model_fields
 from kimnet_jax.models.weights import assign, flatten, initialise, joint_axes
 
+pytestmark = pytest.mark.quick_compilation
+
 FRAMES = (1, 3, 64, 64, 3)
 
 

@@ -29,6 +29,8 @@ from kimnet_jax.training.refinement_steps import DEVICE_KEYS, LossConfig, make_t
 from kimnet_jax.training.state import create_state, split_model
 from kimnet_jax.training.steps import Stepping
 
+pytestmark = pytest.mark.quick_compilation
+
 FIELDS = {'interval': 2, 'window': 2, 'width': 8, 'levels': 1, 'heads': 4, 'activation': 'relu', 'pre_norm': False}
 
 

@@ -15,6 +15,8 @@ from kimnet_jax.training import sharding
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer
 from kimnet_jax.training.steps import TargetConfig
 
+pytestmark = pytest.mark.quick_compilation
+
 
 def on_device(tree):
     return jax.tree.map(jnp.asarray, tree)
