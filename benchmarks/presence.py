@@ -133,7 +133,7 @@ def main() -> None:
     print('all others: AUC', *(f'{auc(people[:, t], others[:, t]):.4f}' for t in range(2)))
     args.out.mkdir(parents=True, exist_ok=True)
     result = {
-        'model': found.about,
+        'model': {**found.about, 'weights': pathlib.Path(found.name).name},  # without the folder
         'dataset': f'{args.dataset}, split {args.split}',
         'rows': rows,
         'auc_all_others': [auc(people[:, t], others[:, t]) for t in range(2)],
