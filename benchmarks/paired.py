@@ -13,6 +13,7 @@ import pathlib
 
 from data_pipelines import pose_files, schema
 from kimnet_jax.metrics import PoseMetrics, contrast
+from kimnet_jax.training import evaluation
 
 COLUMNS = [('torso', '0.2'), ('torso', '0.1'), ('torso', '0.05'), ('person', '0.2')]
 
@@ -20,11 +21,7 @@ COLUMNS = [('torso', '0.2'), ('torso', '0.1'), ('torso', '0.05'), ('person', '0.
 def measure(clips: schema.ClipSource, file: str) -> PoseMetrics:
     """The metrics of a file of predictions of all the clips."""
     found = {one.clip: one for one in pose_files.read_predictions(file, clips.skeleton.name)}
-    metrics = PoseMetrics(clips.skeleton, len(clips))
-    for i in range(len(clips)):
-        example = clips[i]
-        metrics.update(i, found[example['clip']].joints, example['joints'], example['visible'], example['boxes'])
-    return metrics
+    return evaluation.measure(clips, ((i, found[name].joints, None) for i, name in enumerate(clips.names)))
 
 
 def main() -> None:

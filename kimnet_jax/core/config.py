@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from kimnet_jax.core.errors import InputError
 
 T = TypeVar('T')
-LARGEST_SEED = 2**32 - 1
 
 
 def make(kind: type[T], fields: Mapping[str, Any], section: str = '', *, partial: bool = False) -> T:
@@ -93,5 +92,4 @@ def check_ranges(section: str, config: Any, **ranges: tuple[float, float]) -> No
     for name, (low, high) in ranges.items():
         value = getattr(config, name)
         if not all(low <= one <= high for one in (value if isinstance(value, tuple | list) else [value])):
-            path = f'config.{section}.{name}' if section else f'config.{name}'
-            raise InputError(f'{path}={value}: must be {low:g} to {high:g}')
+            raise InputError(f'config.{section}.{name}={value}: must be {low:g} to {high:g}')

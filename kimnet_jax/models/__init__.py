@@ -231,7 +231,8 @@ def _build(fields: Mapping[str, Any], reads: str, given: Mapping[str, int], dtyp
     name = fields.pop('name', 'kimnet')
     known = [name for name, model in MODELS.items() if model.reads == reads]
     if name in MODELS and name not in known:
-        raise InputError(f'config.model.name={name!r} refines poses, it reads no video: use kimnet_jax.refine, predict --refine')
+        other = 'refines poses, it reads no video: use kimnet_jax.refine, predict --refine'
+        raise InputError(f'config.model.name={name!r} {other if reads == "frames" else "reads videos, it refines no poses"}')
     if name not in MODELS:
         raise InputError(f'config.model.name={name!r}: choose one of {", ".join(known)}')
     model = MODELS[name]

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 import numpy as np
+import tqdm
 
-from kimnet_jax.core.types import Array
+from kimnet_jax.core.types import Array, Clips
 
 
 def mean_pose(clips: Iterable[tuple[Array, Array, Array]]) -> np.ndarray:
@@ -23,6 +24,12 @@ def mean_pose(clips: Iterable[tuple[Array, Array, Array]]) -> np.ndarray:
         total = total + np.where(shown, (np.asarray(joints, np.float64) - corner) / size, 0.0).sum(0)
         count = count + shown.sum(0)
     return np.where(count > 0, total / np.maximum(count, 1), 0.5)
+
+
+def mean_pose_of(clips: Clips) -> np.ndarray:
+    """`mean_pose` of the clips of a split; shows a progress bar on a terminal."""
+    examples = (clips[i] for i in tqdm.trange(len(clips), desc='mean pose', leave=False, disable=None))
+    return mean_pose((example['joints'], example['visible'], example['boxes']) for example in examples)
 
 
 def place_pose(pose: Array, boxes: Array) -> np.ndarray:

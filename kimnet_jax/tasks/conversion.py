@@ -16,14 +16,11 @@ from kimnet_jax.interop.convert import (
     described,
     forward_error,
     from_torch,
-    make_config,
     to_torch,
 )
 from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.interop.weight_files import PLAIN_SUFFIXES, TORCH_SUFFIXES, read_weights, suffix_of, write_weights
-from kimnet_jax.training.checkpoint import Checkpoints
-from kimnet_jax.training.initial import NETWORK
-from kimnet_jax.training.workdir import read_config
+from kimnet_jax.tasks.trained import open_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,24 +101,13 @@ def convert(request: ConversionRequest) -> None:
 def _read(source: pathlib.Path, request: ConversionRequest) -> tuple[Weights | None, dict[str, np.ndarray], list[str]]:
     """(ours, none, notes), or (None, PyTorch's entries, notes)."""
     if source.is_dir():
-        trained, step = read_run(source, request.checkpoint)
-        return trained, {}, [f'checkpoint {step} of {source}']
+        found = open_run(source, request.checkpoint)
+        return found.weights, {}, [f'checkpoint {found.step} of {source}']
     if request.checkpoint != 'best' and source.is_file():
         raise InputError(f'--checkpoint is for the folder of a run, which {source} is not')
     arrays, metadata, notes = read_weights(source)
     weights = described(metadata, arrays, source)
     return (None, arrays, notes) if weights is None else (weights, {}, notes)
-
-
-def read_run(workdir: pathlib.Path, checkpoint: str) -> tuple[Weights, int]:
-    """The network of a training run at a checkpoint, and that one's step. Raises `InputError` where there is none."""
-    config, skeleton = read_config(workdir)
-    arrays, meta = Checkpoints(workdir, read_only=True).read_weights(checkpoint)
-    if all(path.startswith(NETWORK) for path in arrays):
-        arrays = {path.removeprefix(NETWORK): array for path, array in arrays.items()}
-    fields = {'num_joints': get_skeleton(skeleton).num_joints, **config['model']}
-    name = fields.pop('name', 'kimnet')
-    return Weights(name, make_config(name, fields), arrays, skeleton), meta['step']
 
 
 def _part(entries: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -41,6 +42,11 @@ class Shared:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise InputError(f'config.seed={self.seed}: must be 0 to 2**32 - 1')
+
+
+def this_process() -> dict[str, int]:
+    """Which of the processes of a distributed run this one is, as the loaders take it."""
+    return {'process_index': jax.process_index(), 'process_count': jax.process_count()}
 
 
 def check_select(select: str, metrics: Collection[str]) -> None:

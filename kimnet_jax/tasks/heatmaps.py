@@ -6,9 +6,7 @@ import pathlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
-import tqdm
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -81,7 +79,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
             seed=settings.seed,
             start_step=step,
             loader=settings.loader,
-            **_this_process(),
+            **fit.this_process(),
         )
         return prefetch_to_device(stream, sharding.split(mesh), loop.DEVICE_KEYS)
 
@@ -145,7 +143,7 @@ def make_evaluator(
     sharding.check_batch_size(settings.batch_size, 'eval.batch_size', mesh)
 
     def stream() -> Generator[tuple[Batch, Batch], None, None]:
-        batches = eval_batches(clips, data, paint=occlusion(), loader=loader, **settings.passes, **_this_process())
+        batches = eval_batches(clips, data, paint=occlusion(), loader=loader, **settings.passes, **fit.this_process())
         return prefetch_to_device(batches, sharding.split(mesh), evaluation.DEVICE_KEYS)
 
     return evaluation.Evaluator(
@@ -158,10 +156,6 @@ def make_evaluator(
         mesh=mesh,
         sigma=target.sigma,
     )
-
-
-def _this_process() -> dict[str, int]:
-    return {'process_index': jax.process_index(), 'process_count': jax.process_count()}
 
 
 def evaluate(found: Trained, request: EvaluationRequest) -> None:
@@ -222,9 +216,7 @@ def _check_released(request: EvaluationRequest) -> None:
 
 
 def _reference_predictions(clips: Clips, training_clips: schema.ClipSource) -> dict[str, Iterable[Prediction]]:
-    fields = ('joints', 'visible', 'boxes')
-    examples = (training_clips[i] for i in tqdm.trange(len(training_clips), desc='mean pose', leave=False, disable=None))
-    mean = reference.mean_pose(tuple(example[key] for key in fields) for example in examples)
+    mean = reference.mean_pose_of(training_clips)
     joints = clips.skeleton.num_joints
     return {
         tables.MEAN_POSE: _of_boxes(clips, lambda i, boxes: reference.place_pose(mean, boxes)),

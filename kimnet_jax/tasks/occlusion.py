@@ -85,9 +85,7 @@ def compare(
     occluded = {count: [part.place(example).occluded for example in examples] for count, part in occlusions.items()}
 
     train_clips = dataset.open('train', data_dir)
-    fields = ('joints', 'visible', 'boxes')
-    shown = (train_clips[i] for i in range(len(train_clips)))
-    mean = reference.mean_pose(tuple(example[key] for key in fields) for example in shown)
+    mean = reference.mean_pose_of(train_clips)
     rows, held = {}, {}
     for label, model in models.items():
         predict = predictor(model, networks[label].config, clips, batch_size)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -140,8 +139,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
             batch_size=settings.train.batch_size,
             seed=settings.seed,
             start_step=step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            **fit.this_process(),
         )
         return prefetch_to_device(stream, sharding.split(mesh), DEVICE_KEYS)
 

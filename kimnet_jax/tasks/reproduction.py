@@ -116,8 +116,7 @@ def make_reports(
 
 def _mean_pose(training: schema.ClipSource, source: schema.ClipSource) -> float:
     """mPCK of the mean pose, a share of 1: what a network that does not look at the frames can reach."""
-    examples = (training[i] for i in range(len(training)))
-    mean = reference.mean_pose((example['joints'], example['visible'], example['boxes']) for example in examples)
+    mean = reference.mean_pose_of(training)
     placed = ((i, reference.place_pose(mean, source[i]['boxes']), None) for i in range(len(source)))
     return measure(source, placed).compute()['torso']['pck']['0.2'][MEAN]
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from flax import nnx
 
+from data_pipelines.poses import DIMS
 from kimnet_jax import pretrained
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
@@ -18,7 +19,7 @@ from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.models import MODELS, PerFrame, VideoModel, abstract_model
 from kimnet_jax.models.weights import assign
 from kimnet_jax.training.checkpoint import Checkpoints
-from kimnet_jax.training.initial import NETWORK
+from kimnet_jax.training.initial import NETWORK, unwrapped
 from kimnet_jax.training.workdir import parse_record, read_config
 
 Network = TypeVar('Network', bound=nnx.Module)
@@ -53,6 +54,18 @@ class Trained:
         """What files say of it."""
         return {'model': self.kind, 'weights': self.name, 'step': self.step}
 
+    @property
+    def weights(self) -> Weights:
+        """The network as `interop` takes it. Raises `InputError` where it has no twin in PyTorch."""
+        fields = {key: value for key, value in self.config['model'].items() if key != 'name'}
+        joints = self.skeleton.num_joints
+        size = {'channels': joints * DIMS[self.config['poses']['kind']]} if self._reads_poses else {'num_joints': joints}
+        return Weights(self.kind, make_config(self.kind, fields | size), dict(self.arrays), self.skeleton.name)
+
+    @property
+    def _reads_poses(self) -> bool:
+        return self.kind in MODELS and MODELS[self.kind].reads == 'poses'
+
     def require_skeleton(self, other: Skeleton, source: str) -> None:
         """Raises `InputError` where the clips of `source` have other joints."""
         if other != self.skeleton:
@@ -60,7 +73,7 @@ class Trained:
 
     def load(self, dtype: str | None = None) -> VideoModel:
         """The network of videos in eval mode; `dtype` instead of `config.dtype`. Raises `InputError` where it is none."""
-        if self.kind in MODELS and MODELS[self.kind].reads == 'poses':
+        if self._reads_poses:
             raise InputError(
                 f'{self.name}: {self.kind!r} refines poses and reads no video; use it with kimnet_jax.refine or predict --refine'
             )
@@ -96,19 +109,18 @@ def open_trained(reference: str | pathlib.Path, checkpoint: str = 'best') -> Tra
         return _of_file(pretrained.find(known), known)
     path = pathlib.Path(name).expanduser()
     if path.is_dir():
-        return _of_run(path, checkpoint)
+        return open_run(path, checkpoint)
     if path.is_file():
         return _of_file(path, name)
     names = ', '.join(pretrained.catalogue())
     raise InputError(f'{name}: not the folder of a run, a weight file or a pretrained model; the pretrained models are {names}')
 
 
-def _of_run(folder: pathlib.Path, checkpoint: str) -> Trained:
+def open_run(folder: pathlib.Path, checkpoint: str) -> Trained:
+    """`open_trained` of the folder of a run."""
     config, skeleton = read_config(folder)
     arrays, meta = Checkpoints(folder, read_only=True).read_weights(checkpoint)
-    if all(path.startswith(NETWORK) for path in arrays):
-        arrays = {path.removeprefix(NETWORK): array for path, array in arrays.items()}
-    return Trained(str(folder), config, get_skeleton(skeleton), meta['step'], arrays, folder)
+    return Trained(str(folder), config, get_skeleton(skeleton), meta['step'], unwrapped(arrays), folder)
 
 
 def _of_file(file: pathlib.Path, name: str) -> Trained:
@@ -137,13 +149,7 @@ def pack(trained: Trained, target: pathlib.Path, *, dtype: str = 'float16') -> N
     }
     metadata: dict[str, str] = {}
     if trained.kind in NETWORKS:
-        fields = {key: value for key, value in trained.config['model'].items() if key != 'name'}
-        size = (
-            {'channels': trained.skeleton.num_joints * 2}
-            if MODELS[trained.kind].reads == 'poses'
-            else {'num_joints': trained.skeleton.num_joints}
-        )
-        metadata = describe(Weights(trained.kind, make_config(trained.kind, fields | size), arrays))
+        metadata = describe(trained.weights._replace(arrays=arrays))
     record = {'config': trained.config, 'skeleton': trained.skeleton.name}
     metadata |= {'skeleton': trained.skeleton.name, RECORD: json.dumps(record), STEP: str(trained.step)}
     write_weights(target, arrays, metadata)

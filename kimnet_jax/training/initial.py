@@ -87,6 +87,12 @@ def initialise_parts(
     return lines
 
 
+def unwrapped(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays of a run by path, without the prefix that they have where the network of the run is wrapped (`NETWORK`)."""
+    wrapped = all(path.startswith(NETWORK) for path in arrays)
+    return {path.removeprefix(NETWORK) if wrapped else path: array for path, array in arrays.items()}
+
+
 def read_source(text: str, read_file: ReadFile) -> tuple[Mapping[str, np.ndarray], str, str]:
     """(arrays by path, name of their skeleton or '', what they are) of a run's best checkpoint, the average if any, or of a file.
 
@@ -96,8 +102,7 @@ def read_source(text: str, read_file: ReadFile) -> tuple[Mapping[str, np.ndarray
     source = pretrained.find(name) if name != text else pathlib.Path(text).expanduser()
     if source.is_dir():
         arrays, meta = Checkpoints(source, read_only=True).read_weights('best')
-        if all(path.startswith(NETWORK) for path in arrays):
-            arrays = {path.removeprefix(NETWORK): array for path, array in arrays.items()}
+        arrays = unwrapped(arrays)
         skeleton = read_config(source)[1] if (source / 'config.json').exists() else ''  # copied without it
         return arrays, skeleton, f'{source.resolve()}, checkpoint of step {meta["step"]}'
     if not source.is_file():

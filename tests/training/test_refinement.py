@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import torch
 from absl import flags
 from tiny import host, one_device
 
@@ -19,8 +20,10 @@ from kimnet_jax import evaluate
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig
 from kimnet_jax.core.skeleton import JHMDB
+from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.models import abstract_refiner, build_refiner
 from kimnet_jax.tasks import refinement
+from kimnet_jax.tasks.conversion import ConversionRequest, convert
 from kimnet_jax.tasks.trained import open_trained
 from kimnet_jax.training import loop
 from kimnet_jax.training.checkpoint import Checkpoints
@@ -141,6 +144,14 @@ def test_evaluation_has_every_row(hanet_run, capsys):
     filters = ['raw input', 'One-Euro', 'Savitzky-Golay', 'Gaussian', 'lines, every 2nd frame']
     assert list(report['rows']) == ['HANet (ours)', *filters, 'mean pose', 'random']
     assert 'poses of the truth with noise' in text
+
+
+def test_a_run_becomes_weights_of_pytorch(hanet_run, tmp_path, capsys):
+    convert(ConversionRequest(hanet_run, tmp_path / 'hanet.pth', checkpoint='last'))
+    assert 'agree with PyTorch' in capsys.readouterr().out
+    found = open_trained(hanet_run, 'last').weights
+    NETWORKS['hanet'].make_twin(found.config).load_state_dict(torch.load(tmp_path / 'hanet.pth'))
+    assert (found.config.channels, found.skeleton) == (30, 'jhmdb')
 
 
 def test_a_loaded_run_refines_as_its_evaluation(hanet_run, data_dir, tmp_path):

@@ -19,9 +19,10 @@ from data_pipelines.smpl_files import read_body
 from kimnet_jax.core import smpl
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import get_skeleton
+from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.metrics import SpatialMetrics
 from kimnet_jax.tasks import refinement
-from kimnet_jax.tasks.trained import open_trained
+from kimnet_jax.tasks.trained import open_trained, pack
 
 pytestmark = pytest.mark.quick_compilation
 
@@ -66,6 +67,15 @@ def spatial(tmp_path_factory) -> Run:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         evaluate_run(run, checkpoint='last', predictions=predictions)
     return Run(run, refinement.load(open_trained(run, 'last')), detected, true, predictions, printed.getvalue())
+
+
+def test_a_packed_network_knows_its_channels(spatial, tmp_path):
+    found = open_trained(spatial.folder, 'last')
+    channels = 3 * found.skeleton.num_joints
+    assert found.weights.config.channels == channels
+    pack(found, tmp_path / 'packed.safetensors')
+    metadata = read_weights(tmp_path / 'packed.safetensors').metadata
+    assert json.loads(metadata['config'])['channels'] == channels
 
 
 def test_evaluation_in_3d(spatial):
