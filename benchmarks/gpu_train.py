@@ -29,9 +29,6 @@ import sys
 import time
 from collections.abc import Callable
 
-import numpy as np
-import safetensors.numpy
-
 PLATFORMS = os.environ.get('JAX_PLATFORMS', '')  # of the trainings; this process leaves the devices to them
 os.environ['JAX_PLATFORMS'] = 'cpu'
 METRIC = 'torso/pck/0.2/mPCK'
@@ -213,22 +210,11 @@ def finish(job: Job, session: Session, seconds: float) -> float | None:
         if file.is_file():
             shutil.copy(file, out)
     if job.group != 'full':
-        save_weights(folder, session.out / f'{job.name}.safetensors')
+        from kimnet_jax.tasks.trained import open_run, pack
+
+        pack(open_run(folder, 'last'), session.out / f'{job.name}.safetensors')
     (folder / 'evaluated.json').write_text(json.dumps({'metric': metric, 'seconds': seconds}))
     return metric
-
-
-def save_weights(folder: pathlib.Path, file: pathlib.Path) -> None:
-    """The averaged weights of a run, in float16 but for BatchNorm's statistics; `config.json` is in the metadata."""
-    from kimnet_jax.training.checkpoint import Checkpoints
-
-    arrays, meta = Checkpoints(folder, read_only=True).read_weights('last')
-    kept = {
-        path: np.asarray(array, np.float32 if path.rpartition('.')[2] in ('mean', 'var') else np.float16)
-        for path, array in arrays.items()
-    }
-    metadata = {'run': (folder / 'config.json').read_text(), 'step': str(meta['step'])}
-    safetensors.numpy.save_file({path: np.ascontiguousarray(array) for path, array in kept.items()}, file, metadata)
 
 
 def run(args: argparse.Namespace) -> int:
