@@ -9,8 +9,8 @@ FIRST_BOX := $(RUN) -c 'import json, sys; print(*json.load(open(sys.argv[1]))["b
 .PHONY: demo test test-slow lint docs parity clean
 
 demo: $(VENV)/.base
-	$(RUN) -m data_pipelines.build kinetic_puppets/joints15 --data_dir $(DEMO)/data
-	$(RUN) -m data_pipelines.export kinetic_puppets/joints15 --data_dir $(DEMO)/data --split test --clip 8 --out $(DEMO)/clip --overwrite
+	$(RUN) -m kimnet_jax build kinetic_puppets/joints15 --data_dir $(DEMO)/data
+	$(RUN) -m kimnet_jax clip kinetic_puppets/joints15 --data_dir $(DEMO)/data --split test --clip 8 --out $(DEMO)/clip --overwrite
 	# a pretrained network, which has only seen people; the box is the person's in the first frame, from there on it follows the pose
 	$(RUN) -m kimnet_jax.predict --box "$$($(FIRST_BOX) $(DEMO)/clip/boxes.json)" --out $(DEMO)/pretrained $(DEMO)/clip
 	$(RUN) -m kimnet_jax.train --config configs/kinetic_puppets.py --workdir $(DEMO)/run --config.dataset.data_dir=$(DEMO)/data

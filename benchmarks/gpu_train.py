@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_train.py --data DATA --work WORK --out OUT [--seconds 500] [--only ship,claim]
 
-DATA: the --data_dir of the built data sets; compact copies do (`data_pipelines.compact`), decoded ones (`benchmarks/decoded.py`)
+DATA: the --data_dir of the built data sets; compact copies do (`kimnet compact`), decoded ones (`benchmarks/decoded.py`)
 save the loader's time. Jobs wait for data that is not there yet. WORK keeps the runs; rerun the same command to resume. OUT
 gets, of every run that has ended, a folder with its config, curves, tables and poses, its weights in float16
 (`NAME.safetensors`), and `summary.json`.

@@ -1,7 +1,7 @@
 """HANet, which refines the poses of any estimator: `--config configs/hanet.py:preset=small,source=noise`.
 
 `source=noise` makes the estimates from the truth of `config.dataset`; all it needs is
-`python -m data_pipelines.build kinetic_puppets --data_dir data`. `source=predictions` takes files that `evaluate --predictions`
+`kimnet build kinetic_puppets --data_dir data`. `source=predictions` takes files that `evaluate --predictions`
 wrote, `source=sequences` DeciWatch's npz files; name them in `config.poses.train` and `config.poses.eval` (docs/refine.md).
 """
 

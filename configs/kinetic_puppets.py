@@ -1,7 +1,7 @@
 """KIMNet on the embedded data set: no download, trains on two CPU cores in minutes. The default of `make demo`.
 
 `--config configs/kinetic_puppets.py:joints=15,preset=small`. Build the data first:
-`python -m data_pipelines.build kinetic_puppets --data_dir data`.
+`kimnet build kinetic_puppets --data_dir data`.
 
 Preset `small` on 2 CPU cores: some 4 minutes, 55 % held-out mPCK@0.2 by torso (mean pose 34 %). In `benchmarks/learning_rate.py`
 rates of 2e-3 and 4e-3 did equally well, 1e-3 a little worse.

@@ -1,6 +1,6 @@
 """KIMNet on Penn Action: `--config configs/penn_action.py:preset=full,recipe=ours`.
 
-Build the data first: `python -m data_pipelines.build penn_action --manual_dir DOWNLOADS --data_dir data`.
+Build the data first: `kimnet build penn_action --manual_dir DOWNLOADS --data_dir data`.
 The paper: 100 epochs, Adam at 5e-3, batch 16.
 """
 

@@ -1,7 +1,7 @@
 """SimpleBaseline's network (Xiao et al., ECCV 2018) on LSP, to pretrain KIMNet's pose initializer and feature encoder.
 
 `--config configs/pose_resnet_lsp.py:depth=50,preset=full`. Build the data first:
-`python -m data_pipelines.build lsp/extended --manual_dir DOWNLOADS --data_dir data`.
+`kimnet build lsp/extended --manual_dir DOWNLOADS --data_dir data`.
 
 Our recipe of `configs/common.py`: Adam with a cosine schedule and a moving average of the weights. Targets are centred on the
 joint, not on the nearest cell, and joints are weighted by their visibility. Images are rotated by up to 60 degrees: gymnasts are

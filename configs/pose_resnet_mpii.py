@@ -1,7 +1,7 @@
 """SimpleBaseline on MPII (Xiao et al., ECCV 2018), to pretrain KIMNet's pose initializer and feature encoder.
 
 `--config configs/pose_resnet_mpii.py:depth=101,preset=full`. Build the data first:
-`python -m data_pipelines.build mpii/simple_baseline --manual_dir DOWNLOADS --data_dir data`.
+`kimnet build mpii/simple_baseline --manual_dir DOWNLOADS --data_dir data`.
 
 The recipe of the release: Adam at 1e-3, a tenth of it from epochs 90 and 120 on, 140 epochs, batch 32, one 256x256 image a
 sample, targets of sigma 2 about the nearest cell, joints weighted by their visibility. It begins with an ImageNet ResNet:

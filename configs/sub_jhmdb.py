@@ -1,6 +1,6 @@
 """KIMNet on Sub-JHMDB: `--config configs/sub_jhmdb.py:fold=1,preset=full,recipe=ours`.
 
-Build the data first: `python -m data_pipelines.build sub_jhmdb --manual_dir DOWNLOADS --data_dir data`.
+Build the data first: `kimnet build sub_jhmdb --manual_dir DOWNLOADS --data_dir data`.
 The paper: 100 epochs, Adam at 1e-3, batch 8, mean of the three folds.
 """
 

@@ -1,4 +1,4 @@
-"""`python -m data_pipelines.build NAME[/CONFIG] --manual_dir DOWNLOAD --data_dir BUILT`: builds a data set.
+"""Builds a data set: `kimnet build NAME[/CONFIG] --manual_dir DOWNLOAD --data_dir BUILT`.
 
 The flags are those of `tfds build`; the files are always array_record. Without CONFIG every config is built, except those whose
 splits share clips and those for choosing settings. A clip with a damaged frame stops the build; with --leave_out_damaged such
@@ -6,6 +6,7 @@ clips are left out and counted. Builds are atomic: a data set shows up in --data
 unless --overwrite is given. With --beam_pipeline_options=runner=... the clips are read and written by Apache Beam.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import errno
@@ -22,23 +23,31 @@ from tensorflow_datasets.scripts.cli import build as tfds_build
 from tensorflow_datasets.scripts.cli import cli_utils
 
 from data_pipelines import checksums, schema
-from data_pipelines.builders import BUILDERS, import_builder
+from data_pipelines.builders import BUILDERS, import_builder, summaries
 from data_pipelines.clip_builder import leak_of
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import locked
 
 FILE_FORMAT = 'array_record'
-LEAVE_OUT = '--leave_out_damaged'
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The arguments of `tfds build` and our own."""
+    data_sets = '\n'.join(f'  {name:16} {summary}' for name, summary in summaries().items())
+    parser = cli_utils.ArgumentParser(prog='kimnet build', description=f'{__doc__}\ndata sets:\n{data_sets}', allow_abbrev=False)
+    parser.add_argument('--leave_out_damaged', action='store_true', help='leave out clips with a damaged frame, and count them')
+    parser.add_arguments(tfds_build.Args, dest='args')
+    return parser
 
 
 def main(argv: Sequence[str]) -> None:
     """Builds what the command line (`argv[0]` is the program) asks for. Raises `InputError`."""
-    leave_out = LEAVE_OUT in argv
-    args = cli_utils.make_flags_parser(tfds_build.Args, description=__doc__)([part for part in argv if part != LEAVE_OUT])
+    given = make_parser().parse_args(argv[1:])
+    args = given.args
     names = args.positional_datasets + args.datasets
     if not names:
-        raise InputError(f'which data set? python -m data_pipelines.build NAME[/CONFIG]; known: {", ".join(BUILDERS)}')
+        raise InputError(f'which data set? kimnet build NAME[/CONFIG]; known: {", ".join(BUILDERS)}')
     if args.generation.file_format not in (None, FILE_FORMAT):
         raise InputError(
             f'--file_format {args.generation.file_format}: only {FILE_FORMAT} is read and written without TensorFlow'
@@ -58,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
             raise InputError(f'--{flag} {value}: must be 1 or more')
     tfds.disable_progress_bar()  # the builders show one of clips
     for name, config in [target for dataset in names for target in _targets(dataset, args)]:
-        import_builder(name).leave_out_damaged = leave_out
+        import_builder(name).leave_out_damaged = given.leave_out_damaged
         _build(name, config, args)
 
 

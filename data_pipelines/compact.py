@@ -1,4 +1,4 @@
-"""`python -m data_pipelines.compact NAME/CONFIG --data_dir BUILT --out COMPACT --max_mb 45`: a small copy of a built data set.
+"""`kimnet compact NAME/CONFIG --data_dir BUILT --out COMPACT --max_mb 45`: a small copy of a built data set.
 
 The copy has the name, config, splits, clips and files of the original, so that `--config.dataset.data_dir=COMPACT` trains and
 evaluates on it. What differs is the frames, and the joints and boxes with them:
@@ -257,10 +257,10 @@ def _megabytes(folder: pathlib.Path) -> float:
     return sum(file.stat().st_size for file in folder.iterdir()) / MEGABYTE
 
 
-def main(argv: Sequence[str]) -> None:
-    """Writes what the command line (`argv[0]` is the program) asks for. Raises `InputError`."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(
-        prog='python -m data_pipelines.compact', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='kimnet compact', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('dataset', metavar='NAME/CONFIG', help='a built data set, such as sub_jhmdb/fold1')
     parser.add_argument('--data_dir', required=True, type=pathlib.Path, help='the folder it was built in')
@@ -268,7 +268,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--max_mb', type=float, default=45.0, help='maximum size in millions of bytes (default: 45)')
     parser.add_argument('--pixels', type=int, default=256, help='maximum side of the crop of a person in pixels (default: 256)')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing data set')
-    args = parser.parse_args(argv[1:])
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes what the command line (`argv[0]` is the program) asks for. Raises `InputError`."""
+    args = make_parser().parse_args(argv[1:])
     name, _, config = args.dataset.partition('/')
     if not config:
         raise InputError(f'{args.dataset}: give NAME/CONFIG, such as {name}/fold1')

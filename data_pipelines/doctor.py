@@ -1,4 +1,4 @@
-"""`python -m data_pipelines.doctor DATASET PATH [--pixels] [--json FILE]`: checks a download, or a built data set.
+"""`kimnet doctor DATASET PATH [--pixels] [--json FILE]`: checks a download, or a built data set.
 
 A download: PATH is the folder that a build would get as --manual_dir, with the archives or the unpacked folders. Lists,
 annotations and names of frames are read; with --pixels every frame is decoded.
@@ -32,9 +32,11 @@ from kimnet_jax.core.files import work_folder, write_text
 ERRORS_SHOWN = 50
 
 
-def main(argv: Sequence[str]) -> int:
-    """Checks what the command line (`argv[0]` is the program) asks for; returns the exit status. Raises `InputError`."""
-    parser = argparse.ArgumentParser(prog='doctor', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog='kimnet doctor', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('dataset', metavar='DATASET', help=', '.join(BUILDERS))
     parser.add_argument(
         'path', metavar='PATH', type=pathlib.Path, help='the folder with the download, or the --data_dir of built data sets'
@@ -43,7 +45,12 @@ def main(argv: Sequence[str]) -> int:
         '--pixels', action='store_true', help='decode every frame; takes minutes and unpacks archives into TMPDIR'
     )
     parser.add_argument('--json', metavar='FILE', type=pathlib.Path, help='also write the findings to this file')
-    args = parser.parse_args(argv[1:])
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Checks what the command line (`argv[0]` is the program) asks for; returns the exit status. Raises `InputError`."""
+    args = make_parser().parse_args(argv[1:])
     root = args.path.expanduser()
     if not root.is_dir():
         raise InputError(f'{root}: {"not a folder" if root.exists() else "no such folder"}; give the one that holds the download')

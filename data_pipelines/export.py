@@ -1,4 +1,4 @@
-"""`python -m data_pipelines.export NAME/CONFIG --data_dir BUILT --split SPLIT --clip CLIP --out FOLDER`: a clip as images.
+"""`kimnet clip NAME/CONFIG --data_dir BUILT --split SPLIT --clip CLIP --out FOLDER`: a clip as images.
 
 Beside the images, byte for byte as the data set holds them, lie `boxes.json` ({"boxes": [[x0, y0, x1, y1], ...]}, one a frame)
 and `joints.json` (names of the joints, their pixels and visibility). CLIP is an index in the split or a clip's name.
@@ -24,10 +24,10 @@ SUFFIXES = {b'\x89PNG': '.png', b'RIFF': '.webp'}  # by the first bytes; JPEG ot
 _OURS = re.compile(r'[0-9]{6,}\.(png|webp|jpg)|boxes\.json|joints\.json')
 
 
-def main(argv: Sequence[str]) -> None:
-    """Exports what the command line (`argv[0]` is the program) asks for. Raises `InputError`."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(
-        prog='python -m data_pipelines.export', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='kimnet clip', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('dataset', metavar='NAME/CONFIG', help='a built data set, such as sub_jhmdb/fold1')
     parser.add_argument('--data_dir', required=True, type=pathlib.Path, help='the folder it was built in')
@@ -35,7 +35,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--clip', required=True, help='index of the clip in the split, or its name')
     parser.add_argument('--out', required=True, type=pathlib.Path, help='the folder to write')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing folder')
-    args = parser.parse_args(argv[1:])
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exports what the command line (`argv[0]` is the program) asks for. Raises `InputError`."""
+    args = make_parser().parse_args(argv[1:])
     name, _, config = args.dataset.partition('/')
     if not config:
         raise InputError(f'{args.dataset}: give NAME/CONFIG, such as {name}/fold1')

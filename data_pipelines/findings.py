@@ -1,4 +1,4 @@
-"""What a check of a download finds: shown by `data_pipelines.doctor`, and by builders as notes on what they mended.
+"""What a check of a download finds: shown by `kimnet doctor`, and by builders as notes on what they mended.
 
 A data set that is downloaded has `builders/<name>/inspect.py` with one function,
 

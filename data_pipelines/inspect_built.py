@@ -1,4 +1,4 @@
-"""What `data_pipelines.doctor` says of a data set that is built: every byte by its checksum, every record by the tables."""
+"""What `kimnet doctor` says of a data set that is built: every byte by its checksum, every record by the tables."""
 
 import functools
 import pathlib

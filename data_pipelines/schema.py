@@ -257,7 +257,7 @@ def built_folder(data_dir: str | os.PathLike[str], name: str, config: str) -> pa
     if not versions:
         raise InputError(
             f'{root}: no built data set there; build it with '
-            f'`python -m data_pipelines.build {name}/{config} --data_dir {data_dir}`, or point config.dataset.data_dir at it'
+            f'`kimnet build {name}/{config} --data_dir {data_dir}`, or point config.dataset.data_dir at it'
         )
     return max(versions, key=lambda path: tfds.core.Version(path.name))
 
@@ -292,7 +292,7 @@ def read_built(folder: pathlib.Path) -> Built:
     """Reads the tables of the built data set in `<data_dir>/<name>/<config>/<version>`, and nothing runs that they name.
 
     Sizes of all files are compared with those when it was built, and the contents of all but the frames; a frame is checked
-    when it is read, and `data_pipelines.doctor` checks all.
+    when it is read, and `kimnet doctor` checks all.
 
     Raises:
         InputError: a file is missing, damaged or altered, or is none that this version writes.

@@ -11,22 +11,35 @@ from absl import app, flags
 from kimnet_jax import pretrained
 from kimnet_jax.core.command import fail, run_command
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.training.compilation import keep_compiled
 
+HELP = ('--help', '-help', '-h', '-?', '--helpshort', '-helpshort', '--helpfull', '-helpfull')
 flags.disclaim_key_flags()  # those defined here are the calling command's, and in its --help
 
 
 def start(run: Callable[[Sequence[str], flags.FlagValues], int | None], define_flags: Callable[[flags.FlagValues], None]) -> None:
     """Runs a command: its flags are defined, the command line is read, and `run` gets what is left of it, and the flags."""
     define_flags(flags.FLAGS)
-    keep_compiled()
-    app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
+
+    def begin(argv: Sequence[str]) -> int | None:
+        from kimnet_jax.training.compilation import keep_compiled  # JAX, which `--help` does without
+
+        keep_compiled()
+        return run(argv, flags.FLAGS)
+
+    app.run(lambda argv: run_command(begin, argv), flags_parser=functools.partial(parse_flags, flags.FLAGS))
 
 
 def parse_flags(values: Callable[[Sequence[str]], list[str]], argv: Sequence[str]) -> list[str]:
-    """Calls absl's `values` on a command line; what it cannot read there, or in a config file, ends the command in one line."""
+    """Calls absl's `values` on a command line; what it cannot read there, or in a config file, ends the command in one line.
+
+    Prints the flags and ends with status 0 where one of `HELP` is among the arguments.
+    """
+    end = argv.index('--') if '--' in argv else len(argv)
+    asked = [part for part in argv[:end] if part in HELP]
     try:
-        return values(argv)
+        rest = values([part for part in argv if part not in asked])  # a config file adds its fields
+        if not asked:
+            return rest
     except Exception as error:  # of absl, of ml_collections, of the config file; the long ones are tracebacks in themselves
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         message = lines[-1].removeprefix('ValueError: ')
@@ -39,6 +52,8 @@ def parse_flags(values: Callable[[Sequence[str]], list[str]], argv: Sequence[str
             flag = next((i for i, part in enumerate(argv) if re.match('--?config(=|$)', part)), 0)
             message = f'{" ".join(argv[flag : flag + (1 if "=" in argv[flag] else 2)])}: {message}'
         fail(message)
+    app.usage(shorthelp=not any('full' in part for part in asked), writeto_stdout=True, exitcode=0)
+    raise AssertionError  # `usage` ends the command
 
 
 def values_of(options: flags.FlagValues, *names: str) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from kimnet_jax import command_line
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import SKELETONS
 from kimnet_jax.interop import pixels
-from kimnet_jax.interop.networks import NETWORKS
-from kimnet_jax.tasks.conversion import ConversionRequest, convert, list_networks
 
 _PASSED_ON = ('model', 'to', 'part', 'partial', 'pixels', 'skeleton', 'checkpoint', 'verify', 'overwrite')
 
@@ -21,7 +19,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool('list', False, 'Print the networks, where their weights come from, and the formats.', flag_values=values)
     flags.DEFINE_string('source', None, 'File of weights, or the folder of a training run.', flag_values=values)
     flags.DEFINE_string('target', None, 'File to write; its suffix determines the format.', flag_values=values)
-    flags.DEFINE_enum('model', None, list(NETWORKS), 'Which network. Runs and our own files already say so.', flag_values=values)
+    model = 'Which network; --list prints them. Runs and our own files already say so.'
+    flags.DEFINE_string('model', None, model, flag_values=values)
     to = 'Whose keys and layout to write. Default: the opposite of the source.'
     flags.DEFINE_enum('to', None, ['flax', 'torch'], to, flag_values=values)
     part = 'Take only the entries under this PyTorch name, such as `pose_net`, and drop the prefix.'
@@ -43,6 +42,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     """Converts as the flags say."""
+    from kimnet_jax.tasks.conversion import ConversionRequest, convert, list_networks
+
     command_line.refuse_arguments(argv)
     if options.list:
         return list_networks()

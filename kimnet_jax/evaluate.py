@@ -12,9 +12,6 @@ from absl import flags
 
 from kimnet_jax import command_line
 from kimnet_jax.core.types import Decoding
-from kimnet_jax.tasks import task_of
-from kimnet_jax.tasks.reports import EvaluationRequest
-from kimnet_jax.tasks.trained import open_trained
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -34,6 +31,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     """Evaluates as the flags say."""
+    from kimnet_jax.tasks import task_of
+    from kimnet_jax.tasks.reports import EvaluationRequest
+    from kimnet_jax.tasks.trained import open_trained
+
     command_line.refuse_arguments(argv)
     found = open_trained(command_line.requested_network(options), options.checkpoint)
     request = EvaluationRequest(

@@ -12,8 +12,6 @@ from absl import flags
 from data_pipelines.occlusion import SIDE, Fill, Occlusion, Study
 from kimnet_jax import command_line
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.tasks.occlusion import compare, names_of
-from kimnet_jax.tasks.trained import open_trained
 
 COUNTS: dict[str, tuple[int, ...]] = {  # where --counts is not given
     'temporal': (2,),
@@ -54,6 +52,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     """Compares as the flags say."""
+    from kimnet_jax.tasks.occlusion import compare, names_of
+    from kimnet_jax.tasks.trained import open_trained
+
     command_line.refuse_arguments(argv)
     references = command_line.requested_network(options).split(',')
     if not all(references):

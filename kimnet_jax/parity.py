@@ -7,19 +7,16 @@ disagrees and why, and writes a report. Ends with status 1 where something is ou
 import pathlib
 from collections.abc import Sequence
 
-import jax
 from absl import flags
 
 from kimnet_jax import command_line
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.interop import import_torch
-from kimnet_jax.interop.networks import NETWORKS
-from kimnet_jax.tasks.parity import compare_all, compare_one
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
-    flags.DEFINE_enum('model', None, list(NETWORKS), 'Which network.', flag_values=values)
+    flags.DEFINE_string('model', None, 'Which network; `kimnet convert --list` prints them.', flag_values=values)
     flags.DEFINE_enum('preset', 'tiny', ['tiny', 'full'], 'Its size.', flag_values=values)
     weights = "File with its weights, PyTorch's or ours, which determines the sizes. Default: a fixed random draw."
     flags.DEFINE_string('weights', None, weights, flag_values=values)
@@ -37,8 +34,13 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     """Compares as the flags say; the exit status."""
+    import jax
+
+    from kimnet_jax.interop.networks import NETWORKS
+    from kimnet_jax.tasks.parity import compare_all, compare_one
+
     command_line.refuse_arguments(argv)
-    if (options.model is None) != options.all:
+    if (options.model is None) != options.all or options.model not in (None, *NETWORKS):
         raise InputError(f'give either --all or --model, one of {", ".join(NETWORKS)}')
     import_torch()
     out, file = pathlib.Path(options.out), pathlib.Path(options.weights).expanduser() if options.weights else None

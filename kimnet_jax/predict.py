@@ -10,8 +10,6 @@ from kimnet_jax import command_line, pretrained
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.inference.outputs import SUFFIXES
 from kimnet_jax.inference.tracking import parse_box, read_boxes
-from kimnet_jax.tasks import videos
-from kimnet_jax.tasks.trained import open_trained
 
 
 def requested_boxes(box: str | None, files: Sequence[str], videos: int) -> list[tuple[str, np.ndarray | None]]:
@@ -44,6 +42,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     """Predicts the videos in `argv[1:]`; returns the exit status."""
+    from kimnet_jax.tasks import videos
+    from kimnet_jax.tasks.trained import open_trained
+
     files = [pathlib.Path(video) for video in argv[1:]]
     reference = command_line.requested_network(options, pretrained.DEFAULT)
     if not files:

@@ -7,8 +7,6 @@ from absl import flags
 
 from kimnet_jax import command_line, pretrained
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.tasks import refinement
-from kimnet_jax.tasks.trained import open_trained
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -18,6 +16,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     """Refines the files in `argv[1:]`; returns the exit status."""
+    from kimnet_jax.tasks import refinement
+    from kimnet_jax.tasks.trained import open_trained
+
     names = [pathlib.Path(name) for name in argv[1:]]
     reference = command_line.requested_network(options, pretrained.DEFAULT_REFINER)
     if not names or len(names) % 2:

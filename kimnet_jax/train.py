@@ -14,8 +14,6 @@ from ml_collections import config_flags
 from kimnet_jax import command_line
 from kimnet_jax.core.command import explained, hush_foreign_threads
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.tasks import task_of
-from kimnet_jax.training import sharding
 
 
 def _shipped_config(argument: str) -> str:
@@ -43,6 +41,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     """Trains as the flags say; returns the exit status."""
+    from kimnet_jax.tasks import task_of
+    from kimnet_jax.training import sharding
+
     command_line.refuse_arguments(argv, '; settings are given as --config.section.field=value')
     if options.config is None or options.workdir is None:
         raise InputError('--config and --workdir are needed; see --help')

@@ -32,37 +32,46 @@ def commands(page: pathlib.Path) -> list[str]:
 CASES = [(page.relative_to(ROOT), line) for page in [*PAGES, *CARDS] for line in commands(page)]
 
 
-# Forks for every module, so that JAX and the others are imported once; to standard output go {module: what its --help prints}.
+# Forks for every module; to standard output go {module: (exit status, whether JAX was imported, what its --help prints)}.
 HELP = """
 import json, os, runpy, sys, tempfile
 
-import grain, jax, orbax.checkpoint, tensorflow_datasets
-from kimnet_jax import models
-
-texts = {}
+found = {}
 for module in sys.argv[1:]:
     with tempfile.TemporaryFile('w+') as file:
         if not (child := os.fork()):
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
             sys.argv = [module, '--help']
-            runpy.run_module(module, run_name='__main__', alter_sys=True)
-            sys.exit()
-        os.waitpid(child, 0)
+            try:
+                runpy.run_module(module, run_name='__main__', alter_sys=True)
+                status = 0
+            except SystemExit as end:
+                status = end.code
+            sys.stdout.flush()
+            os._exit(2 * ('jax' in sys.modules) + bool(status))
+        _, status = os.waitpid(child, 0)
         file.seek(0)
-        texts[module] = file.read()
-print(json.dumps(texts))
+        code = os.waitstatus_to_exitcode(status)
+        found[module] = (code % 2, code > 1, file.read())
+print(json.dumps(found))
 """
 
 
 @functools.cache
-def helps() -> dict[str, str]:
-    """What `python -m MODULE --help` prints, for every module of the cases."""
+def helps() -> dict[str, tuple[int, bool, str]]:
+    """(exit status, whether JAX was imported, what is printed) of `python -m MODULE --help`, for every command and case."""
     words = [shlex.split(line, comments=True) for _, line in CASES]
-    modules = {argv[argv.index('-m') + 1] for argv in words if '-m' in argv}
-    modules |= {f'kimnet_jax.{COMMANDS[argv[1]]}' for argv in words if argv[0] == 'kimnet'}
+    modules = {argv[argv.index('-m') + 1] for argv in words if '-m' in argv} | {one.module for one in COMMANDS.values()}
     command = [sys.executable, '-c', HELP, *sorted(modules)]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True).stdout)
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_help_ends_well_and_does_without_jax(name):
+    status, jax_imported, text = helps()[COMMANDS[name].module]
+    assert (status, jax_imported) == (0, False)
+    assert 'usage' in text or 'flags:' in text or f'kimnet {name}' in text or COMMANDS[name].module in text
 
 
 def check_config(argv: list[str]) -> None:
@@ -80,7 +89,7 @@ def check_config(argv: list[str]) -> None:
 
 
 def check_module(module: str, argv: list[str]) -> None:
-    text = helps()[module]
+    *_, text = helps()[module]
     for part in argv:
         flag = part.partition('=')[0]
         if part.startswith('--') and not flag.startswith('--config'):
@@ -98,7 +107,7 @@ def test_command(page, line):
         targets = re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
         assert {part for part in argv[1:] if '=' not in part} <= set(targets)
     elif argv[0] == 'kimnet':
-        check_module(f'kimnet_jax.{COMMANDS[argv[1]]}', argv[2:])
+        check_module(COMMANDS[argv[1]].module, argv[2:])
     elif argv[0] == 'python':
         check_module(argv[2], argv[3:])
     else:

@@ -31,6 +31,7 @@ FIRST_PARTY = {
     'kimnet_jax.released': (CORE, 'kimnet_jax.metrics', 'kimnet_jax.reporting'),
     'kimnet_jax.tasks': (CORE, 'data_pipelines', *(f'kimnet_jax.{area}' for area in BELOW_TASKS)),
     'kimnet_jax.command_line': (CORE, 'kimnet_jax.pretrained', 'kimnet_jax.training'),
+    'kimnet_jax.completion': (CORE, 'kimnet_jax.__main__'),
     'kimnet_jax.__main__': (CORE,),  # names its commands by text, and loads one when it is asked for
 } | {
     f'kimnet_jax.{name}': (
@@ -68,7 +69,7 @@ CONFINED = {
     'av': ('data_pipelines', 'kimnet_jax.inference', 'kimnet_jax.core.video'),
     'matplotlib': ('kimnet_jax.reporting',),
     'jinja2': ('kimnet_jax.reporting',),
-    'absl': ('kimnet_jax.command_line', *_COMMANDS, 'data_pipelines'),
+    'absl': ('kimnet_jax.command_line', 'kimnet_jax.completion', *_COMMANDS, 'data_pipelines'),
     'ml_collections': ('configs', 'kimnet_jax.train'),
 }
 # (module, package): only inside a function, so that importing the module stays light
@@ -81,6 +82,7 @@ LAZY = {
 NO_FILES = ('io', 'logging', 'os', 'pathlib', 'shutil', 'tempfile', 'absl')  # not in models, losses, metrics
 BY_NAME = (
     'kimnet_jax.__main__',
+    'kimnet_jax.completion',
     'kimnet_jax.tasks',
     'data_pipelines.builders',
     'kimnet_jax.train',

@@ -10,16 +10,18 @@ import pytest
 
 from kimnet_jax.training.compilation import keep_compiled
 
+SLOW = {'torch', 'tensorboardX', 'matplotlib', 'scipy'}
+
 
 @pytest.mark.parametrize(
-    ('commands', 'slow'),
+    ('modules', 'slow'),
     [
-        (('predict', 'export'), {'torch', 'tensorboardX', 'matplotlib', 'scipy', 'grain', 'tensorflow_datasets'}),
-        (('train', 'evaluate', 'occlusion'), {'torch', 'tensorboardX', 'matplotlib', 'scipy'}),
+        (('predict', 'export', 'tasks.videos', 'tasks.export', 'tasks.trained'), {*SLOW, 'grain', 'tensorflow_datasets'}),
+        (('train', 'evaluate', 'occlusion', 'tasks.reports', 'tasks.occlusion', 'tasks.trained'), SLOW),
     ],
 )
-def test_commands_import_nothing_slow_before_they_need_it(commands, slow):
-    names = ', '.join(f'kimnet_jax.{command}' for command in commands)
+def test_commands_import_nothing_slow_before_they_need_it(modules, slow):
+    names = ', '.join(f'kimnet_jax.{module}' for module in modules)
     program = f'import sys, {names}; print(*sys.modules)'
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) & slow == set()

@@ -10,6 +10,8 @@ import zipfile
 
 import pytest
 
+import kimnet_jax
+
 pytestmark = pytest.mark.quick_compilation
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -95,11 +97,14 @@ def test_the_console_script(installed, tmp_path):
     command = [sys.executable, str(installed / 'bin/kimnet')]
     environment = {**os.environ, 'PYTHONPATH': str(installed), 'JAX_PLATFORMS': 'cpu'}
     for argv, status, text in [
-        (['train', '--help'], 1, '--workdir: Folder for the run'),  # absl's status for help
+        (['--help'], 0, 'Estimate the poses in videos.'),
+        (['--version'], 0, f'kimnet {kimnet_jax.__version__}'),
+        (['train', '--help'], 0, '--workdir: Folder for the run'),
         (['predict'], 2, 'error: no video given'),
         (['models'], 0, 'kimnet-s-jhmdb'),
         (['models', 'poseresnet-s-lsp'], 0, '## Trained on'),
-        (['trains'], 2, 'usage: kimnet {convert,'),
+        (['trian'], 2, "error: 'trian' is not a command; did you mean train?"),
+        ([], 2, 'error: no command given'),
     ]:
         done = subprocess.run([*command, *argv], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
         assert (done.returncode, text in done.stdout + done.stderr) == (status, True)

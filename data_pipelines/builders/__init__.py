@@ -1,5 +1,7 @@
 """TFDS builders, one folder each; importing a builder's module registers it with TFDS."""
 
+import pathlib
+import re
 from typing import Any
 
 from kimnet_jax.core.errors import InputError
@@ -14,6 +16,12 @@ def import_builder(name: str) -> Any:
     if name not in BUILDERS:
         raise InputError(f'unknown data set {name!r}; known: {", ".join(BUILDERS)}')
     return importlib.import_module(f'data_pipelines.builders.{name}.{name}_dataset_builder').Builder
+
+
+def summaries() -> dict[str, str]:
+    """The data sets by name, each with the first sentence of its README."""
+    texts = {name: (pathlib.Path(__file__).parent / name / 'README.md').read_text(encoding='utf-8') for name in BUILDERS}
+    return {name: ' '.join(re.split(r'\.\s', text, maxsplit=1)[0].split()) for name, text in texts.items()}
 
 
 def downloaded() -> list[str]:

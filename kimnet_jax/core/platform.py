@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal, TypeAlias, get_args
 
 Platform: TypeAlias = Literal['cpu', 'gpu', 'tpu']
+EXPORTED = ('cpu', 'cuda', 'rocm', 'tpu')  # what `jax.export` calls those that it writes programs for
 _TARGET: contextvars.ContextVar[Platform | None] = contextvars.ContextVar('platform', default=None)
 
 

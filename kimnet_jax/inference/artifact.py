@@ -25,7 +25,6 @@ from kimnet_jax.inference.predictor import FirstFunction, StepFunction
 Arrays = dict[str, Array]  # by path, `a/b/c`
 FORMAT = 1
 FUNCTIONS = ('init_state', 'step', 'clip')
-PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 DESCRIPTION = 'artifact.json'
 WEIGHTS = 'weights.npz'
 
@@ -96,7 +95,7 @@ def export(model: Model, folder: pathlib.Path, *, frames: int, platforms: Sequen
         model: what to export.
         folder: must not exist.
         frames: T of `clip`.
-        platforms: some of `PLATFORMS`, on all of which the artifact runs.
+        platforms: some of `core.platform.EXPORTED`, on all of which the artifact runs.
         about: where the model comes from, for the description.
 
     Raises:

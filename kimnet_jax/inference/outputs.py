@@ -6,7 +6,7 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import make_folder, place_together, require_free, work_folder
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.video import frame_rate, image_files
-from kimnet_jax.inference.predictor import FramePose
 from kimnet_jax.inference.video import VideoWriter, draw_pose
+
+if TYPE_CHECKING:
+    from kimnet_jax.inference.predictor import FramePose
 
 SUFFIXES = {'overlay': '.overlay.mp4', 'json': '.json', 'csv': '.csv', 'coco': '.coco.json'}
 
@@ -41,7 +43,7 @@ def output_stems(videos: Sequence[pathlib.Path], folder: pathlib.Path, kinds: Se
 
 
 class _Writer(Protocol):
-    def write(self, frame: np.ndarray, pose: FramePose) -> None: ...
+    def write(self, frame: np.ndarray, pose: 'FramePose') -> None: ...
 
     def finish(self) -> None: ...
 
@@ -86,7 +88,7 @@ class PoseOutputs:
         self._files = contextlib.ExitStack()
         return self
 
-    def write(self, frame: np.ndarray, pose: FramePose) -> None:
+    def write(self, frame: np.ndarray, pose: 'FramePose') -> None:
         """Adds a frame uint8 [H, W, 3] and its pose to every file."""
         if not self._writers:
             rows, columns = frame.shape[:2]
@@ -140,7 +142,7 @@ class _OverlayWriter:
     def __init__(self, file: IO[bytes], rate: float, skeleton: Skeleton, joint_score: float):
         self._video, self._skeleton, self._joint_score = VideoWriter(file, rate), skeleton, joint_score
 
-    def write(self, frame: np.ndarray, pose: FramePose) -> None:
+    def write(self, frame: np.ndarray, pose: 'FramePose') -> None:
         self._video.write(draw_pose(frame, pose, self._skeleton, self._joint_score))
 
     def finish(self) -> None:
@@ -155,7 +157,7 @@ class _JsonWriter:
         about = {**about, 'skeleton': skeleton.name, 'joints': skeleton.joints}
         file.write(f'{{"about": {json.dumps(about)},\n"frames": [')
 
-    def write(self, frame: np.ndarray, pose: FramePose) -> None:
+    def write(self, frame: np.ndarray, pose: 'FramePose') -> None:
         record = {
             'frame': pose.frame,
             'score': round(pose.score, 4),
@@ -178,7 +180,7 @@ class _CsvWriter:
         joints = [f'{joint}_{part}' for joint in skeleton.joints for part in ('x', 'y', 'score')]
         self._rows.writerow(['frame', 'score', 'lost', 'x0', 'y0', 'x1', 'y1', *joints, 'damaged'])
 
-    def write(self, frame: np.ndarray, pose: FramePose) -> None:
+    def write(self, frame: np.ndarray, pose: 'FramePose') -> None:
         joints = [
             n for point, score in zip(_numbers(pose.joints), _numbers(pose.scores, 4), strict=True) for n in (*point, score)
         ]
@@ -202,7 +204,7 @@ class _CocoWriter:
         }
         file.write(f'{{"info": {json.dumps(about)},\n"categories": [{json.dumps(category)}],\n"annotations": [')
 
-    def write(self, frame: np.ndarray, pose: FramePose) -> None:
+    def write(self, frame: np.ndarray, pose: 'FramePose') -> None:
         x0, y0, x1, y1 = _numbers(pose.box)
         seen = np.where(pose.scores >= self._joint_score, 2, 1)
         annotation = {

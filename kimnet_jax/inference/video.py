@@ -3,7 +3,7 @@
 import contextlib
 import fractions
 import pathlib
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import av
 import numpy as np
@@ -11,7 +11,9 @@ import numpy as np
 from kimnet_jax.core.image import opencv
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.video import image_files
-from kimnet_jax.inference.predictor import FramePose
+
+if TYPE_CHECKING:
+    from kimnet_jax.inference.predictor import FramePose
 
 cv2 = opencv()
 _LEFT, _RIGHT, _CENTRE = (255, 128, 0), (64, 190, 255), (120, 230, 90)  # R G B, apart for the colour-blind too
@@ -31,7 +33,7 @@ def stated_frame_count(path: str | pathlib.Path) -> int | None:
     return None
 
 
-def draw_pose(frame: np.ndarray, pose: FramePose, skeleton: Skeleton, joint_score: float) -> np.ndarray:
+def draw_pose(frame: np.ndarray, pose: 'FramePose', skeleton: Skeleton, joint_score: float) -> np.ndarray:
     """The frame with limbs, joints, box and score drawn onto it, lines in proportion to its size.
 
     Args:

@@ -111,3 +111,9 @@ ABLATIONS = {
         ),
     ),
 }
+
+SAME = {  # preset -> row -> the row that is the same network
+    'tiny': {'encoder_resnet18': 'kimnet'},
+    'small': {'encoder_resnet18': 'kimnet'},
+    'full': {'encoder_resnet50': 'kimnet'},
+}

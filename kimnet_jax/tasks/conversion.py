@@ -57,6 +57,8 @@ class ConversionRequest:
 def convert(request: ConversionRequest) -> None:
     """Reads, translates, checks and writes. Raises `InputError`."""
     source, target = request.source, request.target
+    if request.model not in (None, *NETWORKS):
+        raise InputError(f'--model={request.model}: choose one of {", ".join(NETWORKS)}')
     if target.exists() and not request.overwrite:
         raise InputError(f'{target} already exists: choose another name, or pass --overwrite')
     weights, entries, notes = _read(source, request)

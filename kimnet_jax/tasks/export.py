@@ -59,7 +59,7 @@ def export(found: Trained, out: pathlib.Path, *, frames: int, platforms: Sequenc
         found: the network.
         out: the folder.
         frames: T, of the function `clip`.
-        platforms: some of `artifact.PLATFORMS`.
+        platforms: some of `core.platform.EXPORTED`.
         dtype: of the convolutions; None: as in training.
 
     Raises:

@@ -14,18 +14,12 @@ from kimnet_jax.core.files import write_text
 from kimnet_jax.metrics import MEAN
 from kimnet_jax.reporting import reference, tables
 from kimnet_jax.reporting.comparison import METRIC, comparison, render
-from kimnet_jax.reporting.paper import ABLATIONS
+from kimnet_jax.reporting.paper import ABLATIONS, SAME
 from kimnet_jax.training import sweep
 from kimnet_jax.training.evaluation import measure
 from kimnet_jax.training.workdir import FREE, read_config
 
 TRAIN = (sys.executable, '-m', 'kimnet_jax.train')
-STEPS = {'tiny': 500}  # where neither --steps nor --epochs is given; at the other presets as the config says
-SAME = {  # preset -> row -> the row that is the same network
-    'tiny': {'encoder_resnet18': 'kimnet'},
-    'small': {'encoder_resnet18': 'kimnet'},
-    'full': {'encoder_resnet50': 'kimnet'},
-}
 
 
 def reproduce(

@@ -1,4 +1,4 @@
-"""What `data_pipelines.doctor` says of a download of LSP or LSP Extended, or of both, by the rules of their builder."""
+"""What `kimnet doctor` says of a download of LSP or LSP Extended, or of both, by the rules of their builder."""
 
 import pathlib
 

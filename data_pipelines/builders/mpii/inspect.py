@@ -1,4 +1,4 @@
-"""What `data_pipelines.doctor` says of a download of MPII, by the rules of its builder."""
+"""What `kimnet doctor` says of a download of MPII, by the rules of its builder."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""What `data_pipelines.doctor` says of a download of JHMDB, by the rules of the builder of Sub-JHMDB."""
+"""What `kimnet doctor` says of a download of JHMDB, by the rules of the builder of Sub-JHMDB."""
 
 import functools
 import pathlib
