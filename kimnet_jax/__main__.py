@@ -27,10 +27,10 @@ GROUPS: dict[str, dict[str, Command]] = {
         'models': Command('kimnet_jax.pretrained', 'List the pretrained networks, or show the card of one.'),
     },
     'Prepare data': {
-        'build': Command('data_pipelines.build', 'Build a data set from its download.'),
-        'doctor': Command('data_pipelines.doctor', 'Check a download or a built data set.'),
-        'compact': Command('data_pipelines.compact', 'Copy a built data set into a given number of megabytes.'),
-        'clip': Command('data_pipelines.export', 'Write a clip of a built data set as a folder of images.'),
+        'build': Command('kimnet_jax.data_pipelines.build', 'Build a data set from its download.'),
+        'doctor': Command('kimnet_jax.data_pipelines.doctor', 'Check a download or a built data set.'),
+        'compact': Command('kimnet_jax.data_pipelines.compact', 'Copy a built data set into a given number of megabytes.'),
+        'clip': Command('kimnet_jax.data_pipelines.export', 'Write a clip of a built data set as a folder of images.'),
     },
     'Train and measure': {
         'train': Command('kimnet_jax.train', 'Train a network, or resume a training.'),

@@ -6,7 +6,6 @@ Rerunning the same command resumes an interrupted run; the final weights are bit
 import pathlib
 import sys
 from collections.abc import Sequence
-from importlib import util
 
 from absl import flags
 from ml_collections import config_flags
@@ -19,12 +18,9 @@ from kimnet_jax.core.errors import InputError
 def _shipped_config(argument: str) -> str:
     """A config path that is not in the working directory stands for the file of that name in the package."""
     path, colon, rest = argument.partition(':')
-    spec = util.find_spec('configs')
-    folder, *inside = pathlib.Path(path).parts or ('',)
-    if folder == 'configs' and not pathlib.Path(path).exists() and spec and spec.submodule_search_locations:
-        shipped = pathlib.Path(spec.submodule_search_locations[0], *inside)
-        if shipped.exists():
-            return f'{shipped}{colon}{rest}'
+    shipped = pathlib.Path(__file__).parent / path
+    if pathlib.Path(path).parts[:1] == ('configs',) and not pathlib.Path(path).exists() and shipped.exists():
+        return f'{shipped}{colon}{rest}'
     if not pathlib.Path(path).is_file():
         raise InputError(f'--config {argument}: there is no file {path}')
     return argument

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PACKAGES = ('kimnet_jax', 'data_pipelines', 'configs')
+PACKAGES = ('kimnet_jax', 'data_pipelines', 'configs')  # the others are part of the first, by two links in its folder
 ENTRY = ('train', 'evaluate', 'predict', 'refine', 'convert', 'parity', 'reproduce', 'export', 'occlusion')
 CORE = 'kimnet_jax.core'
 BELOW_TASKS = ('models', 'losses', 'metrics', 'training', 'interop', 'inference', 'reporting', 'released', 'pretrained')
@@ -17,9 +17,9 @@ BELOW_TASKS = ('models', 'losses', 'metrics', 'training', 'interop', 'inference'
 # area -> the other first-party areas that it may import
 FIRST_PARTY = {
     'kimnet_jax': (CORE,),  # `signals`, where a command begins; loader workers import the package
-    'configs': ('configs.common', 'configs.models', CORE, 'kimnet_jax.models', 'kimnet_jax.tasks'),  # the fields and defaults
+    'kimnet_jax.configs': ('kimnet_jax.configs.common', 'kimnet_jax.configs.models', CORE, 'kimnet_jax.models', 'kimnet_jax.tasks'),  # the fields and defaults
     CORE: (),
-    'data_pipelines': (CORE,),
+    'kimnet_jax.data_pipelines': (CORE,),
     'kimnet_jax.models': (CORE,),
     'kimnet_jax.losses': (CORE,),
     'kimnet_jax.metrics': (CORE,),
@@ -29,14 +29,14 @@ FIRST_PARTY = {
     'kimnet_jax.inference': (CORE,),
     'kimnet_jax.reporting': (CORE, 'kimnet_jax.metrics'),
     'kimnet_jax.released': (CORE, 'kimnet_jax.metrics', 'kimnet_jax.reporting'),
-    'kimnet_jax.tasks': (CORE, 'data_pipelines', *(f'kimnet_jax.{area}' for area in BELOW_TASKS)),
+    'kimnet_jax.tasks': (CORE, 'kimnet_jax.data_pipelines', *(f'kimnet_jax.{area}' for area in BELOW_TASKS)),
     'kimnet_jax.command_line': (CORE, 'kimnet_jax.pretrained', 'kimnet_jax.training'),
     'kimnet_jax.completion': (CORE, 'kimnet_jax.__main__'),
     'kimnet_jax.__main__': (CORE,),  # names its commands by text, and loads one when it is asked for
 } | {
     f'kimnet_jax.{name}': (
         CORE,
-        'data_pipelines',
+        'kimnet_jax.data_pipelines',
         *(f'kimnet_jax.{area}' for area in (*BELOW_TASKS, 'tasks', 'command_line')),
     )
     for name in ENTRY
@@ -50,10 +50,10 @@ CONFINED = {
     'orbax': ('kimnet_jax.training',),
     'optax': ('kimnet_jax.training',),
     'tensorboardX': ('kimnet_jax.training',),
-    'grain': ('data_pipelines',),
-    'apache_beam': ('data_pipelines.build', 'data_pipelines.clip_builder'),
-    'tensorflow_datasets': ('data_pipelines',),
-    'scipy': ('data_pipelines', 'kimnet_jax.reporting.smoothing'),
+    'grain': ('kimnet_jax.data_pipelines',),
+    'apache_beam': ('kimnet_jax.data_pipelines.build', 'kimnet_jax.data_pipelines.clip_builder'),
+    'tensorflow_datasets': ('kimnet_jax.data_pipelines',),
+    'scipy': ('kimnet_jax.data_pipelines', 'kimnet_jax.reporting.smoothing'),
     'jax': (
         *_NETWORKS,
         'kimnet_jax.training',
@@ -61,30 +61,30 @@ CONFINED = {
         'kimnet_jax.inference',
         'kimnet_jax.tasks',
         'kimnet_jax.parity',
-        'data_pipelines.loader',
+        'kimnet_jax.data_pipelines.loader',
     ),
     'flax': (*_NETWORKS, 'kimnet_jax.training', 'kimnet_jax.interop', 'kimnet_jax.tasks'),
     'cv2': ('kimnet_jax.core.image',),  # others take it from core.image.opencv
     'simplejpeg': ('kimnet_jax.core.image',),
-    'av': ('data_pipelines', 'kimnet_jax.inference', 'kimnet_jax.core.video'),
+    'av': ('kimnet_jax.data_pipelines', 'kimnet_jax.inference', 'kimnet_jax.core.video'),
     'matplotlib': ('kimnet_jax.reporting',),
     'jinja2': ('kimnet_jax.reporting',),
-    'absl': ('kimnet_jax.command_line', 'kimnet_jax.completion', *_COMMANDS, 'data_pipelines'),
-    'ml_collections': ('configs', 'kimnet_jax.train'),
+    'absl': ('kimnet_jax.command_line', 'kimnet_jax.completion', *_COMMANDS, 'kimnet_jax.data_pipelines'),
+    'ml_collections': ('kimnet_jax.configs', 'kimnet_jax.train'),
 }
 # (module, package): only inside a function, so that importing the module stays light
 LAZY = {
     ('kimnet_jax.core.image', 'cv2'),
     ('kimnet_jax.core.image', 'simplejpeg'),
     ('kimnet_jax.core.video', 'av'),
-    ('data_pipelines.loader', 'jax'),
-} | {(f'data_pipelines.{name}', 'apache_beam') for name in ('build', 'clip_builder')}
+    ('kimnet_jax.data_pipelines.loader', 'jax'),
+} | {(f'kimnet_jax.data_pipelines.{name}', 'apache_beam') for name in ('build', 'clip_builder')}
 NO_FILES = ('io', 'logging', 'os', 'pathlib', 'shutil', 'tempfile', 'absl')  # not in models, losses, metrics
 BY_NAME = (
     'kimnet_jax.__main__',
     'kimnet_jax.completion',
     'kimnet_jax.tasks',
-    'data_pipelines.builders',
+    'kimnet_jax.data_pipelines.builders',
     'kimnet_jax.train',
 )  # may look modules up by a text
 
@@ -97,10 +97,11 @@ class Import(NamedTuple):
 
 def module_name(file: pathlib.Path) -> str:
     parts = file.relative_to(ROOT).with_suffix('').parts
+    parts = parts if parts[0] == 'kimnet_jax' else ('kimnet_jax', *parts)
     return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
 
 
-FILES = {module_name(file): file for package in PACKAGES for file in sorted((ROOT / package).rglob('*.py'))}
+FILES = {module_name(file): file for package in PACKAGES for file in sorted((ROOT / package).rglob('*.py'))}  # follows no links
 
 
 def within(module: str, area: str) -> bool:
@@ -147,8 +148,10 @@ def violations(module: str, source: str, is_package: bool = False) -> list[str]:
         problem = ''
         if target == '(by name)':
             problem = '' if module in BY_NAME else 'looks a module up by name'
-        elif top in PACKAGES:
-            allowed = (area, *FIRST_PARTY[area]) if area != 'configs' else FIRST_PARTY[area]
+        elif top in PACKAGES and top != 'kimnet_jax':
+            problem = f'imports {target}; take kimnet_jax.{target}, its name where the wheel is installed'
+        elif top == 'kimnet_jax':
+            allowed = (area, *FIRST_PARTY[area]) if area != 'kimnet_jax.configs' else FIRST_PARTY[area]
             version = target == 'kimnet_jax'  # `from kimnet_jax import __version__`
             if not version and not any(within(target, other) and area_of(target) in (area, other) for other in allowed):
                 problem = f'imports {target}; {area} may import {", ".join(FIRST_PARTY[area]) or "nothing first-party"}'
@@ -188,23 +191,24 @@ def test_imports_go_one_way(module):
         ('kimnet_jax.released.metrics', 'import pathlib', 'no files'),
         ('kimnet_jax.released.metrics', 'import jax', 'confined to'),
         ('kimnet_jax.training.loop', 'from kimnet_jax.models import build_model', 'imports kimnet_jax.models'),
-        ('kimnet_jax.training.loop', 'from data_pipelines import loader', 'imports data_pipelines.loader'),
+        ('kimnet_jax.training.loop', 'from kimnet_jax.data_pipelines import loader', 'imports kimnet_jax.data_pipelines.loader'),
         ('kimnet_jax.training.loop', 'from kimnet_jax.train import train', 'imports kimnet_jax.train'),
         ('kimnet_jax.evaluate', 'from kimnet_jax import train', 'imports kimnet_jax.train'),
         ('kimnet_jax.tasks.heatmaps', 'from kimnet_jax import command_line', 'imports kimnet_jax.command_line'),
         ('kimnet_jax.tasks.heatmaps', 'from absl import flags', 'confined to'),
         ('kimnet_jax.training.loop', 'from kimnet_jax.tasks import fit', 'imports kimnet_jax.tasks'),
-        ('kimnet_jax.train', 'from configs import common', 'imports configs.common'),
+        ('kimnet_jax.train', 'from kimnet_jax.configs import common', 'imports kimnet_jax.configs.common'),
         ('kimnet_jax.train', 'import torch', 'confined to kimnet_jax.interop'),
-        ('kimnet_jax.predict', 'def f():\n  import grain', 'confined to data_pipelines'),
-        ('data_pipelines.clips', 'def f():\n  import jax', 'confined to'),
-        ('data_pipelines.loader', 'import jax', 'outside a function'),
-        ('data_pipelines.schema', 'import tensorflow as tf', 'confined to nowhere'),
-        ('data_pipelines.schema', 'from kimnet_jax import metrics', 'imports kimnet_jax.metrics'),
-        ('configs.sub_jhmdb', 'from configs import kinetic_puppets', 'imports configs.kinetic_puppets'),
-        ('configs.sub_jhmdb', 'from kimnet_jax.training import loop', 'imports kimnet_jax.training'),
-        ('kimnet_jax.tasks.heatmaps', 'from configs import common', 'imports configs.common'),
-        ('data_pipelines.clips', 'import importlib\nimportlib.import_module("jax")', 'by name'),
+        ('kimnet_jax.tasks.heatmaps', 'from data_pipelines import loader', 'take kimnet_jax.data_pipelines'),
+        ('kimnet_jax.predict', 'def f():\n  import grain', 'confined to kimnet_jax.data_pipelines'),
+        ('kimnet_jax.data_pipelines.clips', 'def f():\n  import jax', 'confined to'),
+        ('kimnet_jax.data_pipelines.loader', 'import jax', 'outside a function'),
+        ('kimnet_jax.data_pipelines.schema', 'import tensorflow as tf', 'confined to nowhere'),
+        ('kimnet_jax.data_pipelines.schema', 'from kimnet_jax import metrics', 'imports kimnet_jax.metrics'),
+        ('kimnet_jax.configs.sub_jhmdb', 'from kimnet_jax.configs import kinetic_puppets', 'imports kimnet_jax.configs.kinetic_puppets'),
+        ('kimnet_jax.configs.sub_jhmdb', 'from kimnet_jax.training import loop', 'imports kimnet_jax.training'),
+        ('kimnet_jax.tasks.heatmaps', 'from kimnet_jax.configs import common', 'imports kimnet_jax.configs.common'),
+        ('kimnet_jax.data_pipelines.clips', 'import importlib\nimportlib.import_module("jax")', 'by name'),
     ],
 )
 def test_a_violation_is_seen(module, source, problem):
@@ -218,8 +222,8 @@ def test_a_violation_is_seen(module, source, problem):
         ('kimnet_jax.core.image', 'def f():\n  import cv2'),
         ('kimnet_jax.core.heatmap', 'from .types import Array\nfrom . import geometry'),
         ('kimnet_jax.training.workdir', 'from kimnet_jax import __version__, losses'),
-        ('data_pipelines.loader', 'from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  import jax'),
-        ('configs.sub_jhmdb', 'from configs import common'),
+        ('kimnet_jax.data_pipelines.loader', 'from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  import jax'),
+        ('kimnet_jax.configs.sub_jhmdb', 'from kimnet_jax.configs import common'),
     ],
 )
 def test_what_is_allowed(module, source):

@@ -1,4 +1,4 @@
-"""The wheel is complete without the clone: its files, its command, and two steps of training from an empty folder."""
+"""The wheel is complete without the clone: its files, its command, and two steps of training in somebody's project."""
 
 import json
 import os
@@ -19,8 +19,8 @@ SOURCES = ('kimnet_jax', 'data_pipelines', 'configs', 'pyproject.toml', 'README.
 # the puppets config of the data set, made small before the build
 BUILD = """
 import sys
-from data_pipelines import build
-from data_pipelines.builders import import_builder
+from kimnet_jax.data_pipelines import build
+from kimnet_jax.data_pipelines.builders import import_builder
 
 config = import_builder('kinetic_puppets').BUILDER_CONFIGS[0]
 config.train_clips, config.test_clips = 2, 1
@@ -40,7 +40,7 @@ def wheel(tmp_path_factory) -> pathlib.Path:
     copy, out = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
     for name in SOURCES:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns('__pycache__'))
+            shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
         else:
             shutil.copy(ROOT / name, copy)
     pip('wheel', '--no-deps', '--wheel-dir', out, copy)
@@ -65,32 +65,45 @@ def run(installed: pathlib.Path, cwd: pathlib.Path, *argv: object) -> str:
     return done.stdout
 
 
-def test_every_file_of_the_packages_is_in_the_wheel(wheel):
+def test_every_file_of_the_package_is_in_the_wheel_and_nothing_beside_it(wheel):
+    folders = {'kimnet_jax': 'kimnet_jax', 'data_pipelines': 'kimnet_jax/data_pipelines', 'configs': 'kimnet_jax/configs'}
     expected = {
-        str(path.relative_to(ROOT))
-        for package in ('kimnet_jax', 'data_pipelines', 'configs')
-        for path in (ROOT / package).rglob('*')
+        str(pathlib.PurePath(inside) / path.relative_to(ROOT / folder))
+        for folder, inside in folders.items()
+        for path in (ROOT / folder).rglob('*')
         if path.is_file() and '__pycache__' not in path.parts
     }
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {'configs/kinetic_puppets.py', 'data_pipelines/builders/sub_jhmdb/README.md'} <= expected <= names
+    shown = {'kimnet_jax/configs/kinetic_puppets.py', 'kimnet_jax/data_pipelines/builders/sub_jhmdb/README.md'}
+    assert shown <= expected <= names
     assert any(name.endswith('licenses/LICENSE') for name in names)
-    assert not any(name.startswith(('tests/', 'benchmarks/')) for name in names)
+    tops = {name.partition('/')[0] for name in names}
+    assert {top for top in tops if not top.endswith('.dist-info')} == {'kimnet_jax'}
 
 
-def test_the_modules_are_the_wheels(installed, tmp_path):
-    code = 'import kimnet_jax, data_pipelines, configs; print(kimnet_jax.__file__, data_pipelines.__file__, configs.__file__)'
-    for file in run(installed, tmp_path, '-c', code).split():
+@pytest.fixture
+def project(tmp_path) -> pathlib.Path:
+    """A user's folder, with packages of their own of the names that ours have in the repository."""
+    for name in ('configs', 'data_pipelines'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / '__init__.py').write_text("raise ImportError('the project of the user')")
+    return tmp_path
+
+
+def test_the_modules_are_the_wheels(installed, project):
+    modules = ('kimnet_jax', 'kimnet_jax.data_pipelines.build', 'kimnet_jax.configs.common')
+    code = f'import {", ".join(modules)}, sys; print(*(sys.modules[name].__file__ for name in {modules}))'
+    for file in run(installed, project, '-c', code).split():
         assert pathlib.Path(file).is_relative_to(installed)
 
 
-def test_trains_two_steps_from_an_empty_folder(installed, tmp_path):
-    run(installed, tmp_path, '-c', BUILD)
+def test_trains_two_steps_in_a_project_with_packages_of_the_same_names(installed, project):
+    run(installed, project, '-c', BUILD)
     flags = ['--config=configs/kinetic_puppets.py:preset=tiny', '--workdir=run', '--config.train.steps=2']
     flags += ['--config.train.batch_size=1', '--config.eval.batch_size=1', '--config.model.pose_initializer=none']
-    run(installed, tmp_path, '-m', 'kimnet_jax.train', *flags)
-    assert json.loads((tmp_path / 'run/config.json').read_text())['config']['train']['steps'] == 2
-    assert (tmp_path / 'run/checkpoints/2').is_dir()
+    run(installed, project, '-m', 'kimnet_jax.train', *flags)
+    assert json.loads((project / 'run/config.json').read_text())['config']['train']['steps'] == 2
+    assert (project / 'run/checkpoints/2').is_dir()
 
 
 def test_the_console_script(installed, tmp_path):
