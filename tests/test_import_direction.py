@@ -17,7 +17,13 @@ BELOW_TASKS = ('models', 'losses', 'metrics', 'training', 'interop', 'inference'
 # area -> the other first-party areas that it may import
 FIRST_PARTY = {
     'kimnet_jax': (CORE,),  # `signals`, where a command begins; loader workers import the package
-    'kimnet_jax.configs': ('kimnet_jax.configs.common', 'kimnet_jax.configs.models', CORE, 'kimnet_jax.models', 'kimnet_jax.tasks'),  # the fields and defaults
+    'kimnet_jax.configs': (
+        'kimnet_jax.configs.common',
+        'kimnet_jax.configs.models',
+        CORE,
+        'kimnet_jax.models',
+        'kimnet_jax.tasks',
+    ),  # the fields and defaults
     CORE: (),
     'kimnet_jax.data_pipelines': (CORE,),
     'kimnet_jax.models': (CORE,),
@@ -205,7 +211,11 @@ def test_imports_go_one_way(module):
         ('kimnet_jax.data_pipelines.loader', 'import jax', 'outside a function'),
         ('kimnet_jax.data_pipelines.schema', 'import tensorflow as tf', 'confined to nowhere'),
         ('kimnet_jax.data_pipelines.schema', 'from kimnet_jax import metrics', 'imports kimnet_jax.metrics'),
-        ('kimnet_jax.configs.sub_jhmdb', 'from kimnet_jax.configs import kinetic_puppets', 'imports kimnet_jax.configs.kinetic_puppets'),
+        (
+            'kimnet_jax.configs.sub_jhmdb',
+            'from kimnet_jax.configs import kinetic_puppets',
+            'imports kimnet_jax.configs.kinetic_puppets',
+        ),
         ('kimnet_jax.configs.sub_jhmdb', 'from kimnet_jax.training import loop', 'imports kimnet_jax.training'),
         ('kimnet_jax.tasks.heatmaps', 'from kimnet_jax.configs import common', 'imports kimnet_jax.configs.common'),
         ('kimnet_jax.data_pipelines.clips', 'import importlib\nimportlib.import_module("jax")', 'by name'),
