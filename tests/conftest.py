@@ -107,7 +107,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """The libraries' million objects are there for good: Python's garbage collector need not look through them again and again."""
+    """The libraries' million objects stay: the garbage collector need not look through them again and again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
