@@ -86,7 +86,7 @@ def command(refiner, monkeypatch):
     def run(*argv) -> int:
         values = flags.FlagValues()
         trained = refinement.TrainedRefiner(refiner, 'penn_action', {'model': 'hanet', 'workdir': 'W', 'step': 7})
-        monkeypatch.setattr(refine, 'open_trained', lambda reference, checkpoint: None)
+        monkeypatch.setattr('kimnet_jax.tasks.trained.open_trained', lambda reference, checkpoint: None)
         monkeypatch.setattr(refinement, 'load', lambda found: trained)
         refine.define_flags(values)
         with pytest.raises(SystemExit) as caught:

@@ -123,7 +123,7 @@ def test_a_slice_of_a_split_opens(built):
 @pytest.mark.parametrize(
     ('place', 'split', 'message'),
     [
-        (('sub_jhmdb', 'fold2'), 'train', r'build it with `python -m data_pipelines.build sub_jhmdb/fold2 --data_dir'),
+        (('sub_jhmdb', 'fold2'), 'train', r'build it with `kimnet build sub_jhmdb/fold2 --data_dir'),
         (('penn_action', 'full'), 'train', 'no built data set there'),
         (('sub_jhmdb', 'fold1'), 'val', "no split 'val'; it has test, train"),
         (('sub_jhmdb', 'fold1'), 'train[1', 'no split'),

@@ -19,6 +19,7 @@ from kimnet_jax.inference.outputs import PoseOutputs
 from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.predict import requested_boxes
 from kimnet_jax.tasks import refinement, videos
+from kimnet_jax.tasks.trained import open_trained
 from kimnet_jax.tasks.videos import VideoPoses, predict_videos
 
 WALK = [(40 + 3 * t, 60) for t in range(12)]
@@ -36,12 +37,12 @@ def command(trained, tmp_path, monkeypatch):
 
     def run(*argv: str) -> int:
         values = flags.FlagValues()
-        found, open_trained = types.SimpleNamespace(folder=tmp_path / 'run'), predict.open_trained
+        found = types.SimpleNamespace(folder=tmp_path / 'run')
 
         def open_run(reference, checkpoint='best'):
             return found if reference in (str(found.folder), 'W2') else open_trained(reference, checkpoint)
 
-        monkeypatch.setattr(predict, 'open_trained', open_run)
+        monkeypatch.setattr('kimnet_jax.tasks.trained.open_trained', open_run)
         monkeypatch.setattr(videos, 'load', lambda found: trained)
         predict.define_flags(values)
         with pytest.raises(SystemExit) as caught:

@@ -140,7 +140,7 @@ def test_rows_that_tables_share_run_once_and_not_again(fake, capsys):
     assert [(row, seed) for row, seed, *_ in calls] == [(row, seed) for seed in (0, 1) for row in rows]
     given = calls[0][3]
     assert given['config'] == 'configs/kinetic_puppets.py:preset=tiny,row=kmm_share_qk'
-    assert given['config.train.steps'] == str(reproduction.STEPS['tiny'])
+    assert given['config.train.steps'] == str(reproduce.STEPS['tiny'])
     shown = capsys.readouterr().out
     assert ' 1/16 kmm_share_qk' in shown
     assert f'{METRIC} 0.5000' in shown
