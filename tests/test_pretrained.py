@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from data_pipelines import schema
 from data_pipelines.backgrounds import background_window
@@ -17,6 +18,8 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import encode_png
 from kimnet_jax.inference.predictor import predict_poses
 from kimnet_jax.interop.weight_files import read_weights, write_weights
+from kimnet_jax.models import PerFrame
+from kimnet_jax.models.weights import flatten
 from kimnet_jax.tasks import heatmaps, trained
 
 pytestmark = pytest.mark.quick_compilation
@@ -49,6 +52,16 @@ def test_every_model_of_the_catalogue_is_whole_small_and_described(name):
 
 def test_the_defaults_are_in_the_catalogue():
     assert {pretrained.DEFAULT, pretrained.DEFAULT_REFINER} <= set(pretrained.catalogue())
+
+
+@pytest.mark.parametrize('name', list(pretrained.catalogue()))
+def test_a_network_in_one_line(name):
+    model, found = trained.load_network(name), trained.open_trained(name)
+    weights = {path: np.asarray(leaf[...]) for path, leaf in flatten(nnx.state(model, (nnx.Param, nnx.BatchStat))).items()}
+    prefix = 'network.' if isinstance(model, PerFrame) else ''
+    for path, array in found.arrays.items():
+        np.testing.assert_array_equal(weights[prefix + path], array.astype(np.float32))
+    assert not any(getattr(part, 'use_running_average', True) is False for _, part in nnx.iter_modules(model))
 
 
 def test_unknown_and_damaged_models_are_one_line(tmp_path, monkeypatch):
