@@ -35,9 +35,6 @@ def parse_flags(values: Callable[[Sequence[str]], list[str]], argv: Sequence[str
             given = [part.partition('=')[0] for part in argv if re.match(rf'--?config\.(.*\.)?{re.escape(field)}(=|$)', part)]
             message = f'{given[0] if given else field}: the config has no such field'
             message += f'; did you mean {alike[0]}?' if alike else ''
-        elif len(lines) > 1:
-            flag = next((i for i, part in enumerate(argv) if re.match('--?config(=|$)', part)), 0)
-            message = f'{" ".join(argv[flag : flag + (1 if "=" in argv[flag] else 2)])}: {message}'
         fail(message)
 
 

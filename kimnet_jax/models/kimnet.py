@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.models.backbones import Backbone, feature_encoder, pose_initializer
 from kimnet_jax.models.chain import ChainNetwork
 from kimnet_jax.models.dkd import DKD
 from kimnet_jax.models.jrpsp import JRPSP
 from kimnet_jax.models.kmm import KMM, KMMVariant
-from kimnet_jax.models.layers import BatchNorm, conv
+from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, conv
 from kimnet_jax.models.relation_decoder import DecoderVariant, FirstStatistics, RelationDecoder
 
 Array = jax.Array
@@ -53,6 +54,9 @@ class KIMNetConfig:
     first_statistics: FirstStatistics = 'own'
     output_scale: float = 0.05
     remat: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges('model', self, num_joints=JOINTS, width=CHANNELS, features=CHANNELS, output_scale=(0, 1e6))
 
 
 class ChainState(NamedTuple):

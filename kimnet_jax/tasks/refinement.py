@@ -189,7 +189,8 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     pairs, interval = split.pairs, config['model']['interval']
     graph, weights = split_model(found.network(), training=False)
     weights = sharding.put(weights, sharding.make_mesh())
-    batch_size = config['eval']['batch_size'] if request.batch_size is None else request.batch_size
+    changed = {} if request.batch_size is None else {'batch_size': request.batch_size}
+    batch_size = make(EvalConfig, {**config['eval'], **changed}, 'eval').batch_size
     evaluator = RefinementEvaluator(graph, pairs, windows, batch_size=batch_size)
 
     source, part = config['poses'], request.split or config['dataset']['eval_split']
