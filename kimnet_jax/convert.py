@@ -10,6 +10,7 @@ from kimnet_jax import command_line
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import SKELETONS
 from kimnet_jax.interop import pixels
+from kimnet_jax.interop.convert import UNTOLD, field_of
 from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.tasks.conversion import ConversionRequest, convert, list_networks
 
@@ -38,6 +39,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string('checkpoint', 'best', checkpoint, flag_values=values)
     verify = 'If PyTorch is installed, compare the outputs of both frameworks on random inputs.'
     flags.DEFINE_bool('verify', True, verify, flag_values=values)
+    for field, networks in UNTOLD.items():
+        told = f'Of {", ".join(networks)}: the field of the config, where the weights do not tell it.'
+        flags.DEFINE_string(f'config.model.{field}', None, told, flag_values=values)
     flags.DEFINE_bool('overwrite', False, 'Replace the target if it exists.', flag_values=values)
 
 
@@ -51,6 +55,8 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     source, target = (pathlib.Path(name).expanduser() for name in (options.source, options.target))
     template = pathlib.Path(options.template).expanduser() if options.template else None
     given = command_line.values_of(options, *_PASSED_ON)
+    texts = {field: options[f'config.model.{field}'].value for field in UNTOLD}
+    given['fields'] = {field: field_of(field, text) for field, text in texts.items() if text is not None}
     return convert(ConversionRequest(source=source, target=target, template=template, **given))
 
 

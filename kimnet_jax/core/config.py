@@ -27,7 +27,10 @@ def make(kind: type[T], fields: Mapping[str, Any], section: str = '', *, partial
     path = f'config.{section}' if section else 'config'
     if unknown := sorted(set(fields) - set(known)):
         raise InputError(f'{path}.{unknown[0]}: no such field; known: {", ".join(known)}')
-    if not partial and (missing := [name for name in known if name not in fields]):
+    needed = [
+        name for name, field in known.items() if not partial or field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing := [name for name in needed if name not in fields]:
         raise InputError(f'{path}: field {missing[0]!r} is missing')
     check_finite(fields, path)
     hints = get_type_hints(kind)

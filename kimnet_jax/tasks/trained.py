@@ -132,7 +132,10 @@ def load_network(reference: str | pathlib.Path, checkpoint: str = 'best', *, dty
     path = pathlib.Path(reference).expanduser()
     if str(reference) not in pretrained.catalogue() and path.is_file():
         arrays, metadata, _ = read_weights(path)
-        if RECORD not in metadata and (weights := described(metadata, arrays, path)) is not None:
+        if RECORD not in metadata:
+            weights = described(metadata, arrays, path)
+            if weights is None:
+                raise InputError(f'{path}: PyTorch weights; turn them into ours with kimnet_jax.convert')
             return _of_weights(weights, str(reference), dtype or 'float32')
     return open_trained(reference, checkpoint).network(dtype)
 

@@ -97,7 +97,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_ranges('train', self, epochs=(0, 1e9), steps=(0, MOST_STEPS), batch_size=(1, sharding.MOST_CLIPS))
         check_ranges('train', self, average_decay=(0, 0.999999), log_every=(1, MOST_STEPS))
-        check_ranges('train', self, eval_every=(1e-6, 1e9), save_every=(1e-6, 1e9))
+        check_ranges('train', self, eval_every=(1e-9, 1e9), save_every=(1e-9, 1e9))
 
 
 def make_plan(clips: int, config: TrainConfig) -> Plan:
