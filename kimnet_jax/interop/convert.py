@@ -17,6 +17,7 @@ from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.interop import import_torch
 from kimnet_jax.interop.networks import NETWORKS, Network
 from kimnet_jax.interop.translation import placed, places, translate_back
+from kimnet_jax.models.outputs import VideoOutput
 from kimnet_jax.models.weights import assign, flatten
 
 Arrays = Mapping[str, np.ndarray]
@@ -224,6 +225,8 @@ def _shapes(name: str, config: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _arrays(outputs: Any) -> list[Any]:
+    if isinstance(outputs, VideoOutput):
+        return [outputs.heatmaps]
     outputs = outputs if isinstance(outputs, tuple | list) else [outputs]
     return [output for output in outputs if not isinstance(output, dict)]
 

@@ -195,6 +195,22 @@ def test_outputs_are_compared():
         forward_error(weights, {key: array for key, array in source.items() if key != 'conv_q.bias'})
 
 
+@pytest.mark.quick_compilation
+@pytest.mark.parametrize(
+    ('name', 'changes'),
+    [
+        ('kimnet', {'pose_initializer': 'none', 'kmm_activation': 'sigmoid', 'kmm_weights': 'ratio', 'biases': False}),
+        ('kmm', {'activation': 'none', 'weights': 'ratio', 'use_bias': False}),
+        ('jrpsp', {'variant': 'released_penn', 'decoder_variant': 'released'}),
+    ],
+)
+def test_the_outputs_agree(name, changes):
+    """Of a network of videos, whose outputs were compared with its state before; of what the paper leaves open; of a part."""
+    config = dataclasses.replace(NETWORKS[name].presets['tiny'], **changes)
+    source = state_dict(name, config)
+    assert forward_error(from_torch(name, source, config=config)[0], source) < 1e-5
+
+
 @pytest.fixture
 def command(tmp_path):
     """Runs the command in `tmp_path`; gives the exit status."""
