@@ -20,7 +20,7 @@ from kimnet_jax.inference.predictor import predict_poses
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.models import PerFrame
 from kimnet_jax.models.weights import flatten
-from kimnet_jax.tasks import heatmaps, trained
+from kimnet_jax.tasks import export, heatmaps, refinement, trained, videos
 
 pytestmark = pytest.mark.quick_compilation
 
@@ -191,3 +191,15 @@ def command(name, *arguments):
     values = flags.FlagValues()
     module.define_flags(values)
     return module.run(values([name, *arguments]), values)
+
+
+@pytest.mark.parametrize('load', [videos.load, lambda found: export.load(found, None)], ids=['predict', 'export'])
+def test_a_network_of_poses_is_refused_where_videos_are_read(load):
+    """Before, export ended with KeyError: 'data'."""
+    with pytest.raises(InputError, match="'hanet' refines poses and reads no video"):
+        load(trained.open_trained('hanet-s-jhmdb'))
+
+
+def test_a_network_of_videos_is_refused_where_poses_are_read():
+    with pytest.raises(InputError, match="'kimnet', which refines no poses"):
+        refinement.load(trained.open_trained(VIDEO))

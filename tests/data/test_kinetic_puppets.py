@@ -9,6 +9,7 @@ import pytest
 from data_pipelines.builders.kinetic_puppets import clip, figure, motion, render
 from data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import Builder, PuppetsConfig, make_example
 from data_pipelines.schema import open_clips
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
 
@@ -218,3 +219,10 @@ def test_default_configs():
     names = {config.name: (config.skeleton, config.train_clips, config.test_clips) for config in Builder.BUILDER_CONFIGS}
     assert names == {'joints15': ('jhmdb', 64, 16), 'joints13': ('penn_action', 64, 16)}
     assert Builder.BUILDER_CONFIGS[0].name == 'joints15'
+
+
+@pytest.mark.parametrize('field', ['train_clips', 'test_clips', 'seed'])
+def test_numbers_that_make_no_data_set(field):
+    """Before, -3 clips were none."""
+    with pytest.raises(InputError, match=rf'PuppetsConfig\.{field}=-3: must be '):
+        PuppetsConfig(name='mine', **{field: -3})
