@@ -5,9 +5,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from kimnet_jax.data_pipelines.clips import Window
+from kimnet_jax.data_pipelines.transforms import Augmentation, DataConfig, crop_window
 
-from data_pipelines.clips import Window
-from data_pipelines.transforms import Augmentation, DataConfig, crop_window
 from kimnet_jax.core.geometry import square_of_box
 from kimnet_jax.core.image import opencv
 from kimnet_jax.core.skeleton import Skeleton

@@ -18,10 +18,10 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import tensorflow_datasets as tfds
 import tqdm
+from kimnet_jax.data_pipelines import checksums, schema
+from kimnet_jax.data_pipelines.findings import Finding, summarise
 from tensorflow_datasets.core import dataset_builder, split_builder, writer
 
-from data_pipelines import checksums, schema
-from data_pipelines.findings import Finding, summarise
 from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example

@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from kimnet_jax.data_pipelines import build, schema
+from kimnet_jax.data_pipelines.builders import import_builder
+from kimnet_jax.data_pipelines.clip_builder import ClipReader
+from kimnet_jax.data_pipelines.transforms import DataConfig
 
-from data_pipelines import build, schema
-from data_pipelines.builders import import_builder
-from data_pipelines.clip_builder import ClipReader
-from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, square_of_box

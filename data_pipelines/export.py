@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+from kimnet_jax.data_pipelines.schema import ClipSource, open_clips
 
-from data_pipelines.schema import ClipSource, open_clips
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import work_folder

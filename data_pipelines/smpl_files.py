@@ -4,8 +4,8 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from kimnet_jax.data_pipelines.array_files import dense, read_npz, read_pickle
 
-from data_pipelines.array_files import dense, read_npz, read_pickle
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.smpl import NUM_JOINTS, Body
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import numpy as np
+from kimnet_jax.data_pipelines.clips import Window
 
-from data_pipelines.clips import Window
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, crop_matrix, square_of_box

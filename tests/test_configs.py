@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from kimnet_jax.configs import common
+from kimnet_jax.configs.models import ROWS
+from kimnet_jax.data_pipelines.loader import LoaderConfig
+from kimnet_jax.data_pipelines.transforms import DataConfig
 from ml_collections import ConfigDict
 
-from configs import common
-from configs.models import ROWS
-from data_pipelines.loader import LoaderConfig
-from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, LSP, MPII, PENN_ACTION, Skeleton
@@ -45,7 +45,7 @@ SECTIONS = {'init': InitConfig, 'data': DataConfig, 'loader': LoaderConfig, 'opt
 
 
 def get_config(name: str, arg: str | None = None) -> ConfigDict:
-    return importlib.import_module(f'configs.{name}').get_config(arg)
+    return importlib.import_module(f'kimnet_jax.configs.{name}').get_config(arg)
 
 
 def test_every_config_is_among_the_variants():

@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 from flax import nnx
+from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines.backgrounds import background_window
+from kimnet_jax.data_pipelines.builders import import_builder
+from kimnet_jax.data_pipelines.clips import Window
+from kimnet_jax.data_pipelines.transforms import Augmentation, DataConfig, crop_window
 
-from data_pipelines import schema
-from data_pipelines.backgrounds import background_window
-from data_pipelines.builders import import_builder
-from data_pipelines.clips import Window
-from data_pipelines.transforms import Augmentation, DataConfig, crop_window
 from kimnet_jax import pretrained
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import encode_png

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from fake_jhmdb import write_jhmdb
 from fake_penn_action import write_penn_action
+from kimnet_jax.data_pipelines import build, clip_builder
+from kimnet_jax.data_pipelines.schema import open_clips
 from tensorflow_datasets.core import writer
 
-from data_pipelines import build, clip_builder
-from data_pipelines.schema import open_clips
 from kimnet_jax.core.errors import InputError
 
 LOCAL = '--beam_pipeline_options=runner=FnApiRunner'

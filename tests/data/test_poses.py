@@ -4,10 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from memory_clips import make_clips
-
-from data_pipelines.pose_files import read_pose_json, read_predictions, write_predictions
-from data_pipelines.poses import (
+from kimnet_jax.data_pipelines.pose_files import read_pose_json, read_predictions, write_predictions
+from kimnet_jax.data_pipelines.poses import (
     Estimates,
     FixedPairs,
     NoiseConfig,
@@ -19,6 +17,8 @@ from data_pipelines.poses import (
     train_batches,
     training_window,
 )
+from memory_clips import make_clips
+
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig

@@ -2,10 +2,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from kimnet_jax.data_pipelines.clips import Window
+from kimnet_jax.data_pipelines.transforms import CLOSEUP, Augmentation, DataConfig, closeup, crop_window, draw_augmentation
 from memory_clips import make_clips
 
-from data_pipelines.clips import Window
-from data_pipelines.transforms import CLOSEUP, Augmentation, DataConfig, closeup, crop_window, draw_augmentation
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, invert_affine

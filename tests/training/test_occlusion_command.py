@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 from absl import flags
+from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines.occlusion import Occlusion
 
-from data_pipelines import schema
-from data_pipelines.occlusion import Occlusion
 from kimnet_jax import evaluate, occlusion
 from kimnet_jax.core.command import run_command
 from kimnet_jax.interop.weight_files import read_weights, write_weights

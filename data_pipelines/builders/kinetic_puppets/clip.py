@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-
-from data_pipelines.builders.kinetic_puppets.figure import (
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.figure import (
     JOINTS,
     OWN_PARTS,
     Body,
@@ -15,9 +14,10 @@ from data_pipelines.builders.kinetic_puppets.figure import (
     random_body,
     random_outfit,
 )
-from data_pipelines.builders.kinetic_puppets.motion import ACTIONS, SAMPLE_RATE, STEPS, sample_motion
-from data_pipelines.builders.kinetic_puppets.render import COLUMNS, ROWS, Layer, hull_layer, render
-from data_pipelines.builders.kinetic_puppets.scene import BACKDROP, backdrop, distractors, occluders, wander
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.motion import ACTIONS, SAMPLE_RATE, STEPS, sample_motion
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.render import COLUMNS, ROWS, Layer, hull_layer, render
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.scene import BACKDROP, backdrop, distractors, occluders, wander
+
 from kimnet_jax.core.geometry import inside
 
 _OCCLUDER = 255

@@ -6,9 +6,8 @@ World axes: x to the person's left, y up, z forward (right-handed), metres; the 
 import dataclasses
 
 import numpy as np
-
-from data_pipelines.builders.kinetic_puppets.motion import SAMPLE_RATE
-from data_pipelines.builders.kinetic_puppets.texture import Cloth, random_cloth, skin_cloth
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.motion import SAMPLE_RATE
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.texture import Cloth, random_cloth, skin_cloth
 
 JOINTS = (
     *('head', 'face', 'neck', 'belly', 'l_shoulder', 'r_shoulder', 'l_elbow', 'r_elbow', 'l_wrist', 'r_wrist'),

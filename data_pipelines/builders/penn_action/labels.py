@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+from kimnet_jax.data_pipelines import matlab
 
-from data_pipelines import matlab
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import box_of_points, inside
 from kimnet_jax.core.skeleton import PENN_ACTION

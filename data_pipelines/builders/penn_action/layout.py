@@ -4,8 +4,9 @@ import collections
 import pathlib
 from collections.abc import Collection
 
-from data_pipelines import download
-from data_pipelines.images import require_names
+from kimnet_jax.data_pipelines import download
+from kimnet_jax.data_pipelines.images import require_names
+
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.video import IMAGE_SUFFIXES
 

@@ -4,9 +4,9 @@ import pathlib
 from collections.abc import Collection
 
 import numpy as np
+from kimnet_jax.data_pipelines import matlab
+from kimnet_jax.data_pipelines.images import read_image, require_names
 
-from data_pipelines import matlab
-from data_pipelines.images import read_image, require_names
 from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.geometry import box_of_points
 from kimnet_jax.core.image import encode_png

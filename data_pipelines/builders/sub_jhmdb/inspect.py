@@ -4,10 +4,10 @@ import functools
 import pathlib
 
 import numpy as np
+from kimnet_jax.data_pipelines.builders.sub_jhmdb import clips, layout
+from kimnet_jax.data_pipelines.builders.sub_jhmdb.layout import Clip, Layout
+from kimnet_jax.data_pipelines.findings import Check, Finding, Report, attempt
 
-from data_pipelines.builders.sub_jhmdb import clips, layout
-from data_pipelines.builders.sub_jhmdb.layout import Clip, Layout
-from data_pipelines.findings import Check, Finding, Report, attempt
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.video import image_files
 

@@ -6,7 +6,8 @@ import re
 import zlib
 from collections.abc import Mapping
 
-from data_pipelines import download
+from kimnet_jax.data_pipelines import download
+
 from kimnet_jax.core.errors import InputError
 
 IMAGES, VIDEOS, JOINTS, MASKS, SPLITS = 'Rename_Images', 'ReCompress_Videos', 'joint_positions', 'puppet_mask', 'sub_splits'
