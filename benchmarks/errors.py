@@ -10,9 +10,9 @@ Then the share of the misses of all joints that lie within 0.2 torso lengths of 
 import argparse
 
 import numpy as np
+
 from kimnet_jax.data_pipelines import pose_files, schema
 from kimnet_jax.data_pipelines.poses import Estimates
-
 from kimnet_jax.metrics import PoseMetrics, torso_length
 
 SPANS = {'frame 1': (0, 1), 'frames 2 to 5': (1, 5), 'frames 6 and later': (5, None)}

@@ -16,10 +16,10 @@ import sys
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from kimnet_jax.configs.models import ROWS
 from ml_collections import ConfigDict
 
 from kimnet_jax import models
+from kimnet_jax.configs.models import ROWS
 from kimnet_jax.core.files import write_text
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'models.md'

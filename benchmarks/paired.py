@@ -12,7 +12,6 @@ import json
 import pathlib
 
 from kimnet_jax.data_pipelines import pose_files, schema
-
 from kimnet_jax.metrics import PoseMetrics, contrast
 from kimnet_jax.training import evaluation
 

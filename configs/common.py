@@ -4,9 +4,9 @@ A config names everything that a run depends on; values are plain data. Its fiel
 those of `kimnet_jax.tasks.heatmaps.Settings` and, of `model`, of the network's own config (`kimnet_jax.models.MODELS`).
 """
 
-from kimnet_jax.configs.models import ROWS, TINY_BACKBONES
 from ml_collections import ConfigDict
 
+from kimnet_jax.configs.models import ROWS, TINY_BACKBONES
 from kimnet_jax.core.config import plain
 from kimnet_jax.models import VIDEO_MODELS, model_fields
 from kimnet_jax.tasks.heatmaps import Settings

@@ -5,9 +5,9 @@
 wrote, `source=sequences` DeciWatch's npz files; name them in `config.poses.train` and `config.poses.eval` (docs/refine.md).
 """
 
-from kimnet_jax.configs import common
 from ml_collections import ConfigDict
 
+from kimnet_jax.configs import common
 from kimnet_jax.core.config import plain
 from kimnet_jax.models import MODELS, model_fields
 from kimnet_jax.tasks.refinement import Settings

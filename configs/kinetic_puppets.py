@@ -7,8 +7,9 @@ Preset `small` on 2 CPU cores: some 4 minutes, 55 % held-out mPCK@0.2 by torso (
 rates of 2e-3 and 4e-3 did equally well, 1e-3 a little worse.
 """
 
-from kimnet_jax.configs import common
 from ml_collections import ConfigDict
+
+from kimnet_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -4,8 +4,9 @@ Build the data first: `python -m data_pipelines.build penn_action --manual_dir D
 The paper: 100 epochs, Adam at 5e-3, batch 16.
 """
 
-from kimnet_jax.configs import common
 from ml_collections import ConfigDict
+
+from kimnet_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

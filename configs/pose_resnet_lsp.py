@@ -9,8 +9,9 @@ often upside down. It is evaluated on `valid` of LSP Extended, which is held out
 with an ImageNet ResNet: `--config.init.model=resnet50.npz --config.init.partial=True`.
 """
 
-from kimnet_jax.configs import common
 from ml_collections import ConfigDict
+
+from kimnet_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -11,8 +11,9 @@ What differs from the release: the loss divides by the joints that count, not by
 constant makes no difference); images are RGB, not BGR; the crop is the same to half a pixel, as pixel centres are at integers.
 """
 
-from kimnet_jax.configs import common
 from ml_collections import ConfigDict
+
+from kimnet_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -4,8 +4,9 @@ Build the data first: `python -m data_pipelines.build sub_jhmdb --manual_dir DOW
 The paper: 100 epochs, Adam at 1e-3, batch 8, mean of the three folds.
 """
 
-from kimnet_jax.configs import common
 from ml_collections import ConfigDict
+
+from kimnet_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from kimnet_jax.data_pipelines.array_files import read_npz, write_npz
-from kimnet_jax.data_pipelines.poses import DIMS, Estimates, Kind
-from kimnet_jax.data_pipelines.sequence_files import LARGEST, check_boxes, check_joints, read_sequence_file, write_sequence_file
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import read_file, write_text
 from kimnet_jax.core.pose_windows import extent
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
+from kimnet_jax.data_pipelines.array_files import read_npz, write_npz
+from kimnet_jax.data_pipelines.poses import DIMS, Estimates, Kind
+from kimnet_jax.data_pipelines.sequence_files import LARGEST, check_boxes, check_joints, read_sequence_file, write_sequence_file
 
 _KEYS = ('clips', 'lengths', 'joints', 'scores', 'boxes', 'image_size', 'skeleton', 'about')
 

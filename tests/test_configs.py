@@ -11,15 +11,15 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from kimnet_jax.configs import common
-from kimnet_jax.configs.models import ROWS
-from kimnet_jax.data_pipelines.loader import LoaderConfig
-from kimnet_jax.data_pipelines.transforms import DataConfig
 from ml_collections import ConfigDict
 
+from kimnet_jax.configs import common
+from kimnet_jax.configs.models import ROWS
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, LSP, MPII, PENN_ACTION, Skeleton
+from kimnet_jax.data_pipelines.loader import LoaderConfig
+from kimnet_jax.data_pipelines.transforms import DataConfig
 from kimnet_jax.models import GIVEN, MODELS, VIDEO_MODELS, abstract_model, build_model, model_fields
 from kimnet_jax.training import loop
 from kimnet_jax.training.initial import InitConfig

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from kimnet_jax.configs import sub_jhmdb
 
+from kimnet_jax.configs import sub_jhmdb
 from kimnet_jax.core.config import make
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.models import abstract_model, build_model, count_parameters

@@ -9,8 +9,8 @@ import tarfile
 
 import pytest
 from fake_jhmdb import write_jhmdb
-from kimnet_jax.data_pipelines import build, compact
 
+from kimnet_jax.data_pipelines import build, compact
 from kimnet_jax.interop.weight_files import read_weights
 
 pytestmark = pytest.mark.quick_compilation

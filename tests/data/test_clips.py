@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from kimnet_jax.data_pipelines.clips import Window, consecutive_windows, fill_slots, random_window
 
 

@@ -5,6 +5,10 @@ import math
 
 import numpy as np
 import pytest
+
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.image import decode_image
+from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
 from kimnet_jax.data_pipelines.builders.kinetic_puppets import clip, figure, motion, render
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import (
     Builder,
@@ -12,10 +16,6 @@ from kimnet_jax.data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_
     make_example,
 )
 from kimnet_jax.data_pipelines.schema import open_clips
-
-from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.image import decode_image
-from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
 
 INDEX = {joint: i for i, joint in enumerate(figure.JOINTS)}
 

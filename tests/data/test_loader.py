@@ -11,6 +11,10 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
+from memory_clips import make_clips
+
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.geometry import apply_affine
 from kimnet_jax.data_pipelines.loader import (
     DataConfig,
     LoaderConfig,
@@ -20,10 +24,6 @@ from kimnet_jax.data_pipelines.loader import (
     to_device,
     train_batches,
 )
-from memory_clips import make_clips
-
-from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.geometry import apply_affine
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = DataConfig(frames=5, input_size=32)

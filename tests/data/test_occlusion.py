@@ -6,13 +6,13 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from kimnet_jax.data_pipelines.loader import LoaderConfig, eval_batches
-from kimnet_jax.data_pipelines.occlusion import Fill, LongEnough, Occlusion, Study, draw_masks
-from kimnet_jax.data_pipelines.transforms import DataConfig
 from memory_clips import make_clips
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
+from kimnet_jax.data_pipelines.loader import LoaderConfig, eval_batches
+from kimnet_jax.data_pipelines.occlusion import Fill, LongEnough, Occlusion, Study, draw_masks
+from kimnet_jax.data_pipelines.transforms import DataConfig
 
 SIZE = 37, 53  # rows, columns
 

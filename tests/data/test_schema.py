@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 from fake_jhmdb import LENGTHS, write_jhmdb
+
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
 from kimnet_jax.data_pipelines import build, checksums, compact, doctor
 from kimnet_jax.data_pipelines.clip_builder import _read_ahead
 from kimnet_jax.data_pipelines.doctor import examine_built
 from kimnet_jax.data_pipelines.schema import checked_example, open_clips, read_built
-
-from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
 
 T, J = 3, JHMDB.num_joints
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from kimnet_jax.configs.models import ROWS
 
+from kimnet_jax.configs.models import ROWS
 from kimnet_jax.models import VIDEO_MODELS, abstract_model, build_model, count_parameters
 from kimnet_jax.models.weights import flatten
 

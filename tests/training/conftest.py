@@ -11,6 +11,7 @@ import termios
 import threading
 
 import pytest
+
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import Builder, PuppetsConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

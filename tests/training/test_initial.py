@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from kimnet_jax.configs import kinetic_puppets
 from ml_collections import ConfigDict
 
+from kimnet_jax.configs import kinetic_puppets
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, LSP, Skeleton
 from kimnet_jax.interop.weight_files import read_weights, write_weights

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+
+from kimnet_jax.core.geometry import inside
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.figure import (
     JOINTS,
     OWN_PARTS,
@@ -17,8 +19,6 @@ from kimnet_jax.data_pipelines.builders.kinetic_puppets.figure import (
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.motion import ACTIONS, SAMPLE_RATE, STEPS, sample_motion
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.render import COLUMNS, ROWS, Layer, hull_layer, render
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.scene import BACKDROP, backdrop, distractors, occluders, wander
-
-from kimnet_jax.core.geometry import inside
 
 _OCCLUDER = 255
 

@@ -6,6 +6,7 @@ World axes: x to the person's left, y up, z forward (right-handed), metres; the 
 import dataclasses
 
 import numpy as np
+
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.motion import SAMPLE_RATE
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.texture import Cloth, random_cloth, skin_cloth
 

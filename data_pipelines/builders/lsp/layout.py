@@ -4,10 +4,9 @@ import pathlib
 import re
 from typing import ClassVar
 
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.data_pipelines import download
 from kimnet_jax.data_pipelines.persons import IMAGES
-
-from kimnet_jax.core.errors import InputError
 
 JOINTS = 'joints.mat'
 INSTRUCTIONS = (

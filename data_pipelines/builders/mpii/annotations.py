@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from kimnet_jax.data_pipelines import matlab
-from kimnet_jax.data_pipelines.builders.mpii.layout import SPLITS
-from kimnet_jax.data_pipelines.findings import Finding
-from kimnet_jax.data_pipelines.persons import Person, Splits, held_out
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import read_file
 from kimnet_jax.core.skeleton import MPII
+from kimnet_jax.data_pipelines import matlab
+from kimnet_jax.data_pipelines.builders.mpii.layout import SPLITS
+from kimnet_jax.data_pipelines.findings import Finding
+from kimnet_jax.data_pipelines.persons import Person, Splits, held_out
 
 J = MPII.num_joints
 # What is left out or kept, as it is counted; to be read after a number.

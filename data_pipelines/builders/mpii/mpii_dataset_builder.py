@@ -4,14 +4,14 @@ import pathlib
 import sys
 
 import tensorflow_datasets as tfds
+
+from kimnet_jax.core.skeleton import MPII
 from kimnet_jax.data_pipelines.builders.mpii import annotations, layout
 from kimnet_jax.data_pipelines.builders.mpii.layout import Layout
 from kimnet_jax.data_pipelines.clip_builder import ClipConfig
 from kimnet_jax.data_pipelines.findings import Finding
 from kimnet_jax.data_pipelines.person_builder import PersonBuilder
 from kimnet_jax.data_pipelines.persons import Splits
-
-from kimnet_jax.core.skeleton import MPII
 
 SIMPLE_BASELINE, HELD_OUT = 'simple_baseline', 'held_out'
 OUR_SPLIT = (
