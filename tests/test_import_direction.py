@@ -247,5 +247,10 @@ def test_commands_hold_flags_and_nothing_else(command):
     assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert {'define_flags', 'run', 'cli'} <= functions
-    reading = {'train': {'_shipped_config'}, 'predict': {'requested_boxes'}, 'occlusion': {'_counts'}, 'reproduce': {'_length'}}
+    reading = {
+        'train': {'_shipped_config', '_read_config'},
+        'predict': {'requested_boxes'},
+        'occlusion': {'_counts'},
+        'reproduce': {'_length'},
+    }
     assert functions - {'define_flags', 'run', 'cli'} == reading.get(command, set())

@@ -1,10 +1,12 @@
 """Files of weights: PyTorch's checkpoints, safetensors and npz, to flat dicts of NumPy arrays and back.
 
 Ours hold the keys of `translation.translate` (`layer1.0.conv1.kernel`) in .npz or .safetensors, and, as metadata, the network's
-name in the registry, its config (JSON) and, where it is known, the name of the skeleton. An .npz has its metadata, as JSON, in
+name in the registry, its config (JSON) and, where it is known, the name of the skeleton. Files that we write for PyTorch have the
+same, and `layout`, which says so. An .npz has its metadata, as JSON, in
 the comment of the zip archive, so that `numpy.load` gives the arrays alone.
 """
 
+import collections
 import contextlib
 import json
 import pathlib
@@ -24,13 +26,14 @@ from kimnet_jax.interop import import_torch
 
 TORCH_SUFFIXES = ('.pth.tar', '.pth', '.pt')
 PLAIN_SUFFIXES = ('.safetensors', '.npz')
+_OURS = 'kimnet_jax'  # key of our metadata in a state_dict
 _STATE_DICTS = ('state_dict', 'model_state_dict', 'model', 'net')  # where training scripts nest the weights, in this order
 
 
 class WeightFile(NamedTuple):
     """Attributes:
     arrays: flat, floating ones float32.
-    metadata: text by name; ours have `network` and `config`, and `skeleton` where it is known.
+    metadata: text by name; ours have `network` and `config`, `skeleton` where it is known, and `layout` if it is PyTorch's.
     notes: what was left out or changed in reading, lines for the user.
     """
 
@@ -57,7 +60,7 @@ def read_weights(file: pathlib.Path) -> WeightFile:
     metadata: dict[str, str] = {}
     notes: list[str] = []
     if suffix in TORCH_SUFFIXES:
-        entries = _read_torch(file, notes)
+        entries, metadata = _read_torch(file, notes)
     elif suffix == '.npz':
         entries, metadata = _read_npz(file)
     else:
@@ -78,7 +81,7 @@ def read_weights(file: pathlib.Path) -> WeightFile:
 
 
 def write_weights(file: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes a file, whole or not at all; PyTorch's formats get a plain state_dict and no metadata.
+    """Writes a file, whole or not at all. In PyTorch's formats it is a plain state_dict, whose versions hold the metadata.
 
     Raises `InputError` where a folder is in its place.
     """
@@ -89,7 +92,10 @@ def write_weights(file: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata
         torch = import_torch()
 
         def save(name: str) -> None:
-            torch.save({key: torch.from_numpy(array.copy()) for key, array in arrays.items()}, name)
+            state_dict = collections.OrderedDict((key, torch.from_numpy(array.copy())) for key, array in arrays.items())
+            if metadata:  # where PyTorch keeps the versions of modules by name; `load_state_dict` asks only for its own
+                state_dict._metadata = {_OURS: dict(metadata)}  # type: ignore[attr-defined]
+            torch.save(state_dict, name)
     elif suffix == '.npz':
 
         def save(name: str) -> None:
@@ -106,7 +112,7 @@ def write_weights(file: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata
         save(str(draft))
 
 
-def _read_torch(file: pathlib.Path, notes: list[str]) -> dict[str, np.ndarray]:
+def _read_torch(file: pathlib.Path, notes: list[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     torch = import_torch()
     with _damage(file), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of old formats, which torch reads all the same
@@ -122,7 +128,14 @@ def _read_torch(file: pathlib.Path, notes: list[str]) -> dict[str, np.ndarray]:
         notes.append(f'taken: {name}' + (f'; left out: {", ".join(others)}' if others else ''))
         loaded = loaded[name]
     with _damage(file):
-        return {key: _to_numpy(tensor.detach(), torch) for key, tensor in loaded.items()}
+        return {key: _to_numpy(tensor.detach(), torch) for key, tensor in loaded.items()}, _metadata_of(loaded)
+
+
+def _metadata_of(state_dict: Any) -> dict[str, str]:
+    """What `write_weights` told of a state_dict; nothing in those of others."""
+    versions = getattr(state_dict, '_metadata', None)
+    ours = versions.get(_OURS) if isinstance(versions, dict) else None
+    return {str(key): str(value) for key, value in ours.items()} if isinstance(ours, dict) else {}
 
 
 def _to_numpy(tensor: Any, torch: Any) -> np.ndarray:

@@ -188,8 +188,11 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     if isinstance(clips, rpstn.OneWindow):
         crop = rpstn.Crop(config['data']['input_size'], config['data']['box_scale'], model.stride)
         references[rpstn.TRUTH] = ((i, clips[i]['joints'], None) for i in range(len(clips)))
-        measured = {key: rpstn.measure(clips, poses, crop) for key, poses in references.items()}
-        measured = {ours: rpstn.measure(clips, evaluator.predict(weights), crop)} | measured
+        measured = {key: rpstn.measure(clips, reference_poses, crop) for key, reference_poses in references.items()}
+        poses = list(evaluator.predict(weights))
+        if missing := sum(int((~np.isfinite(joints).all(-1)).sum()) for _, joints, _ in poses):
+            notes.append(f'{missing} predictions are not finite: they count at cell (0, 0).')
+        measured = {ours: rpstn.measure(clips, poses, crop)} | measured
         result = rpstn.released_report(title, measured, clips=clips, notes=[*notes, f'{checkpoint}.'])
         publish(request.out, f'{name}_released', result, rpstn.render)
         return

@@ -21,7 +21,7 @@ from kimnet_jax.data_pipelines.poses import NoiseConfig, PoseConfig
 from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.metrics import PoseMetrics
-from kimnet_jax.models import Dtype, HANet, HANetConfig, abstract_refiner, build_refiner, model_fields
+from kimnet_jax.models import Dtype, HANetConfig, build_refiner, model_fields
 from kimnet_jax.models.weights import initialise, part_of
 from kimnet_jax.released import hanet
 from kimnet_jax.reporting import reference, smoothing, tables
@@ -187,9 +187,10 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     split, windows = open_split(config, 'eval', data_dir=request.data_dir, split=request.split), windows_of(config)
     training = open_split(config, 'train', data_dir=request.data_dir)
     pairs, interval = split.pairs, config['model']['interval']
-    graph, weights = split_model(_network(found, split.dims), training=False)
+    graph, weights = split_model(found.network(), training=False)
     weights = sharding.put(weights, sharding.make_mesh())
-    batch_size = config['eval']['batch_size'] if request.batch_size is None else request.batch_size
+    changed = {} if request.batch_size is None else {'batch_size': request.batch_size}
+    batch_size = make(EvalConfig, {**config['eval'], **changed}, 'eval').batch_size
     evaluator = RefinementEvaluator(graph, pairs, windows, batch_size=batch_size)
 
     source, part = config['poses'], request.split or config['dataset']['eval_split']
@@ -270,7 +271,7 @@ def load(found: Trained) -> TrainedRefiner:
         raise InputError(f'{found.name}: {found.kind!r}, which refines no poses; give one of HANet')
     config = found.config
     settings = make(PoseConfig, config['poses'], 'poses')
-    graph, weights = split_model(_network(found, poses.DIMS[settings.kind]), training=False)
+    graph, weights = split_model(found.network(), training=False)
     refiner = PoseRefiner(weights, lambda weights, poses, mask: nnx.merge(graph, *weights)(poses, mask).final, windows_of(config))
     return TrainedRefiner(refiner, found.skeleton.name, found.about, settings.kind, settings.root)
 
@@ -304,11 +305,6 @@ def refine_files(refiner: TrainedRefiner, files: Sequence[tuple[pathlib.Path, pa
             failed += 1
             print(f'error: {error}; nothing was written for it', file=sys.stderr)
     return 2 if failed else 0
-
-
-def _network(found: Trained, dims: int) -> HANet:
-    channels = found.skeleton.num_joints * dims
-    return found.fill(abstract_refiner(found.config['model'], channels=channels, dtype=found.config['dtype']))
 
 
 def _scores(result: dict[str, Any]) -> dict[str, float]:

@@ -149,8 +149,6 @@ def check_batch_size(batch_size: int, field: str, mesh: Mesh) -> None:
     """Raises `InputError` naming `field` where the batch cannot be split evenly."""
     if batch_size < 1 or batch_size % mesh.size:
         raise InputError(f'config.{field}={batch_size}: must be a positive multiple of the {mesh.size} device(s)')
-    if batch_size > MOST_CLIPS:
-        raise InputError(f'config.{field}={batch_size}: must be at most {MOST_CLIPS:,}')
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
