@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Array, Batch, Clips, Prediction
 from kimnet_jax.data_pipelines import schema
-from kimnet_jax.data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
-from kimnet_jax.data_pipelines.occlusion import Occlusion
+from kimnet_jax.data_pipelines.loader import LoaderConfig, prefetch_to_device, train_batches
 from kimnet_jax.data_pipelines.pose_files import write_predictions
 from kimnet_jax.data_pipelines.poses import Estimates
 from kimnet_jax.data_pipelines.transforms import DataConfig
@@ -24,7 +22,8 @@ from kimnet_jax.models import Dtype, abstract_model, build_model, check_input_si
 from kimnet_jax.models.weights import initialise, part_of
 from kimnet_jax.released import rpstn
 from kimnet_jax.reporting import reference, tables
-from kimnet_jax.tasks import fit
+from kimnet_jax.tasks import fit, temporal_control
+from kimnet_jax.tasks.evaluators import make_evaluator
 from kimnet_jax.tasks.reports import EvaluationRequest, publish
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.tasks.videos import load
@@ -33,7 +32,7 @@ from kimnet_jax.training.initial import initialise_parts
 from kimnet_jax.training.state import Weights, split_model
 from kimnet_jax.training.steps import Stepping, TargetConfig, TrainStep, make_train_step
 
-__all__ = ['evaluate', 'load', 'make_evaluator', 'train']
+__all__ = ['evaluate', 'load', 'train']
 WHOLE = {'sub_jhmdb': 316}  # clips of the data set that the paper's numbers are of
 
 
@@ -116,65 +115,25 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     )
 
 
-def make_evaluator(
-    graph: nnx.GraphDef,
-    stride: int,
-    config: Mapping[str, Any],
-    clips: Clips,
-    mesh: Mesh,
-    *,
-    occlusion: Callable[[], Occlusion | None] = lambda: None,
-) -> evaluation.Evaluator:
-    """The evaluation of a network on clips.
-
-    Args:
-        graph: its structure in eval mode.
-        stride: pixels of the crop in a cell of its heatmaps.
-        config: of its training; crop, loader, decoding, chains and batch size are taken from it.
-        clips: of a split.
-        mesh: of the devices.
-        occlusion: asked at the beginning of each pass: what is painted over the frames.
-
-    Raises:
-        InputError: the batch size does not go with the devices.
-    """
-    settings, target = make(evaluation.EvalConfig, config['eval'], 'eval'), make(TargetConfig, config['target'], 'target')
-    data, loader = make(DataConfig, config['data'], 'data'), make(LoaderConfig, config['loader'], 'loader')
-    sharding.check_batch_size(settings.batch_size, 'eval.batch_size', mesh)
-
-    def stream() -> Generator[tuple[Batch, Batch], None, None]:
-        batches = eval_batches(clips, data, paint=occlusion(), loader=loader, **settings.passes, **fit.this_process())
-        return prefetch_to_device(batches, sharding.split(mesh), evaluation.DEVICE_KEYS)
-
-    return evaluation.Evaluator(
-        graph,
-        stream,
-        num_eval_batches(clips, **settings.passes),
-        clips,
-        stride=stride,
-        decoding=settings.decoding,
-        mesh=mesh,
-        sigma=target.sigma,
-    )
-
-
 def evaluate(found: Trained, request: EvaluationRequest) -> None:
     """Evaluates a trained network beside the mean pose and random ones, and writes the report.
 
     Raises `InputError` where the clips have other joints, or the request does not go with the protocol.
     """
     released = request.protocol == 'released'
+    _check_combination(request)
     changed = {key: value for key in ('chain_length', 'decoding', 'batch_size') if (value := getattr(request, key)) is not None}
     if released:
-        _check_released(request)
         changed |= {'chain_length': 0, 'decoding': 'argmax'}
     config = {**found.config, 'eval': {**found.config['eval'], **changed}}
     settings, dataset = config['eval'], make(schema.DatasetConfig, config['dataset'], 'dataset')
+    mesh, model = sharding.make_mesh(), found.load()
+    if request.temporal_control:
+        temporal_control.check(model, found.name, settings['chain_length'])
     source = dataset.open('eval', request.data_dir, request.split)
     training_clips = dataset.open('train', request.data_dir)
     found.require_skeleton(source.skeleton, str(source.folder))
     clips: Clips = rpstn.OneWindow(source) if released else source
-    mesh, model = sharding.make_mesh(), found.load()
     graph, weights = split_model(model, training=False)
     evaluator, weights = make_evaluator(graph, model.stride, config, clips, mesh), sharding.put(weights, mesh)
 
@@ -199,6 +158,24 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     length = settings['chain_length']
     chain = f'chains of {length} frames' if length else 'each clip one chain'
     notes.append(f'{checkpoint}; protocol `full`, {chain}, decoding `{settings["decoding"]}`.')
+    name += f'_chain{length}' if length else ''
+    if request.temporal_control:
+        measured, told = temporal_control.rows(model, config, clips, request.seed)
+        true = measured[temporal_control.TRUE]
+        differences = {
+            f'{key} - {temporal_control.TRUE}': tables.Row.difference(metrics, true)
+            for key, metrics in measured.items()
+            if metrics is not true
+        }
+        measured |= {key: evaluation.measure(clips, poses) for key, poses in references.items()}
+        result = tables.report(
+            f'Does time help? {ours}, {title}',
+            {key: tables.Row.of(metrics) for key, metrics in measured.items()},
+            notes=[*notes, *told],
+            differences=differences,
+        )
+        publish(request.out, f'{name}_temporal_control_seed{request.seed}', result, tables.render)
+        return
     predictions = list(evaluator.predict(weights))
     if request.predictions:
         _write_predictions(request.predictions, source, predictions, found)
@@ -207,15 +184,21 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     }
     measured_rows = {key: tables.Row.of(metrics) for key, metrics in rows.items()}
     result = tables.report(title, measured_rows, dataset=dataset.name, notes=notes)
-    publish(request.out, name + (f'_chain{length}' if length else ''), result, tables.render)
+    publish(request.out, name, result, tables.render)
 
 
-def _check_released(request: EvaluationRequest) -> None:
-    given = [key for key in ('chain_length', 'decoding') if getattr(request, key) is not None]
-    if given:
-        raise InputError(f'--{given[0]} belongs to --protocol full; released is fixed: chains of 5 frames, decoding argmax')
-    if request.predictions:
-        raise InputError('--predictions belongs to --protocol full, in which every frame is predicted')
+def _check_combination(request: EvaluationRequest) -> None:
+    """Raises `InputError` where two of the things asked for do not go together."""
+    if request.protocol == 'released':
+        given = [key for key in ('chain_length', 'decoding') if getattr(request, key) is not None]
+        if given:
+            raise InputError(f'--{given[0]} belongs to --protocol full; released is fixed: chains of 5 frames, decoding argmax')
+        if request.predictions:
+            raise InputError('--predictions belongs to --protocol full, in which every frame is predicted')
+        if request.temporal_control:
+            raise InputError('--temporal_control belongs to --protocol full; released is fixed: chains of 5 frames')
+    if request.temporal_control and request.predictions:
+        raise InputError('--predictions and --temporal_control: give one of them; the poses are those of the plain evaluation')
 
 
 def _reference_predictions(clips: Clips, training_clips: schema.ClipSource) -> dict[str, Iterable[Prediction]]:

@@ -15,7 +15,7 @@ from kimnet_jax.interop.weight_files import PLAIN_SUFFIXES
 from kimnet_jax.models import VideoModel, network_name
 from kimnet_jax.reporting import occlusion as reporting
 from kimnet_jax.reporting import reference, tables
-from kimnet_jax.tasks.heatmaps import make_evaluator
+from kimnet_jax.tasks.evaluators import make_evaluator
 from kimnet_jax.tasks.reports import publish
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.training import sharding

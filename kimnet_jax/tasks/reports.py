@@ -22,6 +22,8 @@ class EvaluationRequest:
     decoding: how joints are read off the heatmaps.
     batch_size: clips side by side.
     predictions: .npz file for the poses of the split; None: they are not written.
+    temporal_control: instead of the evaluation, compare the true past of the frames with others.
+    seed: of draws.
     """
 
     out: pathlib.Path
@@ -32,6 +34,8 @@ class EvaluationRequest:
     decoding: Decoding | None = None
     batch_size: int | None = None
     predictions: pathlib.Path | None = None
+    temporal_control: bool = False
+    seed: int = 0
 
 
 def publish(out: pathlib.Path, name: str, report: Mapping[str, Any], as_text: Callable[[Mapping[str, Any]], str]) -> None:
