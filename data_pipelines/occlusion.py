@@ -5,13 +5,14 @@ They are placed and drawn in the original frames, before any crop, so that netwo
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Array, Clips, Example
+from kimnet_jax.data_pipelines.clips import SomeClips
 
 Study: TypeAlias = Literal['temporal', 'spatial', 'joints', 'length']
 Fill: TypeAlias = Literal['black', 'mean', 'noise', 'background']
@@ -170,22 +171,9 @@ def _filling(image: np.ndarray, rows: int, columns: int, fill: Fill, box: Array,
     return image[y : y + rows, x : x + columns]
 
 
-class LongEnough:
-    """The clips of a split that have at least so many frames; an instance of `core.types.Clips`.
-
-    Raises `InputError` where there is none.
-    """
-
-    def __init__(self, source: Clips, frames: int):
-        self.folder, self.split, self.skeleton = source.folder, source.split, source.skeleton
-        self._source = source
-        self._indices = [i for i, length in enumerate(source.lengths) if length >= frames]
-        self.lengths: Sequence[int] = [source.lengths[i] for i in self._indices]
-        if not self._indices:
-            raise InputError(f'{source.folder}: no clip of {source.split!r} has the {frames} frames that it takes')
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Example:
-        return self._source[self._indices[index]]
+def long_enough(source: Clips, frames: int) -> SomeClips:
+    """The clips of a split that have at least so many frames. Raises `InputError` where there is none."""
+    indices = [i for i, length in enumerate(source.lengths) if length >= frames]
+    if not indices:
+        raise InputError(f'{source.folder}: no clip of {source.split!r} has the {frames} frames that it takes')
+    return SomeClips(source, indices)

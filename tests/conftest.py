@@ -27,6 +27,7 @@ WHOLE_RUN = (  # files that share the training of this name
     'test_correlation',
     'test_occlusion_command',
     'test_temporal_control',
+    'test_calibration_command',
 )
 LONGEST = (  # files, the longest first
     *WHOLE_RUN,

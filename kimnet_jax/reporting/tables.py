@@ -120,13 +120,19 @@ def write_report(
         InputError: the folder is a file, or a folder is in the place of one of the files.
     """
     folder = pathlib.Path(folder)
-    if len(name) > _LONGEST_NAME:
-        name = f'{name[: _LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}'
+    name = short_name(name)
     texts = {'.md': as_text(report), '.json': json.dumps(report, indent=2, allow_nan=False) + '\n'}
     with drafts_in(folder) as drafts:
         for suffix, text in texts.items():
             (drafts / f'{name}{suffix}').write_text(text, encoding='utf-8')
     return folder / f'{name}.md', folder / f'{name}.json'
+
+
+def short_name(name: str) -> str:
+    """The name, or, where it is too long for a file, its beginning with a digest."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f'{name[: _LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}'
 
 
 def _threshold_table(rows: Mapping[str, Any], differences: Mapping[str, Any], key: str) -> str:

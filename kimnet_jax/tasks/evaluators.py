@@ -66,3 +66,9 @@ def make_stream(
         return prefetch_to_device(batches, sharding.split(mesh), evaluation.DEVICE_KEYS)
 
     return stream
+
+
+def on_clips(evaluator: evaluation.Evaluator, config: Mapping[str, Any], clips: Clips) -> evaluation.Evaluator:
+    """`make_evaluator` on other clips, by the program that is compiled already."""
+    settings = make(evaluation.EvalConfig, config['eval'], 'eval')
+    return evaluator.on(make_stream(config, clips, sharding.make_mesh()), num_eval_batches(clips, **settings.passes), clips)

@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
+from kimnet_jax import pretrained
+from kimnet_jax.core.calibration import Calibration
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Array, Batch, Clips, Prediction
@@ -18,11 +20,12 @@ from kimnet_jax.data_pipelines.pose_files import write_predictions
 from kimnet_jax.data_pipelines.poses import Estimates
 from kimnet_jax.data_pipelines.transforms import DataConfig
 from kimnet_jax.interop.weight_files import read_weights
-from kimnet_jax.models import Dtype, abstract_model, build_model, check_input_size, model_fields, network_name
+from kimnet_jax.models import Dtype, VideoModel, abstract_model, build_model, check_input_size, model_fields, network_name
 from kimnet_jax.models.weights import initialise, part_of
 from kimnet_jax.released import rpstn
+from kimnet_jax.reporting import calibration as reliability
 from kimnet_jax.reporting import reference, tables
-from kimnet_jax.tasks import fit, temporal_control
+from kimnet_jax.tasks import calibration, fit, temporal_control
 from kimnet_jax.tasks.evaluators import make_evaluator
 from kimnet_jax.tasks.reports import EvaluationRequest, publish
 from kimnet_jax.tasks.trained import Trained
@@ -160,31 +163,72 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     notes.append(f'{checkpoint}; protocol `full`, {chain}, decoding `{settings["decoding"]}`.')
     name += f'_chain{length}' if length else ''
     if request.temporal_control:
-        measured, told = temporal_control.rows(model, config, clips, request.seed)
-        true = measured[temporal_control.TRUE]
-        differences = {
-            f'{key} - {temporal_control.TRUE}': tables.Row.difference(metrics, true)
-            for key, metrics in measured.items()
-            if metrics is not true
-        }
-        measured |= {key: evaluation.measure(clips, poses) for key, poses in references.items()}
-        result = tables.report(
-            f'Does time help? {ours}, {title}',
-            {key: tables.Row.of(metrics) for key, metrics in measured.items()},
-            notes=[*notes, *told],
-            differences=differences,
-        )
+        result = _control_report(f'Does time help? {ours}, {title}', model, config, clips, request.seed, references, notes)
         publish(request.out, f'{name}_temporal_control_seed{request.seed}', result, tables.render)
         return
     predictions = list(evaluator.predict(weights))
     if request.predictions:
         _write_predictions(request.predictions, source, predictions, found)
+    curve, told = _calibration(found, request, config, training_clips, source, evaluator, weights)
     rows = {ours: evaluation.measure(clips, predictions)} | {
         key: evaluation.measure(clips, poses) for key, poses in references.items()
     }
     measured_rows = {key: tables.Row.of(metrics) for key, metrics in rows.items()}
-    result = tables.report(title, measured_rows, dataset=dataset.name, notes=notes)
-    publish(request.out, name, result, tables.render)
+    result = tables.report(title, measured_rows, dataset=dataset.name, notes=notes + told)
+    if curve is not None:
+        result['calibration'] = reliability.reliability(calibration.outcomes(clips, predictions), curve)
+    publish(request.out, name, result, _render)
+    if curve is not None:
+        calibration.write_plot(request.out, f'{name}_calibration', result['calibration'], f'{ours}, {title}')
+
+
+def _control_report(
+    title: str,
+    model: VideoModel,
+    config: Mapping[str, Any],
+    clips: Clips,
+    seed: int,
+    references: Mapping[str, Iterable[Prediction]],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    by_past, told = temporal_control.rows(model, config, clips, seed)
+    true = by_past[temporal_control.TRUE]
+    rows = by_past | {key: evaluation.measure(clips, poses) for key, poses in references.items()}
+    differences = {
+        f'{key} - {temporal_control.TRUE}': tables.Row.difference(metrics, true)
+        for key, metrics in by_past.items()
+        if metrics is not true
+    }
+    measured_rows = {key: tables.Row.of(metrics) for key, metrics in rows.items()}
+    return tables.report(title, measured_rows, notes=[*notes, *told], differences=differences)
+
+
+def _calibration(
+    found: Trained,
+    request: EvaluationRequest,
+    config: Mapping[str, Any],
+    training_clips: schema.ClipSource,
+    source: schema.ClipSource,
+    evaluator: evaluation.Evaluator,
+    weights: Weights,
+) -> tuple[Calibration | None, list[str]]:
+    """The calibration to judge, newly fitted unless the network came with one or none is wanted, and why there is none."""
+    changed = [key for key in ('chain_length', 'decoding') if config['eval'][key] != found.config['eval'][key]]
+    if changed:
+        return None, [f'Scores are not calibrated: --{changed[0]} is not that of the run.']
+    packaged = found.file is not None and found.name in pretrained.catalogue()
+    if packaged or not request.calibration_clips:
+        return found.calibration(), []
+    fitting = calibration.fitting_clips(training_clips, source, request.calibration_clips)
+    if fitting is None:
+        return None, ['Scores are not calibrated: all training clips are among those that are evaluated.']
+    curve = calibration.fit(found, evaluator, weights, config, fitting)
+    return curve, [] if curve else ['Scores are not calibrated: no joint of the training clips counts.']
+
+
+def _render(report: Mapping[str, Any]) -> str:
+    text = tables.render(report)
+    return f'{text}\n{reliability.render(report["calibration"])}' if 'calibration' in report else text
 
 
 def _check_combination(request: EvaluationRequest) -> None:

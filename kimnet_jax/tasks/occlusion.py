@@ -10,7 +10,7 @@ from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Clips, Example
 from kimnet_jax.data_pipelines import schema
-from kimnet_jax.data_pipelines.occlusion import LongEnough, Occlusion
+from kimnet_jax.data_pipelines.occlusion import Occlusion, long_enough
 from kimnet_jax.interop.weight_files import PLAIN_SUFFIXES
 from kimnet_jax.models import VideoModel, network_name
 from kimnet_jax.reporting import occlusion as reporting
@@ -134,7 +134,7 @@ def _long_enough(source: schema.ClipSource, frames: int, skip_short: bool) -> tu
             f'{source.folder}: {told} (the shortest, {shortest.name!r}, has {shortest.length}): ask for smaller --counts, or '
             'leave these clips out of all counts with --skip_short'
         )
-    return LongEnough(source, frames), [f'Left out: {told}.']
+    return long_enough(source, frames), [f'Left out: {told}.']
 
 
 def _describe(found: Trained) -> str:

@@ -24,6 +24,7 @@ class EvaluationRequest:
     predictions: .npz file for the poses of the split; None: they are not written.
     temporal_control: instead of the evaluation, compare the true past of the frames with others.
     seed: of draws.
+    calibration_clips: most training clips that the scores are calibrated on; 0: they are not.
     """
 
     out: pathlib.Path
@@ -36,9 +37,15 @@ class EvaluationRequest:
     predictions: pathlib.Path | None = None
     temporal_control: bool = False
     seed: int = 0
+    calibration_clips: int = 50
 
 
 def publish(out: pathlib.Path, name: str, report: Mapping[str, Any], as_text: Callable[[Mapping[str, Any]], str]) -> None:
     """Prints a report and writes it to a folder as `<name>.md` and `<name>.json`."""
     print(as_text(report))
-    print('written:', *tables.write_report(out, name.translate(_IN_NO_FILE_NAME), report, as_text))
+    print('written:', *tables.write_report(out, file_name(name), report, as_text))
+
+
+def file_name(name: str) -> str:
+    """The name of a report with nothing in it that file names should not have, and not too long."""
+    return tables.short_name(name.translate(_IN_NO_FILE_NAME))

@@ -1,6 +1,7 @@
 """Evaluation: every frame of every clip through the recursion, joints in original pixels, metrics as sums."""
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
@@ -81,6 +82,14 @@ class Evaluator:
         self._graph, self._batches, self._num_batches, self._truth, self._mesh = graph, batches, num_batches, truth, mesh
         self._step = make_eval_step(graph, stride=stride, decoding=decoding, mesh=mesh, sigma=sigma)
         self._empty: Any = None
+
+    def on(
+        self, batches: Callable[[], Generator[tuple[Batch, Batch], None, None]], num_batches: int, truth: Clips
+    ) -> 'Evaluator':
+        """The evaluation of other clips by the same compiled program; batches as those of `self`."""
+        other = copy.copy(self)
+        other._batches, other._num_batches, other._truth = batches, num_batches, truth
+        return other
 
     def __call__(self, weights: Weights, check: Callable[[], None] = lambda: None) -> PoseMetrics:
         """The metrics of the whole split, on every process; calls `check` before each batch, which may raise to stop."""

@@ -11,7 +11,7 @@ from memory_clips import make_clips
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
 from kimnet_jax.data_pipelines.loader import LoaderConfig, eval_batches
-from kimnet_jax.data_pipelines.occlusion import Fill, LongEnough, Occlusion, Study, draw_masks
+from kimnet_jax.data_pipelines.occlusion import Fill, Occlusion, Study, draw_masks, long_enough
 from kimnet_jax.data_pipelines.transforms import DataConfig
 
 SIZE = 37, 53  # rows, columns
@@ -281,9 +281,9 @@ def test_clips_that_are_too_short(study, count, first_frame, least):
 
 def test_the_clips_that_are_long_enough():
     source = make_clips([3, 7, 2, 5])
-    clips = LongEnough(source, 5)
+    clips = long_enough(source, 5)
     assert clips.lengths == [7, 5]
     assert [clips[i]['clip'] for i in range(len(clips))] == ['clip1', 'clip3']
     assert (clips.folder, clips.split, clips.skeleton) == (source.folder, source.split, source.skeleton)
     with pytest.raises(InputError, match="no clip of 'test' has the 8 frames"):
-        LongEnough(source, 8)
+        long_enough(source, 8)
