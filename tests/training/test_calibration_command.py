@@ -88,7 +88,7 @@ def test_predict_writes_the_probabilities(calibrated, workdir, write_clip, tmp_p
     for frame in data['frames']:
         np.testing.assert_allclose(frame['probabilities'], curve(frame['scores']), atol=0.02)  # scores are rounded
     assert data['about']['probabilities_within'] == '0.2 torso lengths'
-    rows = list(csv.DictReader((tmp_path / f'{write_clip.name}.csv').open()))
+    rows = list(csv.DictReader((tmp_path / f'{write_clip.name}.csv').read_text().splitlines()))
     assert [float(row['r_wrist_probability']) for row in rows] == [
         frame['probabilities'][calibrated.skeleton.joints.index('r_wrist')] for frame in data['frames']
     ]
