@@ -1,6 +1,5 @@
 """Scores to probabilities: fitted on training clips, stored with the weights, judged on the clips of an evaluation."""
 
-import pathlib
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from kimnet_jax.core.calibration import Calibration
-from kimnet_jax.core.files import draft_of, write_text
+from kimnet_jax.core.files import write_text
 from kimnet_jax.core.types import Clips, Prediction
 from kimnet_jax.data_pipelines.clips import SomeClips
 from kimnet_jax.data_pipelines.schema import ClipSource
 from kimnet_jax.reporting import calibration as reporting
 from kimnet_jax.tasks.evaluators import on_clips
-from kimnet_jax.tasks.reports import file_name
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.training.evaluation import Evaluator
 from kimnet_jax.training.state import Weights
@@ -64,16 +62,3 @@ def fit(
         except OSError as error:
             print(f'warning: {file}: not written ({error.strerror}), so predict gives no probabilities', file=sys.stderr)
     return calibration
-
-
-def write_plot(out: pathlib.Path, name: str, result: Mapping[str, Any], title: str) -> None:
-    """Writes the reliability diagram as `<name>.png`; without Matplotlib it says how to get it."""
-    try:
-        picture = reporting.plot(result, title)
-    except ImportError:
-        print("no reliability diagram: it takes Matplotlib (pip install 'kimnet-jax[report]')", file=sys.stderr)
-        return
-    file = out / f'{file_name(name)}.png'
-    with draft_of(file) as draft:
-        draft.write_bytes(picture)
-    print('written:', file)

@@ -68,7 +68,10 @@ def make_stream(
     return stream
 
 
-def on_clips(evaluator: evaluation.Evaluator, config: Mapping[str, Any], clips: Clips) -> evaluation.Evaluator:
-    """`make_evaluator` on other clips, by the program that is compiled already."""
+def on_clips(
+    evaluator: evaluation.Evaluator, config: Mapping[str, Any], clips: Clips, occlusion: Occlusion | None = None
+) -> evaluation.Evaluator:
+    """`make_evaluator` on other clips, or with masks, by the program that is compiled already."""
     settings = make(evaluation.EvalConfig, config['eval'], 'eval')
-    return evaluator.on(make_stream(config, clips, sharding.make_mesh()), num_eval_batches(clips, **settings.passes), clips)
+    stream = make_stream(config, clips, sharding.make_mesh(), occlusion=lambda: occlusion)
+    return evaluator.on(stream, num_eval_batches(clips, **settings.passes), clips)

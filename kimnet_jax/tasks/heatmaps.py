@@ -16,6 +16,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Array, Batch, Clips, Prediction
 from kimnet_jax.data_pipelines import schema
 from kimnet_jax.data_pipelines.loader import LoaderConfig, prefetch_to_device, train_batches
+from kimnet_jax.data_pipelines.occlusion import Occlusion
 from kimnet_jax.data_pipelines.pose_files import write_predictions
 from kimnet_jax.data_pipelines.poses import Estimates
 from kimnet_jax.data_pipelines.transforms import DataConfig
@@ -26,8 +27,8 @@ from kimnet_jax.released import rpstn
 from kimnet_jax.reporting import calibration as reliability
 from kimnet_jax.reporting import reference, tables
 from kimnet_jax.tasks import calibration, fit, temporal_control
-from kimnet_jax.tasks.evaluators import make_evaluator
-from kimnet_jax.tasks.reports import EvaluationRequest, publish
+from kimnet_jax.tasks.evaluators import make_evaluator, on_clips
+from kimnet_jax.tasks.reports import EvaluationRequest, publish, publish_plot
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.tasks.videos import load
 from kimnet_jax.training import evaluation, loop, sharding
@@ -136,6 +137,9 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     source = dataset.open('eval', request.data_dir, request.split)
     training_clips = dataset.open('train', request.data_dir)
     found.require_skeleton(source.skeleton, str(source.folder))
+    occlusion = None if request.occlusion is None else Occlusion('joints', request.occlusion, seed=request.seed)
+    if occlusion is not None:
+        occlusion.require(source)
     clips: Clips = rpstn.OneWindow(source) if released else source
     graph, weights = split_model(model, training=False)
     evaluator, weights = make_evaluator(graph, model.stride, config, clips, mesh), sharding.put(weights, mesh)
@@ -170,16 +174,20 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     if request.predictions:
         _write_predictions(request.predictions, source, predictions, found)
     curve, told = _calibration(found, request, config, training_clips, source, evaluator, weights)
-    rows = {ours: evaluation.measure(clips, predictions)} | {
-        key: evaluation.measure(clips, poses) for key, poses in references.items()
-    }
+    rows, differences = {ours: evaluation.measure(clips, predictions)}, {}
+    if occlusion is not None:
+        hidden = f'{ours}, {occlusion.count} joints occluded'
+        rows[hidden] = evaluation.measure(clips, on_clips(evaluator, config, clips, occlusion).predict(weights))
+        differences[f'{hidden} - {ours}'] = tables.Row.difference(rows[hidden], rows[ours])
+        told.append(f'Occluded: {occlusion}.')
+    rows |= {key: evaluation.measure(clips, poses) for key, poses in references.items()}
     measured_rows = {key: tables.Row.of(metrics) for key, metrics in rows.items()}
-    result = tables.report(title, measured_rows, dataset=dataset.name, notes=notes + told)
+    result = tables.report(title, measured_rows, dataset=dataset.name, notes=notes + told, differences=differences)
     if curve is not None:
         result['calibration'] = reliability.reliability(calibration.outcomes(clips, predictions), curve)
     publish(request.out, name, result, _render)
     if curve is not None:
-        calibration.write_plot(request.out, f'{name}_calibration', result['calibration'], f'{ours}, {title}')
+        publish_plot(request.out, f'{name}_calibration', lambda: reliability.plot(result['calibration'], f'{ours}, {title}'))
 
 
 def _control_report(
@@ -241,6 +249,10 @@ def _check_combination(request: EvaluationRequest) -> None:
             raise InputError('--predictions belongs to --protocol full, in which every frame is predicted')
         if request.temporal_control:
             raise InputError('--temporal_control belongs to --protocol full; released is fixed: chains of 5 frames')
+        if request.occlusion is not None:
+            raise InputError('--occlusion belongs to --protocol full')
+    if request.temporal_control and request.occlusion is not None:
+        raise InputError('--occlusion and --temporal_control: give one of them')
     if request.temporal_control and request.predictions:
         raise InputError('--predictions and --temporal_control: give one of them; the poses are those of the plain evaluation')
 

@@ -16,7 +16,7 @@ from kimnet_jax.models import VideoModel, network_name
 from kimnet_jax.reporting import occlusion as reporting
 from kimnet_jax.reporting import reference, tables
 from kimnet_jax.tasks.evaluators import make_evaluator
-from kimnet_jax.tasks.reports import publish
+from kimnet_jax.tasks.reports import publish, publish_plot
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.training import sharding
 from kimnet_jax.training.state import split_model
@@ -99,8 +99,7 @@ def compare(
 
     some = next(iter(occlusions.values()))
     notes += [
-        f'Masks: squares of {some.side:g} of the longer side of the box about the true positions, fill `{some.fill}`, seed '
-        f'{some.seed}, {"the first frame included" if some.first_frame else "none in the first frame"}.',
+        f'Masks: {some}.',
         f'`{reporting.LAST_SEEN}`: an occluded joint stays where the network saw it in the last frame in which it was not.',
         *(f'{label}: {network_name(models[label])}, {_describe(found)}.' for label, found in networks.items()),
     ]
@@ -119,7 +118,9 @@ def compare(
             'networks': {label: found.about for label, found in networks.items()},
         },
     )
-    publish(out, f'occlusion_{some.study}_{source.split}_{name}_step{first.step}_seed{some.seed}', result, reporting.render)
+    file = f'occlusion_{some.study}_{source.split}_{name}_step{first.step}_seed{some.seed}'
+    publish(out, file, result, reporting.render)
+    publish_plot(out, file, lambda: reporting.plot(result))
 
 
 def _long_enough(source: schema.ClipSource, frames: int, skip_short: bool) -> tuple[Clips, list[str]]:

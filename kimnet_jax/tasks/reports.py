@@ -2,9 +2,11 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from kimnet_jax.core.files import draft_of
 from kimnet_jax.core.types import Decoding
 from kimnet_jax.reporting import tables
 
@@ -24,6 +26,7 @@ class EvaluationRequest:
     predictions: .npz file for the poses of the split; None: they are not written.
     temporal_control: instead of the evaluation, compare the true past of the frames with others.
     seed: of draws.
+    occlusion: joints hidden for a further row; None: no such row.
     calibration_clips: most training clips that the scores are calibrated on; 0: they are not.
     """
 
@@ -37,6 +40,7 @@ class EvaluationRequest:
     predictions: pathlib.Path | None = None
     temporal_control: bool = False
     seed: int = 0
+    occlusion: int | None = None
     calibration_clips: int = 50
 
 
@@ -44,6 +48,19 @@ def publish(out: pathlib.Path, name: str, report: Mapping[str, Any], as_text: Ca
     """Prints a report and writes it to a folder as `<name>.md` and `<name>.json`."""
     print(as_text(report))
     print('written:', *tables.write_report(out, file_name(name), report, as_text))
+
+
+def publish_plot(out: pathlib.Path, name: str, plot: Callable[[], bytes]) -> None:
+    """Writes the PNG that `plot` draws to a folder as `<name>.png`; without Matplotlib it says how to get it."""
+    try:
+        picture = plot()
+    except ImportError:
+        print("no plot: it takes Matplotlib (pip install 'kimnet-jax[report]')", file=sys.stderr)
+        return
+    file = out / f'{file_name(name)}.png'
+    with draft_of(file) as draft:
+        draft.write_bytes(picture)
+    print('written:', file)
 
 
 def file_name(name: str) -> str:
