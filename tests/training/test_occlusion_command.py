@@ -199,7 +199,7 @@ def test_bad_input_of_that_row(workdir, argv, told, capsys):
         (['--workdir=RUN', '--side=0'], 'side 0.0'),
         (['--workdir=RUN', '--split=third'], "no split 'third'"),
         (['--workdir=RUN', '--data_dir=nowhere'], 'no built data set there'),
-        (['--workdir=RUN', '--batch_size=0'], 'batch_size=0: must be a positive multiple'),
+        (['--workdir=RUN', '--batch_size=0'], 'batch_size=0: must be 1 to'),
         (['--workdir=RUN', '--checkpoint=7'], "choose 'best', 'last' or one of the steps"),
         (['--workdir=RUN,,FILE'], 'one of these names is empty'),
     ],
