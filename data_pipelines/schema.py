@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from array_record.python import array_record_module
 
 from data_pipelines import checksums
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.json_files import read_json
 from kimnet_jax.core.skeleton import JHMDB, Skeleton, get_skeleton
 from kimnet_jax.core.types import Example
 
@@ -305,7 +305,7 @@ def read_built(folder: pathlib.Path) -> Built:
             dataset_name=proto.name, data_dir=folder, filetype_suffix=proto.file_format
         )
         splits = tfds.core.splits.SplitDict.from_proto(proto.splits, template)
-        metadata = json.loads((folder / 'metadata.json').read_bytes())
+        metadata = read_json(folder / 'metadata.json')
         _check_tables(splits, metadata, listed)
     except InputError:
         raise
@@ -318,7 +318,7 @@ def _refuse_foreign_classes(folder: pathlib.Path) -> None:
     """Raises `InputError` where a table names a class that no data set of ours has; our own reader would not import it."""
     known = set(_classes_in(_features(JHMDB).to_json()))
     for name in ('features.json', 'dataset_info.json'):
-        for found in _classes_in(json.loads((folder / name).read_bytes())):
+        for found in _classes_in(read_json(folder / name)):
             if found not in known:
                 raise InputError(
                     f'{folder / name}: names the class {found!r}, which no data set of this package has; nothing of it was run: '

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.array_files import read_npz, write_npz
 from data_pipelines.poses import DIMS, Estimates, FixedPairs, Kind, PosePair
 from kimnet_jax.core import smpl
+from kimnet_jax.core.array_files import read_npz, write_npz
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import extent, root_position
 from kimnet_jax.core.skeleton import JHMDB, SMPL, get_skeleton

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.array_files import dense, read_npz, read_pickle
+from kimnet_jax.core.array_files import dense, read_npz, read_pickle
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.smpl import NUM_JOINTS, Body
 

@@ -2,27 +2,34 @@
 
 import contextlib
 import errno
+import io
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO, cast
 
-from kimnet_jax.core import signals
+from kimnet_jax.core import files, signals
 from kimnet_jax.core.errors import InputError
 
 
 def run_command(main: Callable[..., object], *args: object) -> None:
-    """Runs a command's `main`; an `InputError` or a full disk ends it with one line on stderr and status 2.
+    """Runs a command's `main`; an `InputError`, or a path that the system refuses, ends it with one line on stderr and status 2.
 
     Ctrl-C and SIGTERM end it with one line and 128 + the signal's number.
     """
     for name, level in (('', logging.ERROR), ('jax', logging.ERROR), ('absl', logging.CRITICAL)):
         logging.getLogger(name).setLevel(level)  # the libraries tell of every file, and of an error that they raise as well
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # as stderr: names of files may be of any bytes
     try:
         with explained(), signals.stoppable():
+            for part in sys.argv:
+                part.encode()  # raises where a name is not valid Unicode: the libraries that open files take no other
             status = main(*args)
+            sys.stdout.flush()
     except (signals.Interrupted, KeyboardInterrupt) as stopped:
         stopped = stopped if isinstance(stopped, signals.Interrupted) else signals.Interrupted(signal.SIGINT)
         print(stopped, file=sys.stderr, flush=True)
@@ -37,13 +44,27 @@ def explained() -> Iterator[None]:
         yield
     except InputError as error:
         fail(str(error))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            place = f' at {error.filename}' if error.filename else ''
-            fail(f'the disk is full{place}: free some space (or choose another folder) and rerun the command')
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            fail(f'no permission to write or read {error.filename}: choose another folder or change its permissions')
-        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.filename is None and not _stdout_takes_more():
+            if error.errno == errno.EPIPE:  # whoever read it has seen enough
+                sys.exit(128 + signal.SIGPIPE)
+            fail(f'the output cannot be written ({error.strerror})')
+        told = files.explain(error)
+        if told is None:
+            raise
+        fail(told)
+
+
+def _stdout_takes_more() -> bool:
+    """Whether what was printed arrives; from then on it goes nowhere if not, so that Python does not try once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return False
+    return True
 
 
 def fail(message: str) -> NoReturn:

@@ -11,10 +11,12 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.json_files import parse_json
 from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.interop import import_torch
 from kimnet_jax.interop.networks import NETWORKS, Network
 from kimnet_jax.interop.translation import placed, places, translate_back
+from kimnet_jax.models.outputs import VideoOutput
 from kimnet_jax.models.weights import assign, flatten
 
 Arrays = Mapping[str, np.ndarray]
@@ -163,12 +165,12 @@ def described(metadata: Mapping[str, str], arrays: dict[str, np.ndarray], source
             raise InputError(f'{source}: it has our keys and no metadata that tells the network; write it with this command')
         return None
     try:
-        fields = json.loads(metadata['config'])
+        fields = parse_json(metadata['config'], 'config')
         skeleton = str(metadata.get('skeleton', ''))
         if skeleton:
             get_skeleton(skeleton)
         return Weights(metadata['network'], make_config(metadata['network'], fields), arrays, skeleton)
-    except (InputError, json.JSONDecodeError) as error:
+    except InputError as error:
         raise InputError(f'{source}: metadata of another program or version: {error}') from None
 
 
@@ -195,6 +197,9 @@ def _shapes(name: str, config: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _arrays(outputs: Any) -> list[Any]:
+    """What both frameworks give: of a network of videos the heatmaps."""
+    if isinstance(outputs, VideoOutput):
+        return [outputs.heatmaps]
     outputs = outputs if isinstance(outputs, tuple | list) else [outputs]
     return [output for output in outputs if not isinstance(output, dict)]
 

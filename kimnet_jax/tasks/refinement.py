@@ -184,6 +184,7 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     if given:
         raise InputError(f'--{given[0]}: {found.name} is HANet, which reads poses and no video')
     config = found.config
+    found.section(schema.DatasetConfig, 'dataset')
     split, windows = open_split(config, 'eval', data_dir=request.data_dir, split=request.split), windows_of(config)
     training = open_split(config, 'train', data_dir=request.data_dir)
     pairs, interval = split.pairs, config['model']['interval']

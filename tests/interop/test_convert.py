@@ -13,6 +13,7 @@ from flax import nnx
 
 from kimnet_jax import convert
 from kimnet_jax.core.command import run_command
+from kimnet_jax.core.config import plain
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.interop.convert import check_complete, described, forward_error, from_torch, make_config, to_torch
 from kimnet_jax.interop.networks import NETWORKS
@@ -25,6 +26,7 @@ from kimnet_jax.models.hourglass import HourglassConfig
 from kimnet_jax.models.lstm_pm import LSTMPMConfig
 from kimnet_jax.models.rpstn import RPSTNConfig
 from kimnet_jax.models.weights import assign, initialise, part_of
+from kimnet_jax.tasks.heatmaps import Settings
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import InitConfig, initialise_parts
 from kimnet_jax.training.state import TrainState, split_model
@@ -289,7 +291,7 @@ def test_run_of_ours(name, command, tmp_path):
     entries = state_dict(name, config)
     model = abstract_model({'name': name, **fields}, num_joints=15)
     assign(getattr(model, 'network', model), from_torch(name, entries)[0].arrays)
-    write_config(tmp_path / 'run', {'model': {'name': name, **fields}}, 'jhmdb')
+    write_config(tmp_path / 'run', plain(Settings(model={'name': name, **fields})), 'jhmdb')
     _, weights = split_model(model, training=True)
     checkpoints = Checkpoints(tmp_path / 'run')
     for step, score in ((2, 0.5), (4, 0.25)):

@@ -14,9 +14,9 @@ from sequences import body_file, joint_files, rotation_files
 from test_refinement import evaluate_run
 
 from configs import hanet
-from data_pipelines.array_files import read_npz
 from data_pipelines.smpl_files import read_body
 from kimnet_jax.core import smpl
+from kimnet_jax.core.array_files import read_npz
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.interop.weight_files import read_weights
