@@ -141,7 +141,7 @@ def check_size(size: np.ndarray, source: str) -> None:
     """Raises `InputError` naming `source` where sizes of images [..., 2] are no rows and columns."""
     if not ((size > 0) & (size <= LARGEST) & (size == np.floor(size))).all():
         raise InputError(
-            f'{source}: height and width are {", ".join(f"{n:g}" for n in np.ravel(size)[:2])}: must be positive numbers of pixels'
+            f'{source}: height and width are {", ".join(f"{n:g}" for n in np.ravel(size)[:2])}: must be numbers of pixels'
         )
 
 

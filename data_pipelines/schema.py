@@ -306,7 +306,7 @@ def read_built(folder: pathlib.Path) -> Built:
         )
         splits = tfds.core.splits.SplitDict.from_proto(proto.splits, template)
         metadata = read_json(folder / 'metadata.json')
-        _check_tables(splits, metadata, listed)
+        _check_tables(folder, splits, metadata, listed)
     except InputError:
         raise
     except Exception as error:  # of a JSON reader, of TFDS
@@ -338,11 +338,13 @@ def _classes_in(value: Any) -> Iterator[Any]:
             yield from _classes_in(inner)
 
 
-def _check_tables(splits: tfds.core.splits.SplitDict, metadata: Any, listed: frozenset[str]) -> None:
+def _check_tables(folder: pathlib.Path, splits: tfds.core.splits.SplitDict, metadata: Any, listed: frozenset[str]) -> None:
     """Raises an error unless the tables fit each other and the files."""
     for key, kind in {'clips': dict, 'skeleton': str, 'leak': str}.items():
         if not isinstance(metadata.get(key), kind):
             raise ValueError(f'metadata.json has no {key!r}')
+    if not isinstance(metadata.get('note', ''), str) or not isinstance(metadata.get('compact', {}), dict):
+        raise ValueError('metadata.json has a note that is no text, or settings of a compact copy that are none')
     get_skeleton(metadata['skeleton'])
     clips = metadata['clips']
     if set(clips) != set(splits):
@@ -356,10 +358,13 @@ def _check_tables(splits: tfds.core.splits.SplitDict, metadata: Any, listed: fro
             if not isinstance(clip, str) or type(length) is not int or length < 1:
                 raise ValueError(f'metadata.json: split {name!r} has a clip {clip!r} of {length!r} frames')
         files = [str(path) for path in whole.filepaths]
-        files += [frames_file(name, shard, whole.num_shards) for shard in range(whole.num_shards)]
+        frames = [frames_file(name, shard, whole.num_shards) for shard in range(whole.num_shards)]
+        files += frames
         unknown = [file for file in files if pathlib.PurePath(file).name not in listed]
         if unknown:
             raise ValueError(f'{unknown[0]} is not in {checksums.FILE}')
+        if sum(length for _, length in clips[name]) > sum((folder / file).stat().st_size for file in frames):
+            raise ValueError(f'metadata.json: split {name!r} has clips of more frames than there are')
     counts = collections.Counter(name for split in clips.values() for name, _ in split)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:

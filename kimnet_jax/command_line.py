@@ -9,7 +9,7 @@ from typing import Any
 from absl import app, flags
 
 from kimnet_jax import pretrained
-from kimnet_jax.core.command import fail, run_command
+from kimnet_jax.core.command import fail, hush_foreign_threads, run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.training.compilation import keep_compiled
 
@@ -20,6 +20,7 @@ def start(run: Callable[[Sequence[str], flags.FlagValues], int | None], define_f
     """Runs a command: its flags are defined, the command line is read, and `run` gets what is left of it, and the flags."""
     define_flags(flags.FLAGS)
     keep_compiled()
+    hush_foreign_threads()
     app.run(lambda argv: run_command(run, argv, flags.FLAGS), flags_parser=functools.partial(parse_flags, flags.FLAGS))
 
 

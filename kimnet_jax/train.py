@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from kimnet_jax import command_line
-from kimnet_jax.core.command import explained, hush_foreign_threads
+from kimnet_jax.core.command import explained
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.tasks import task_of
 from kimnet_jax.training import sharding
@@ -62,7 +62,6 @@ def cli() -> None:
                 sys.argv[i] = f'{flag}={_shipped_config(value)}'
             elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
                 sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
-    hush_foreign_threads()
     command_line.start(run, define_flags)
 
 

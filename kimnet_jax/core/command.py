@@ -89,6 +89,6 @@ class _WithoutForeignThreads:
 def hush_foreign_threads() -> None:
     """For the rest of the process: no tracebacks on stderr of the threads of C++ libraries.
 
-    After a save that failed, TensorStore's have one for each array, hundreds, before and after the line that names the cause.
+    After reading or saving that failed, TensorStore's have one for each array, hundreds, around the line that names the cause.
     """
     sys.stderr = cast(TextIO, _WithoutForeignThreads(sys.stderr))

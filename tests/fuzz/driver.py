@@ -9,12 +9,13 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TextIO, cast
 from unittest import mock
 
 from absl import flags
 
 from kimnet_jax.command_line import parse_flags
-from kimnet_jax.core.command import run_command
+from kimnet_jax.core.command import _WithoutForeignThreads, run_command
 
 LONGEST = 60.0  # seconds
 HIDDEN = ('.unfinished-', '.building-')  # beginnings of what must not be left behind
@@ -68,7 +69,11 @@ def start(module: ModuleType, arguments: Sequence[str]) -> Outcome:
     out = io.TextIOWrapper(io.BytesIO(), 'utf-8', write_through=True)
     err = io.TextIOWrapper(io.BytesIO(), 'utf-8', 'backslashreplace', write_through=True)
     began, status, trace = time.monotonic(), None, ''
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch.object(sys, 'argv', argv):
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(cast(TextIO, _WithoutForeignThreads(err))),
+        mock.patch.object(sys, 'argv', argv),
+    ):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
