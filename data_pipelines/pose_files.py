@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.poses import DIMS, Estimates, Kind
-from data_pipelines.sequence_files import LARGEST, check_boxes, check_joints, read_sequence_file, write_sequence_file
+from data_pipelines.sequence_files import check_boxes, check_joints, check_size, read_sequence_file, write_sequence_file
 from kimnet_jax.core.array_files import read_npz, write_npz
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import write_text
@@ -135,14 +135,6 @@ def read_pose_json(path: pathlib.Path) -> tuple[dict[str, Any], Estimates, Skele
         if isinstance(before, int) and isinstance(after, int) and after != before + 1:
             raise InputError(f'{path}: frame {after} comes after frame {before}; give every frame, with null for missing joints')
     return data, Estimates(path.stem, joints, scores, boxes, size), skeleton
-
-
-def check_size(size: np.ndarray, source: str) -> None:
-    """Raises `InputError` naming `source` where sizes of images [..., 2] are no rows and columns."""
-    if not ((size > 0) & (size <= LARGEST) & (size == np.floor(size))).all():
-        raise InputError(
-            f'{source}: height and width are {", ".join(f"{n:g}" for n in np.ravel(size)[:2])}: must be numbers of pixels'
-        )
 
 
 def _column(path: pathlib.Path, frames: list[dict[str, Any]], key: str, shape: tuple[int, ...]) -> np.ndarray:

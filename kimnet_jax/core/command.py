@@ -1,7 +1,6 @@
 """How a command ends: status 0, or one line on stderr and the status that fits it."""
 
 import contextlib
-import errno
 import io
 import logging
 import os
@@ -45,9 +44,10 @@ def explained() -> Iterator[None]:
     except InputError as error:
         fail(str(error))
     except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and error.filename is None:  # whoever read what is printed has seen enough
+            _drop_stdout()
+            sys.exit(128 + signal.SIGPIPE)
         if isinstance(error, OSError) and error.filename is None and not _stdout_takes_more():
-            if error.errno == errno.EPIPE:  # whoever read it has seen enough
-                sys.exit(128 + signal.SIGPIPE)
             fail(f'the output cannot be written ({error.strerror})')
         told = files.explain(error)
         if told is None:
@@ -56,15 +56,20 @@ def explained() -> Iterator[None]:
 
 
 def _stdout_takes_more() -> bool:
-    """Whether what was printed arrives; from then on it goes nowhere if not, so that Python does not try once more at its end."""
+    """Whether what was printed arrives."""
     try:
         sys.stdout.flush()
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        _drop_stdout()
         return False
     return True
+
+
+def _drop_stdout() -> None:
+    """From now on nothing is printed: Python would try once more at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def fail(message: str) -> NoReturn:

@@ -15,7 +15,7 @@ from unittest import mock
 from absl import flags
 
 from kimnet_jax.command_line import parse_flags
-from kimnet_jax.core.command import _WithoutForeignThreads, run_command
+from kimnet_jax.core.command import _WithoutForeignThreads, explained, run_command
 
 LONGEST = 60.0  # seconds
 HIDDEN = ('.unfinished-', '.building-')  # beginnings of what must not be left behind
@@ -62,9 +62,15 @@ def start(module: ModuleType, arguments: Sequence[str]) -> Outcome:
     def work() -> None:
         if hasattr(module, 'main'):
             run_command(module.main, argv)
+        if module.__name__ == 'kimnet_jax.train':
+            with explained():
+                argv[1:] = [
+                    f'--config={module._shipped_config(part[9:])}' if part[:9] == '--config=' else part for part in argv[1:]
+                ]
         values = flags.FlagValues()
         module.define_flags(values)
-        run_command(module.run, parse_flags(values, argv), values)
+        more = [[]] if module.__name__ == 'kimnet_jax.reproduce' else []  # settings for its runs
+        run_command(module.run, parse_flags(values, argv), *more, values)
 
     out = io.TextIOWrapper(io.BytesIO(), 'utf-8', write_through=True)
     err = io.TextIOWrapper(io.BytesIO(), 'utf-8', 'backslashreplace', write_through=True)

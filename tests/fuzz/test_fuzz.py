@@ -22,10 +22,13 @@ from hypothesis import strategies as st
 
 from data_pipelines import checksums
 from kimnet_jax.core import files
-from kimnet_jax.tasks import fit
+from kimnet_jax.models import abstract_model
+from kimnet_jax.tasks import fit, heatmaps
+from kimnet_jax.training import sweep
 
 SECONDS = float(os.environ.get('KIMNET_FUZZ_SECONDS', 0))  # for all kinds together; 0: the few cases of the tests
 ROUND = 50  # cases between two looks at the clock
+pytestmark = pytest.mark.filterwarnings('ignore::hypothesis.errors.HypothesisWarning')  # of large cases, which it prints
 COUNTS: collections.Counter[str] = collections.Counter()
 
 
@@ -155,11 +158,11 @@ PLACES = {  # path that a user names -> the command
     'convert --source': 'kimnet_jax.convert --source {} --target {out}.npz',
     'convert --target': 'kimnet_jax.convert --source {world}/run.npz --to flax --target {}.safetensors',
     'convert --target in': 'kimnet_jax.convert --source {world}/run.npz --to flax --overwrite --target {}/x.npz',
-    'train --config': 'kimnet_jax.train --config {} --workdir {out}',
+    'train --config': 'kimnet_jax.train --config={} --workdir {out}',
     'train --workdir': 'kimnet_jax.train {train} --workdir {}',
     'train data_dir': 'kimnet_jax.train {train} --workdir {out} --config.dataset.data_dir={}',
     'train init': 'kimnet_jax.train {train} --workdir {out} --config.init.model={}',
-    'reproduce --workdir': 'kimnet_jax.reproduce --preset tiny --workdir {} no_such_table',
+    'reproduce --workdir': 'kimnet_jax.reproduce --preset tiny --workdir {} table5',
     'export clip --out': 'data_pipelines.export kinetic_puppets/mini --data_dir {world}/data --clip 0 --out {}',
     'export clip --out again': 'data_pipelines.export kinetic_puppets/mini --data_dir {world}/data --clip 0 --overwrite --out {}',
     'export clip --data_dir': 'data_pipelines.export kinetic_puppets/mini --data_dir {} --clip 0 --out {out}',
@@ -257,8 +260,16 @@ def test_files_of_checkpoints(valid, tmp_path):
     fuzz(st.tuples(st.sampled_from(inside), hows, st.binary(max_size=100)), 8, KINDS, check)
 
 
-def test_paths(valid, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, 'fit', lambda *_, **__: 0)  # all that comes before the first step
+@pytest.fixture
+def no_training(monkeypatch):
+    """All that comes before the first step."""
+    monkeypatch.setattr(fit, 'fit', lambda *_, **__: 0)
+    monkeypatch.setattr(heatmaps, 'build_model', lambda fields, seed, **given: abstract_model(fields, **given))
+    monkeypatch.setattr(sweep, 'find_slots', lambda jobs: ([], 'none'))
+    monkeypatch.setattr(sweep, 'train_all', lambda *_: ({}, 0))
+
+
+def test_paths(valid, tmp_path, no_training):
     folder, out = tmp_path / 'place', tmp_path / 'written' / 'out'
     out.parent.mkdir()
 
@@ -274,8 +285,7 @@ def test_paths(valid, tmp_path, monkeypatch):
     fuzz(st.tuples(st.sampled_from([*PLACES]), st.sampled_from(mutations.PATHS)), 40, KINDS, check)
 
 
-def test_fields_of_configs(valid, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, 'fit', lambda *_, **__: 0)
+def test_fields_of_configs(valid, tmp_path, no_training):
     out = tmp_path / 'written' / 'out'
     out.parent.mkdir()
     config = json.loads((valid / 'run/config.json').read_text())['config']
