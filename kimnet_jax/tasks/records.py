@@ -42,7 +42,7 @@ def check_config(config: Mapping[str, Any], source: str) -> None:
         if not isinstance(model, Mapping):
             raise InputError("config: section 'model' is missing")
         name = model.get('name', 'kimnet')
-        if name not in MODELS:
+        if not isinstance(name, str) or name not in MODELS:
             raise InputError(f'config.model.name={name!r}: choose one of {", ".join(MODELS)}')
         if config.get('dtype') not in get_args(Dtype):
             raise InputError(f'config.dtype={config.get("dtype")!r}: choose one of {", ".join(get_args(Dtype))}')
