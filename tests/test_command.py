@@ -126,3 +126,12 @@ def test_errors_of_ours_keep_their_traceback():
 
 def _mistake() -> None:
     raise ValueError('a mistake')
+
+
+def test_a_list_of_what_is_wrong_is_one_line(ending):
+    def wrong() -> None:
+        raise InputError('\n'.join(['these weights do not fit:', *(f'layer{i}: missing' for i in range(20))]))
+
+    line = ending(wrong)
+    assert line.startswith('these weights do not fit: layer0: missing; layer1: missing; ')
+    assert line.endswith('; layer7: missing; and 12 more')

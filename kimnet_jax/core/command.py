@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO, cast
 
 from kimnet_jax.core import files, signals
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import InputError, one_line
 
 
 def run_command(main: Callable[..., object], *args: object) -> None:
@@ -73,8 +73,8 @@ def _drop_stdout() -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the command with `message` on stderr and status 2."""
-    print(f'error: {message}', file=sys.stderr, flush=True)
+    """Ends the command with `message`, in one line, on stderr and status 2."""
+    print(f'error: {one_line(message)}', file=sys.stderr, flush=True)
     sys.exit(2)
 
 

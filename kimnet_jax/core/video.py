@@ -94,7 +94,7 @@ def _open(path: pathlib.Path) -> Any:
     av = _pyav()
     require_file(path, 'video file or folder of images')
     try:
-        container = av.open(str(path), options=_STRICT)
+        container = av.open(str(path), options=_STRICT, metadata_errors='replace')  # titles may be in any encoding
     except av.FFmpegError as error:
         raise DamagedError(f'{path}: not a readable video ({error.strerror})') from error
     if not container.streams.video:

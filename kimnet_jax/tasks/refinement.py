@@ -13,7 +13,7 @@ from data_pipelines import pose_files, poses, schema, sequence_files, smpl_files
 from data_pipelines.loader import prefetch_to_device
 from data_pipelines.poses import NoiseConfig, PoseConfig
 from kimnet_jax.core.config import make
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import InputError, one_line
 from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position
 from kimnet_jax.core.skeleton import SMPL, get_skeleton
 from kimnet_jax.core.smpl import Body
@@ -303,7 +303,7 @@ def refine_files(refiner: TrainedRefiner, files: Sequence[tuple[pathlib.Path, pa
             print(f'{source}: {refine_file(refiner, source, target)} frames -> {target}')
         except InputError as error:
             failed += 1
-            print(f'error: {error}; nothing was written for it', file=sys.stderr)
+            print(f'error: {one_line(error)}; nothing was written for it', file=sys.stderr)
     return 2 if failed else 0
 
 
