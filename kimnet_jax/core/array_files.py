@@ -3,6 +3,7 @@
 import io
 import pathlib
 import pickle
+import sys
 import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -130,7 +131,12 @@ def _read_array(archive: zipfile.ZipFile, member: str, objects: bool) -> Any:
         if dtype.hasobject:
             return _ArraysOnly(file, encoding='latin1').load()
     with archive.open(member) as file:
-        return np.lib.format.read_array(file)
+        array = np.lib.format.read_array(file)
+    if array.dtype.kind == 'U' and array.size:
+        codes = np.frombuffer(array.astype(array.dtype.newbyteorder('=')).tobytes(), np.uint32)
+        if (codes > sys.maxunicode).any():  # of which NumPy makes no text, and Python no error that can be caught everywhere
+            raise ValueError('a text with characters that do not exist')
+    return array
 
 
 def _reconstruct(kind: type, *_: Any) -> Any:
