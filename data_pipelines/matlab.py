@@ -67,6 +67,8 @@ def _check_parts(data: bytes, names: tuple[str, ...]) -> None:
 
 def _element(data: bytes, start: int, order: str) -> tuple[int, bytes, int]:
     """(type, content, where the next one starts) of the element at `start`."""
+    if start + 8 > len(data):
+        raise ValueError('cut short')
     kind, length = struct.unpack_from(f'{order}II', data, start)
     small = kind >> 16
     first = start + (4 if small else 8)

@@ -198,6 +198,7 @@ def test_bad_sequences(tmp_path):
         '15 numbers a frame, which is no multiple of 2',
         bad_file(tmp_path, imgname=names, joints_2d=objects([np.zeros((4, 15))] * 2)),
     )
+    refused('imgname is one value', bad_file(tmp_path, imgname=np.zeros(()), joints_2d=objects([])))
     refused('no clips in it', bad_file(tmp_path, imgname=objects([]), joints_2d=objects([])))
     refused('no frames in it', bad_file(tmp_path, imgname=objects([[]]), joints_2d=objects([[]])))
     refused(
