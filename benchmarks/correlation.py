@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from data_pipelines import schema
-from data_pipelines.loader import eval_batches
-from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import normalise
+from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines.loader import eval_batches
+from kimnet_jax.data_pipelines.transforms import DataConfig
 from kimnet_jax.metrics import PoseMetrics, contrast
 from kimnet_jax.models import KMM, KIMNet
 from kimnet_jax.tasks.occlusion import predictor

@@ -15,10 +15,10 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import compact, schema
-from data_pipelines.builders import import_builder
 from kimnet_jax.core.image import decode_image, opencv
 from kimnet_jax.core.types import Example
+from kimnet_jax.data_pipelines import compact, schema
+from kimnet_jax.data_pipelines.builders import import_builder
 
 
 def read(clips: schema.ClipSource, index: int) -> Example:

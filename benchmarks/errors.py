@@ -11,8 +11,8 @@ import argparse
 
 import numpy as np
 
-from data_pipelines import pose_files, schema
-from data_pipelines.poses import Estimates
+from kimnet_jax.data_pipelines import pose_files, schema
+from kimnet_jax.data_pipelines.poses import Estimates
 from kimnet_jax.metrics import PoseMetrics, torso_length
 
 SPANS = {'frame 1': (0, 1), 'frames 2 to 5': (1, 5), 'frames 6 and later': (5, None)}

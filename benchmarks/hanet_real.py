@@ -21,8 +21,8 @@ import platform
 import subprocess
 import sys
 
-from data_pipelines import pose_files, schema
-from data_pipelines.poses import Estimates
+from kimnet_jax.data_pipelines import pose_files, schema
+from kimnet_jax.data_pipelines.poses import Estimates
 
 FOLDS = (1, 2, 3)
 

@@ -31,10 +31,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import app, flags, logging
 
-from data_pipelines import loader, schema, transforms
-from data_pipelines.clip_builder import ClipBuilder
 from kimnet_jax.core.image import encode_jpeg, opencv
 from kimnet_jax.core.skeleton import PENN_ACTION
+from kimnet_jax.data_pipelines import loader, schema, transforms
+from kimnet_jax.data_pipelines.clip_builder import ClipBuilder
 
 OURS, THREADS, PENN, JHMDB = 'ours', 'ours, threads', 'RPSTN, Penn', 'RPSTN, JHMDB'
 CONTENDERS = (OURS, THREADS, PENN, JHMDB)

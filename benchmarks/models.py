@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from configs.models import ROWS
 from kimnet_jax import models
+from kimnet_jax.configs.models import ROWS
 from kimnet_jax.core.files import write_text
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'models.md'
@@ -37,7 +37,7 @@ def main() -> None:
     chosen = [argument for argument in ARGUMENTS if not only or argument.partition('=')[2] in only.split(',')]
     lines, seen = [], {}
     for argument in chosen:
-        config = importlib.import_module('configs.penn_action').get_config(argument)
+        config = importlib.import_module('kimnet_jax.configs.penn_action').get_config(argument)
         key = json.dumps(config.model.to_dict(), sort_keys=True)
         if key not in seen:
             seen[key] = measure(config.model)

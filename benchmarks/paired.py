@@ -11,7 +11,7 @@ import argparse
 import json
 import pathlib
 
-from data_pipelines import pose_files, schema
+from kimnet_jax.data_pipelines import pose_files, schema
 from kimnet_jax.metrics import PoseMetrics, contrast
 from kimnet_jax.training import evaluation
 

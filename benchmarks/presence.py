@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines import backgrounds, schema
-from data_pipelines.clips import Window
-from data_pipelines.transforms import Augmentation, DataConfig, crop_window
 from kimnet_jax.core import heatmap
 from kimnet_jax.core.image import normalise
+from kimnet_jax.data_pipelines import backgrounds, schema
+from kimnet_jax.data_pipelines.clips import Window
+from kimnet_jax.data_pipelines.transforms import Augmentation, DataConfig, crop_window
 from kimnet_jax.inference.tracking import TrackerConfig
 from kimnet_jax.tasks.trained import open_trained
 from kimnet_jax.training.state import split_model

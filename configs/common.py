@@ -6,7 +6,7 @@ those of `kimnet_jax.tasks.heatmaps.Settings` and, of `model`, of the network's 
 
 from ml_collections import ConfigDict
 
-from configs.models import ROWS, TINY_BACKBONES
+from kimnet_jax.configs.models import ROWS, TINY_BACKBONES
 from kimnet_jax.core.config import plain
 from kimnet_jax.models import VIDEO_MODELS, model_fields
 from kimnet_jax.tasks.heatmaps import Settings

@@ -7,7 +7,7 @@ wrote, `source=sequences` DeciWatch's npz files; name them in `config.poses.trai
 
 from ml_collections import ConfigDict
 
-from configs import common
+from kimnet_jax.configs import common
 from kimnet_jax.core.config import plain
 from kimnet_jax.models import MODELS, model_fields
 from kimnet_jax.tasks.refinement import Settings

@@ -9,7 +9,7 @@ rates of 2e-3 and 4e-3 did equally well, 1e-3 a little worse.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from kimnet_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

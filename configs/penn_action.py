@@ -6,7 +6,7 @@ The paper: 100 epochs, Adam at 5e-3, batch 16.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from kimnet_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -11,7 +11,7 @@ with an ImageNet ResNet: `--config.init.model=resnet50.npz --config.init.partial
 
 from ml_collections import ConfigDict
 
-from configs import common
+from kimnet_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

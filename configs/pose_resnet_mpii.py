@@ -13,7 +13,7 @@ constant makes no difference); images are RGB, not BGR; the crop is the same to 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from kimnet_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -6,7 +6,7 @@ The paper: 100 epochs, Adam at 1e-3, batch 8, mean of the three folds.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from kimnet_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

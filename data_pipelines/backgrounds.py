@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.clips import Window
-from data_pipelines.transforms import Augmentation, DataConfig, crop_window
 from kimnet_jax.core.geometry import square_of_box
 from kimnet_jax.core.image import opencv
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array, Example
+from kimnet_jax.data_pipelines.clips import Window
+from kimnet_jax.data_pipelines.transforms import Augmentation, DataConfig, crop_window
 
 SIDES = (0.3, 1.0)  # of a crop beside the person, over the side of the person's own
 TRIES = 20  # places that are looked at for such a crop

@@ -21,12 +21,12 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.scripts.cli import build as tfds_build
 from tensorflow_datasets.scripts.cli import cli_utils
 
-from data_pipelines import checksums, schema
-from data_pipelines.builders import BUILDERS, import_builder
-from data_pipelines.clip_builder import leak_of
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import locked
+from kimnet_jax.data_pipelines import checksums, schema
+from kimnet_jax.data_pipelines.builders import BUILDERS, import_builder
+from kimnet_jax.data_pipelines.clip_builder import leak_of
 
 FILE_FORMAT = 'array_record'
 LEAVE_OUT = '--leave_out_damaged'

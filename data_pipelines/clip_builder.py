@@ -20,11 +20,11 @@ import tensorflow_datasets as tfds
 import tqdm
 from tensorflow_datasets.core import dataset_builder, split_builder, writer
 
-from data_pipelines import checksums, schema
-from data_pipelines.findings import Finding, summarise
 from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example
+from kimnet_jax.data_pipelines import checksums, schema
+from kimnet_jax.data_pipelines.findings import Finding, summarise
 
 ClipReader: TypeAlias = Callable[[], Example]
 T = TypeVar('T')

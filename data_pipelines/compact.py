@@ -27,15 +27,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines import build, schema
-from data_pipelines.builders import import_builder
-from data_pipelines.clip_builder import ClipReader
-from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, square_of_box
 from kimnet_jax.core.image import decode_image, opencv
 from kimnet_jax.core.types import Array, Example
+from kimnet_jax.data_pipelines import build, schema
+from kimnet_jax.data_pipelines.builders import import_builder
+from kimnet_jax.data_pipelines.clip_builder import ClipReader
+from kimnet_jax.data_pipelines.transforms import DataConfig
 
 WIDEST = DataConfig(augment_shift=0.05)  # of the configs of videos
 QUALITIES = range(5, 101)  # of WebP; below, the compression is what one sees

@@ -22,12 +22,12 @@ from collections.abc import Sequence
 
 import tqdm
 
-from data_pipelines.builders import BUILDERS, import_inspect
-from data_pipelines.findings import Check, Finding, Report, attempt, summarise
-from data_pipelines.inspect_built import built_folders, inspect_built
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import work_folder, write_text
+from kimnet_jax.data_pipelines.builders import BUILDERS, import_inspect
+from kimnet_jax.data_pipelines.findings import Check, Finding, Report, attempt, summarise
+from kimnet_jax.data_pipelines.inspect_built import built_folders, inspect_built
 
 ERRORS_SHOWN = 50
 

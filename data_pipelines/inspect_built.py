@@ -3,11 +3,11 @@
 import functools
 import pathlib
 
-from data_pipelines import checksums, schema
-from data_pipelines.builders import BUILDERS
-from data_pipelines.findings import Check, Finding, Report, attempt
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
+from kimnet_jax.data_pipelines import checksums, schema
+from kimnet_jax.data_pipelines.builders import BUILDERS
+from kimnet_jax.data_pipelines.findings import Check, Finding, Report, attempt
 
 
 def built_folders(dataset: str, root: pathlib.Path) -> list[pathlib.Path]:

@@ -21,13 +21,13 @@ import grain
 import numpy as np
 from absl import flags
 
-from data_pipelines.backgrounds import background_window
-from data_pipelines.clips import Window, consecutive_windows, fill_slots, random_window
-from data_pipelines.transforms import DataConfig, Paint, closeup, crop_window, draw_augmentation
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import invert_affine
 from kimnet_jax.core.types import Array, Batch, Clips, Example
+from kimnet_jax.data_pipelines.backgrounds import background_window
+from kimnet_jax.data_pipelines.clips import Window, consecutive_windows, fill_slots, random_window
+from kimnet_jax.data_pipelines.transforms import DataConfig, Paint, closeup, crop_window, draw_augmentation
 
 if TYPE_CHECKING:
     import jax

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import clip_builder, schema
-from data_pipelines.download import Download
-from data_pipelines.findings import Finding, summarise
-from data_pipelines.images import read_image
-from data_pipelines.persons import IMAGES, Person, Splits, find_outside
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example
+from kimnet_jax.data_pipelines import clip_builder, schema
+from kimnet_jax.data_pipelines.download import Download
+from kimnet_jax.data_pipelines.findings import Finding, summarise
+from kimnet_jax.data_pipelines.images import read_image
+from kimnet_jax.data_pipelines.persons import IMAGES, Person, Splits, find_outside
 
 
 class PersonBuilder(clip_builder.ClipBuilder):

@@ -8,10 +8,10 @@ import zlib
 
 import numpy as np
 
-from data_pipelines import download
-from data_pipelines.findings import Check, Finding, Report, attempt
-from data_pipelines.images import read_image
 from kimnet_jax.core.geometry import inside
+from kimnet_jax.data_pipelines import download
+from kimnet_jax.data_pipelines.findings import Check, Finding, Report, attempt
+from kimnet_jax.data_pipelines.images import read_image
 
 IMAGES = 'images'  # the folder of the images in every such data set
 HELD_OUT = 10  # one of so many, where a data set has no validation split

@@ -9,14 +9,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines.poses import DIMS, Estimates, Kind
-from data_pipelines.sequence_files import check_boxes, check_joints, check_size, read_sequence_file, write_sequence_file
 from kimnet_jax.core.array_files import read_npz, write_npz
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import write_text
 from kimnet_jax.core.json_files import parse_json, read_json
 from kimnet_jax.core.pose_windows import extent
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
+from kimnet_jax.data_pipelines.poses import DIMS, Estimates, Kind
+from kimnet_jax.data_pipelines.sequence_files import (
+    check_boxes,
+    check_joints,
+    check_size,
+    read_sequence_file,
+    write_sequence_file,
+)
 
 _KEYS = ('clips', 'lengths', 'joints', 'scores', 'boxes', 'image_size', 'skeleton', 'about')
 

@@ -14,11 +14,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from data_pipelines import checksums
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.json_files import read_json
 from kimnet_jax.core.skeleton import JHMDB, Skeleton, get_skeleton
 from kimnet_jax.core.types import Example
+from kimnet_jax.data_pipelines import checksums
 
 NAMES_SHOWN = 5
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.poses import DIMS, Estimates, FixedPairs, Kind, PosePair
 from kimnet_jax.core import smpl
 from kimnet_jax.core.array_files import read_npz, write_npz
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import extent, root_position
 from kimnet_jax.core.skeleton import JHMDB, SMPL, get_skeleton
+from kimnet_jax.data_pipelines.poses import DIMS, Estimates, FixedPairs, Kind, PosePair
 
 LARGEST = 1e6  # of a coordinate, pixels or millimetres
 FIELDS: dict[Kind, str] = {'2d': 'joints_2d', '3d': 'joints_3d', 'smpl': 'pose'}

@@ -7,13 +7,13 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from data_pipelines.clips import Window
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, crop_matrix, square_of_box
 from kimnet_jax.core.image import decode_image, opencv, warp
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array, Example
+from kimnet_jax.data_pipelines.clips import Window
 
 Draw: TypeAlias = Literal['uniform', 'clipped_normal']
 Paint: TypeAlias = Callable[[np.ndarray, int], np.ndarray]  # (image uint8 [H, W, 3], index of the frame) -> such an image

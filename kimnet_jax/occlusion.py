@@ -9,9 +9,9 @@ from typing import get_args
 
 from absl import flags
 
-from data_pipelines.occlusion import SIDE, Fill, Occlusion, Study
 from kimnet_jax import command_line
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.data_pipelines.occlusion import SIDE, Fill, Occlusion, Study
 from kimnet_jax.tasks.occlusion import compare, names_of
 from kimnet_jax.tasks.trained import open_trained
 

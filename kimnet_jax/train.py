@@ -21,7 +21,7 @@ from kimnet_jax.training import sharding
 def _shipped_config(argument: str) -> str:
     """A config path that is not in the working directory stands for the file of that name in the package."""
     path, colon, rest = argument.partition(':')
-    spec = util.find_spec('configs')
+    spec = util.find_spec('kimnet_jax.configs')
     folder, *inside = pathlib.Path(path).parts or ('',)
     if folder == 'configs' and not pathlib.Path(path).exists() and spec and spec.submodule_search_locations:
         shipped = pathlib.Path(spec.submodule_search_locations[0], *inside)

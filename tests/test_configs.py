@@ -13,13 +13,13 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from configs import common
-from configs.models import ROWS
-from data_pipelines.loader import LoaderConfig
-from data_pipelines.transforms import DataConfig
+from kimnet_jax.configs import common
+from kimnet_jax.configs.models import ROWS
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, LSP, MPII, PENN_ACTION, Skeleton
+from kimnet_jax.data_pipelines.loader import LoaderConfig
+from kimnet_jax.data_pipelines.transforms import DataConfig
 from kimnet_jax.models import GIVEN, MODELS, VIDEO_MODELS, abstract_model, build_model, model_fields
 from kimnet_jax.training import loop
 from kimnet_jax.training.initial import InitConfig
@@ -43,7 +43,7 @@ SECTIONS = {'init': InitConfig, 'data': DataConfig, 'loader': LoaderConfig, 'opt
 
 
 def get_config(name: str, arg: str | None = None) -> ConfigDict:
-    return importlib.import_module(f'configs.{name}').get_config(arg)
+    return importlib.import_module(f'kimnet_jax.configs.{name}').get_config(arg)
 
 
 def test_every_config_is_among_the_variants():

@@ -34,7 +34,7 @@ sys.meta_path[:] = map(Without, sys.meta_path)
 original, socket.socket.connect = socket.socket.connect, connect
 
 if sys.argv[1] == 'data_pipelines.build':
-    from data_pipelines.builders import import_builder
+    from kimnet_jax.data_pipelines.builders import import_builder
     config = import_builder('kinetic_puppets').BUILDER_CONFIGS[0]
     config.train_clips, config.test_clips = 4, 2
 module = sys.argv.pop(1)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import sub_jhmdb
+from kimnet_jax.configs import sub_jhmdb
 from kimnet_jax.core.config import make
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.models import abstract_model, build_model, count_parameters

@@ -10,7 +10,7 @@ import tarfile
 import pytest
 from fake_jhmdb import write_jhmdb
 
-from data_pipelines import build, compact
+from kimnet_jax.data_pipelines import build, compact
 from kimnet_jax.interop.weight_files import read_weights
 
 pytestmark = pytest.mark.quick_compilation

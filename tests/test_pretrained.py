@@ -7,14 +7,14 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipelines import schema
-from data_pipelines.backgrounds import background_window
-from data_pipelines.builders import import_builder
-from data_pipelines.clips import Window
-from data_pipelines.transforms import Augmentation, DataConfig, crop_window
 from kimnet_jax import pretrained
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import encode_png
+from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines.backgrounds import background_window
+from kimnet_jax.data_pipelines.builders import import_builder
+from kimnet_jax.data_pipelines.clips import Window
+from kimnet_jax.data_pipelines.transforms import Augmentation, DataConfig, crop_window
 from kimnet_jax.inference.predictor import predict_poses
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.tasks import heatmaps, trained

@@ -17,8 +17,8 @@ SOURCES = ('kimnet_jax', 'data_pipelines', 'configs', 'pyproject.toml', 'README.
 # the puppets config of the data set, made small before the build
 BUILD = """
 import sys
-from data_pipelines import build
-from data_pipelines.builders import import_builder
+from kimnet_jax.data_pipelines import build
+from kimnet_jax.data_pipelines.builders import import_builder
 
 config = import_builder('kinetic_puppets').BUILDER_CONFIGS[0]
 config.train_clips, config.test_clips = 2, 1

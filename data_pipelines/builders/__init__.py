@@ -13,14 +13,14 @@ def import_builder(name: str) -> Any:
 
     if name not in BUILDERS:
         raise InputError(f'unknown data set {name!r}; known: {", ".join(BUILDERS)}')
-    return importlib.import_module(f'data_pipelines.builders.{name}.{name}_dataset_builder').Builder
+    return importlib.import_module(f'kimnet_jax.data_pipelines.builders.{name}.{name}_dataset_builder').Builder
 
 
 def downloaded() -> list[str]:
     """The data sets that a user downloads."""
     import importlib.util
 
-    return [name for name in BUILDERS if importlib.util.find_spec(f'data_pipelines.builders.{name}.inspect')]
+    return [name for name in BUILDERS if importlib.util.find_spec(f'kimnet_jax.data_pipelines.builders.{name}.inspect')]
 
 
 def import_inspect(name: str) -> Any:
@@ -29,4 +29,4 @@ def import_inspect(name: str) -> Any:
 
     if name not in downloaded():
         raise InputError(f'{name!r} is not a data set that is downloaded; known: {", ".join(downloaded())}')
-    return importlib.import_module(f'data_pipelines.builders.{name}.inspect').inspect
+    return importlib.import_module(f'kimnet_jax.data_pipelines.builders.{name}.inspect').inspect

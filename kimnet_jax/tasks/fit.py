@@ -9,9 +9,9 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from data_pipelines.schema import DatasetConfig
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
+from kimnet_jax.data_pipelines.schema import DatasetConfig
 from kimnet_jax.models import HANet, VideoModel, count_parameters
 from kimnet_jax.training import loop, session
 from kimnet_jax.training.checkpoint import Checkpoints

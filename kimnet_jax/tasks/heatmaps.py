@@ -10,15 +10,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from data_pipelines import schema
-from data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
-from data_pipelines.occlusion import Occlusion
-from data_pipelines.pose_files import write_predictions
-from data_pipelines.poses import Estimates
-from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Array, Batch, Clips, Prediction
+from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
+from kimnet_jax.data_pipelines.occlusion import Occlusion
+from kimnet_jax.data_pipelines.pose_files import write_predictions
+from kimnet_jax.data_pipelines.poses import Estimates
+from kimnet_jax.data_pipelines.transforms import DataConfig
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.models import Dtype, abstract_model, build_model, check_input_size, model_fields, network_name
 from kimnet_jax.models.weights import initialise, part_of

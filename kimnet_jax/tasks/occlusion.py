@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import schema
-from data_pipelines.occlusion import LongEnough, Occlusion
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Clips, Example
+from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines.occlusion import LongEnough, Occlusion
 from kimnet_jax.interop.weight_files import PLAIN_SUFFIXES
 from kimnet_jax.models import VideoModel, network_name
 from kimnet_jax.reporting import occlusion as reporting

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from data_pipelines.poses import NoiseConfig, PoseConfig
-from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.data_pipelines.poses import NoiseConfig, PoseConfig
+from kimnet_jax.data_pipelines.transforms import DataConfig
 from kimnet_jax.models import MODELS, Dtype
 from kimnet_jax.training import evaluation, refinement_steps
 from kimnet_jax.training.steps import TargetConfig

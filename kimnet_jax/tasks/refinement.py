@@ -9,15 +9,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from flax import nnx
 
-from data_pipelines import pose_files, poses, schema, sequence_files, smpl_files
-from data_pipelines.loader import prefetch_to_device
-from data_pipelines.poses import NoiseConfig, PoseConfig
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError, one_line
 from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position
 from kimnet_jax.core.skeleton import SMPL, get_skeleton
 from kimnet_jax.core.smpl import Body
 from kimnet_jax.core.types import Batch, Pairs
+from kimnet_jax.data_pipelines import pose_files, poses, schema, sequence_files, smpl_files
+from kimnet_jax.data_pipelines.loader import prefetch_to_device
+from kimnet_jax.data_pipelines.poses import NoiseConfig, PoseConfig
 from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.metrics import PoseMetrics

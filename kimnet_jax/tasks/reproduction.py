@@ -8,10 +8,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_pipelines import schema
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import write_text
 from kimnet_jax.core.json_files import read_json
+from kimnet_jax.data_pipelines import schema
 from kimnet_jax.metrics import MEAN
 from kimnet_jax.reporting import reference, tables
 from kimnet_jax.reporting.comparison import METRIC, comparison, render

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 from flax import nnx
 
-from data_pipelines.poses import DIMS
 from kimnet_jax import pretrained
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
+from kimnet_jax.data_pipelines.poses import DIMS
 from kimnet_jax.interop.convert import Weights, describe, make_config
 from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.interop.weight_files import read_weights, write_weights

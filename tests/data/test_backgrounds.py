@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from memory_clips import make_clips
 
-from data_pipelines import backgrounds
-from data_pipelines.backgrounds import background_window
-from data_pipelines.clips import Window
-from data_pipelines.loader import train_batches
-from data_pipelines.transforms import Augmentation, DataConfig
 from kimnet_jax.core.image import encode_png
+from kimnet_jax.data_pipelines import backgrounds
+from kimnet_jax.data_pipelines.backgrounds import background_window
+from kimnet_jax.data_pipelines.clips import Window
+from kimnet_jax.data_pipelines.loader import train_batches
+from kimnet_jax.data_pipelines.transforms import Augmentation, DataConfig
 
 CONFIG = DataConfig(frames=3, input_size=64, augment_background=1.0)
 

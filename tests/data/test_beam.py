@@ -10,9 +10,9 @@ from fake_jhmdb import write_jhmdb
 from fake_penn_action import write_penn_action
 from tensorflow_datasets.core import writer
 
-from data_pipelines import build, clip_builder
-from data_pipelines.schema import open_clips
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.data_pipelines import build, clip_builder
+from kimnet_jax.data_pipelines.schema import open_clips
 
 LOCAL = '--beam_pipeline_options=runner=FnApiRunner'
 WRITE = {'sub_jhmdb/fold1': write_jhmdb, 'sub_jhmdb/folds_concatenated': write_jhmdb, 'penn_action': write_penn_action}

@@ -13,13 +13,13 @@ import pytest
 import tensorflow_datasets as tfds
 from fake_jhmdb import write_jhmdb
 
-from data_pipelines import build, clip_builder, compact, export
-from data_pipelines.builders.sub_jhmdb import layout
-from data_pipelines.schema import open_clips
 from kimnet_jax.core import files
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import encode_jpeg
 from kimnet_jax.core.skeleton import JHMDB
+from kimnet_jax.data_pipelines import build, clip_builder, compact, export
+from kimnet_jax.data_pipelines.builders.sub_jhmdb import layout
+from kimnet_jax.data_pipelines.schema import open_clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

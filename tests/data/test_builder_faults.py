@@ -18,22 +18,22 @@ from fake_penn_action import LENGTHS, fields_of, write_penn_action
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from data_pipelines import build, schema
-from data_pipelines.builders.penn_action.labels import read_label
-from data_pipelines.builders.sub_jhmdb import clips
-from data_pipelines.findings import Finding, attempt
-from data_pipelines.loader import DataConfig, LoaderConfig, eval_batches, train_batches
-from data_pipelines.schema import open_clips
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
+from kimnet_jax.data_pipelines import build, schema
+from kimnet_jax.data_pipelines.builders.penn_action.labels import read_label
+from kimnet_jax.data_pipelines.builders.sub_jhmdb import clips
+from kimnet_jax.data_pipelines.findings import Finding, attempt
+from kimnet_jax.data_pipelines.loader import DataConfig, LoaderConfig, eval_batches, train_batches
+from kimnet_jax.data_pipelines.schema import open_clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FINAL = 'penn_action/official/1.0.0'
 # The build command, stopped in a clip until the file at $GATE is there; the file at $GATE.reached says that it is stopped.
 STOPPED = """
 import os, pathlib, sys, time
-from data_pipelines import build, images
-from data_pipelines.builders.penn_action import penn_action_dataset_builder as builder
+from kimnet_jax.data_pipelines import build, images
+from kimnet_jax.data_pipelines.builders.penn_action import penn_action_dataset_builder as builder
 from kimnet_jax.core.command import run_command
 
 def wait(path, *args):

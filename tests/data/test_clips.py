@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.clips import Window, consecutive_windows, fill_slots, random_window
+from kimnet_jax.data_pipelines.clips import Window, consecutive_windows, fill_slots, random_window
 
 
 def test_random_windows_reach_every_start_and_none_beyond_the_clip():

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from configs import kinetic_puppets, penn_action, sub_jhmdb
-from data_pipelines import build, compact, schema
-from data_pipelines.loader import LoaderConfig, train_batches
-from data_pipelines.transforms import DataConfig, draw_augmentation
+from kimnet_jax.configs import kinetic_puppets, penn_action, sub_jhmdb
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, crop_matrix, invert_affine, square_of_box
 from kimnet_jax.core.image import decode_image
+from kimnet_jax.data_pipelines import build, compact, schema
+from kimnet_jax.data_pipelines.loader import LoaderConfig, train_batches
+from kimnet_jax.data_pipelines.transforms import DataConfig, draw_augmentation
 from kimnet_jax.metrics import pck_state, person_length
 
 SETTINGS = compact.Settings(max_mb=1.0, pixels=24, reach=compact.reach_of(compact.WIDEST))  # pixels: about half of its size

@@ -14,13 +14,13 @@ import pytest
 from fake_jhmdb import write_images, write_jhmdb, write_masks
 from fake_penn_action import draw_for_labels, fields_of, write_frames, write_label, write_penn_action
 
-from data_pipelines import build, doctor
-from data_pipelines.builders.penn_action import labels
-from data_pipelines.builders.sub_jhmdb import layout
-from data_pipelines.findings import Finding, summarise
-from data_pipelines.schema import open_clips
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.video import read_frames
+from kimnet_jax.data_pipelines import build, doctor
+from kimnet_jax.data_pipelines.builders.penn_action import labels
+from kimnet_jax.data_pipelines.builders.sub_jhmdb import layout
+from kimnet_jax.data_pipelines.findings import Finding, summarise
+from kimnet_jax.data_pipelines.schema import open_clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLIP = 'catch/Ball_catch_0'

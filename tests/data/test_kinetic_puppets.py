@@ -6,11 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from data_pipelines.builders.kinetic_puppets import clip, figure, motion, render
-from data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import Builder, PuppetsConfig, make_example
-from data_pipelines.schema import open_clips
 from kimnet_jax.core.image import decode_image
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
+from kimnet_jax.data_pipelines.builders.kinetic_puppets import clip, figure, motion, render
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import (
+    Builder,
+    PuppetsConfig,
+    make_example,
+)
+from kimnet_jax.data_pipelines.schema import open_clips
 
 INDEX = {joint: i for i, joint in enumerate(figure.JOINTS)}
 

@@ -6,10 +6,10 @@ import shutil
 import pytest
 from fake_jhmdb import LENGTHS, write_jhmdb
 
-from configs import sub_jhmdb
-from data_pipelines import build, schema
-from data_pipelines.builders.sub_jhmdb import layout
+from kimnet_jax.configs import sub_jhmdb
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.data_pipelines import build, schema
+from kimnet_jax.data_pipelines.builders.sub_jhmdb import layout
 from kimnet_jax.tasks import heatmaps
 
 

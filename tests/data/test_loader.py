@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from memory_clips import make_clips
 
-from data_pipelines.loader import (
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.geometry import apply_affine
+from kimnet_jax.data_pipelines.loader import (
     DataConfig,
     LoaderConfig,
     eval_batches,
@@ -22,8 +24,6 @@ from data_pipelines.loader import (
     to_device,
     train_batches,
 )
-from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.geometry import apply_affine
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = DataConfig(frames=5, input_size=32)
@@ -144,7 +144,7 @@ def test_a_damaged_frame_is_named(source, workers):
 
 ABANDONED = """
 from memory_clips import make_clips
-from data_pipelines.loader import DataConfig, LoaderConfig, train_batches
+from kimnet_jax.data_pipelines.loader import DataConfig, LoaderConfig, train_batches
 
 if __name__ == '__main__':
     batches = train_batches(make_clips([7, 3]), DataConfig(input_size=32), batch_size=2, seed=0, loader=LoaderConfig(workers=2))
@@ -283,8 +283,8 @@ def test_workers_end_with_the_process_that_started_them_however_it_ends():
 import multiprocessing, sys, time
 sys.path.insert(0, 'tests/data')
 from test_loader import make_clips
-from data_pipelines.loader import LoaderConfig, train_batches
-from data_pipelines.transforms import DataConfig
+from kimnet_jax.data_pipelines.loader import LoaderConfig, train_batches
+from kimnet_jax.data_pipelines.transforms import DataConfig
 if __name__ == '__main__':
     batches = train_batches(make_clips([7, 3]), DataConfig(input_size=32), batch_size=2, seed=0, loader=LoaderConfig(workers=2))
     next(batches)

@@ -10,15 +10,15 @@ import scipy.io
 from fake_jhmdb import pack
 from fake_lsp import COUNTS, HELD_OUT, OFF, SIZE, records, write_joints, write_lsp
 
-from data_pipelines import build, doctor
-from data_pipelines.builders.lsp import annotations
-from data_pipelines.builders.lsp.layout import Extended, Original
-from data_pipelines.clips import Window
-from data_pipelines.findings import summarise
-from data_pipelines.schema import ClipSource, open_clips
-from data_pipelines.transforms import DataConfig, crop_window
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import LSP
+from kimnet_jax.data_pipelines import build, doctor
+from kimnet_jax.data_pipelines.builders.lsp import annotations
+from kimnet_jax.data_pipelines.builders.lsp.layout import Extended, Original
+from kimnet_jax.data_pipelines.clips import Window
+from kimnet_jax.data_pipelines.findings import summarise
+from kimnet_jax.data_pipelines.schema import ClipSource, open_clips
+from kimnet_jax.data_pipelines.transforms import DataConfig, crop_window
 
 SPLITS = {'extended': ('train', 'valid'), 'original': ('train', 'test')}
 REAL = pathlib.Path(__file__).resolve().parents[3] / 'shared/data/lspet'

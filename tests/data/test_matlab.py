@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from data_pipelines.matlab import read_fields
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.data_pipelines.matlab import read_fields
 
 CONTENT = {
     'x': np.arange(12.0).reshape(3, 4),

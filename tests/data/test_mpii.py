@@ -25,16 +25,16 @@ from fake_mpii import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines import build, doctor
-from data_pipelines.builders.mpii import annotations
-from data_pipelines.builders.mpii.annotations import read_json, read_mat
-from data_pipelines.clips import Window
-from data_pipelines.findings import summarise
-from data_pipelines.schema import open_clips
-from data_pipelines.transforms import DataConfig, crop_window
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import square_of_box
 from kimnet_jax.core.skeleton import MPII
+from kimnet_jax.data_pipelines import build, doctor
+from kimnet_jax.data_pipelines.builders.mpii import annotations
+from kimnet_jax.data_pipelines.builders.mpii.annotations import read_json, read_mat
+from kimnet_jax.data_pipelines.clips import Window
+from kimnet_jax.data_pipelines.findings import summarise
+from kimnet_jax.data_pipelines.schema import open_clips
+from kimnet_jax.data_pipelines.transforms import DataConfig, crop_window
 
 CONFIGS = ('simple_baseline', 'held_out')
 PERSONS = {'train': ['a/1', 'a/2', 'b/1', 'b/2', 'c/1'], 'valid': ['d/1', 'd/2']}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from memory_clips import make_clips
 
-from data_pipelines.loader import LoaderConfig, eval_batches
-from data_pipelines.occlusion import Fill, LongEnough, Occlusion, Study, draw_masks
-from data_pipelines.transforms import DataConfig
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
+from kimnet_jax.data_pipelines.loader import LoaderConfig, eval_batches
+from kimnet_jax.data_pipelines.occlusion import Fill, LongEnough, Occlusion, Study, draw_masks
+from kimnet_jax.data_pipelines.transforms import DataConfig
 
 SIZE = 37, 53  # rows, columns
 

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from memory_clips import make_clips
 
-from data_pipelines.pose_files import read_pose_json, read_predictions, write_predictions
-from data_pipelines.poses import (
+from kimnet_jax.core.config import make
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.pose_windows import WindowConfig
+from kimnet_jax.core.skeleton import PENN_ACTION
+from kimnet_jax.data_pipelines.pose_files import read_pose_json, read_predictions, write_predictions
+from kimnet_jax.data_pipelines.poses import (
     Estimates,
     FixedPairs,
     NoiseConfig,
@@ -19,10 +23,6 @@ from data_pipelines.poses import (
     train_batches,
     training_window,
 )
-from kimnet_jax.core.config import make
-from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.pose_windows import WindowConfig
-from kimnet_jax.core.skeleton import PENN_ACTION
 
 J = PENN_ACTION.num_joints
 NONE = NoiseConfig(jitter=0, outliers=0)

@@ -11,12 +11,12 @@ import pytest
 from array_record.python import array_record_module
 from fake_jhmdb import LENGTHS, write_jhmdb
 
-from data_pipelines import build, checksums, compact, doctor
-from data_pipelines.clip_builder import _read_ahead
-from data_pipelines.doctor import examine_built
-from data_pipelines.schema import checked_example, open_clips, read_built
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
+from kimnet_jax.data_pipelines import build, checksums, compact, doctor
+from kimnet_jax.data_pipelines.clip_builder import _read_ahead
+from kimnet_jax.data_pipelines.doctor import examine_built
+from kimnet_jax.data_pipelines.schema import checked_example, open_clips, read_built
 
 T, J = 3, JHMDB.num_joints
 

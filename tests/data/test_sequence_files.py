@@ -9,16 +9,16 @@ import pytest
 import scipy.sparse
 from sequences import PARENTS, body_arrays, body_file, image_names, joint_files, matrices, objects, rotation_files
 
-from data_pipelines.pose_files import open_pose_file
-from data_pipelines.poses import PoseConfig, overlapping, train_batches, training_window
-from data_pipelines.sequence_files import read_sequences
-from data_pipelines.smpl_files import read_body
 from kimnet_jax.core import smpl
 from kimnet_jax.core.array_files import read_npz
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig
 from kimnet_jax.core.skeleton import JHMDB, SMPL
+from kimnet_jax.data_pipelines.pose_files import open_pose_file
+from kimnet_jax.data_pipelines.poses import PoseConfig, overlapping, train_batches, training_window
+from kimnet_jax.data_pipelines.sequence_files import read_sequences
+from kimnet_jax.data_pipelines.smpl_files import read_body
 
 FILES = dict.fromkeys(('train', 'eval', 'train_truth', 'eval_truth'), 'a.npz')
 SMPL_CONFIG = FILES | {

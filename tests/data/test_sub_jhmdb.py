@@ -9,13 +9,13 @@ import pytest
 import scipy.io
 from fake_jhmdb import LENGTHS, pack, write_images, write_jhmdb, write_joints, write_masks, write_video
 
-from data_pipelines import build
-from data_pipelines.builders.sub_jhmdb import clips, layout
-from data_pipelines.builders.sub_jhmdb.layout import Clip
-from data_pipelines.schema import open_clips
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
 from kimnet_jax.core.video import read_frames
+from kimnet_jax.data_pipelines import build
+from kimnet_jax.data_pipelines.builders.sub_jhmdb import clips, layout
+from kimnet_jax.data_pipelines.builders.sub_jhmdb.layout import Clip
+from kimnet_jax.data_pipelines.schema import open_clips
 
 CLIP = 'catch/Ball_catch_0'  # 5 frames
 VIDEO = f'ReCompress_Videos/{CLIP}.avi'

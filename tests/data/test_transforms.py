@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from memory_clips import make_clips
 
-from data_pipelines.clips import Window
-from data_pipelines.transforms import CLOSEUP, Augmentation, DataConfig, closeup, crop_window, draw_augmentation
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, invert_affine
 from kimnet_jax.core.image import encode_png
+from kimnet_jax.data_pipelines.clips import Window
+from kimnet_jax.data_pipelines.transforms import CLOSEUP, Augmentation, DataConfig, closeup, crop_window, draw_augmentation
 
 WRIST, OTHER_WRIST = 5, 6  # left and right of Penn Action
 CONFIG = DataConfig(frames=3, input_size=97)

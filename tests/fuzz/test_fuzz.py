@@ -20,8 +20,8 @@ import world
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from data_pipelines import checksums
 from kimnet_jax.core import files
+from kimnet_jax.data_pipelines import checksums
 from kimnet_jax.models import abstract_model
 from kimnet_jax.tasks import fit, heatmaps
 from kimnet_jax.training import sweep

@@ -17,11 +17,11 @@ import numpy as np
 import optax
 import sequences
 
-from data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import Builder, PuppetsConfig
-from data_pipelines.pose_files import write_predictions
-from data_pipelines.poses import Estimates
 from kimnet_jax.core.config import plain
 from kimnet_jax.core.skeleton import JHMDB
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import Builder, PuppetsConfig
+from kimnet_jax.data_pipelines.pose_files import write_predictions
+from kimnet_jax.data_pipelines.poses import Estimates
 from kimnet_jax.inference.predictor import PosePredictor
 from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.inference.video import VideoWriter

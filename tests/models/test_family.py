@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.models import ROWS
+from kimnet_jax.configs.models import ROWS
 from kimnet_jax.models import VIDEO_MODELS, abstract_model, build_model, count_parameters
 from kimnet_jax.models.weights import flatten
 
@@ -23,7 +23,7 @@ SAME = {f'row={name}' for name in ('kimnet', 'encoder_resnet18', 'dkd', 'rpstn',
 
 @pytest.mark.parametrize('argument', [argument for argument in ARGUMENTS if argument not in SAME])
 def test_every_parameter_is_used_and_its_gradient_finite(argument):
-    fields = importlib.import_module('configs.kinetic_puppets').get_config(f'{argument},preset=tiny').model.to_dict()
+    fields = importlib.import_module('kimnet_jax.configs.kinetic_puppets').get_config(f'{argument},preset=tiny').model.to_dict()
     if fields['name'] == 'kimnet' and argument != 'model=kimnet' and not argument.startswith('row=encoder'):
         fields['pose_initializer'] = 'none'  # the same in all of them, and half of the time
     model = build_model(fields, num_joints=5)
@@ -49,7 +49,7 @@ def test_the_page_has_every_network_and_row_with_its_parameters():
     lines = dict(re.findall(r'^\| `([a-z]+=\w+)` \| ([\d.]+) \|', PAGE.read_text(), re.MULTILINE))
     assert list(lines) == ARGUMENTS
     for argument in ('model=kimnet', 'row=lstm_pm_kmm', 'row=encoder_hourglass', 'row=kimnet_jrpsp'):
-        fields = importlib.import_module('configs.penn_action').get_config(argument).model.to_dict()
+        fields = importlib.import_module('kimnet_jax.configs.penn_action').get_config(argument).model.to_dict()
         assert lines[argument] == f'{count_parameters(abstract_model(fields, num_joints=13)) / 1e6:.1f}'
 
 

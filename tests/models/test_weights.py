@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs.models import ROWS, TINY_BACKBONES
+from kimnet_jax.configs.models import ROWS, TINY_BACKBONES
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, LSP, MPII, PENN_ACTION, Skeleton
 from kimnet_jax.models import VIDEO_MODELS, abstract_model, model_fields

@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import Builder, PuppetsConfig
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import Builder, PuppetsConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICK = 'JAX_DISABLE_MOST_OPTIMIZATIONS'  # set in tests that are marked quick_compilation

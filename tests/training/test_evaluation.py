@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 from tiny import STRIDE, TinyNet, one_device
 
-from data_pipelines import schema
-from data_pipelines.loader import eval_batches, num_eval_batches, prefetch_to_device
-from data_pipelines.transforms import DataConfig
 from kimnet_jax.core import heatmap
+from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines.loader import eval_batches, num_eval_batches, prefetch_to_device
+from kimnet_jax.data_pipelines.transforms import DataConfig
 from kimnet_jax.models.outputs import VideoOutput
 from kimnet_jax.training import sharding, steps
 from kimnet_jax.training.evaluation import DEVICE_KEYS, Evaluator, metric_names, scalars

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from configs import common, kinetic_puppets
+from kimnet_jax.configs import common, kinetic_puppets
 from kimnet_jax.models import MODELS, abstract_model, model_fields
 from kimnet_jax.tasks import heatmaps, task_of
 from kimnet_jax.tasks.reports import EvaluationRequest

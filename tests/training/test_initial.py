@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from configs import kinetic_puppets
+from kimnet_jax.configs import kinetic_puppets
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, LSP, Skeleton
 from kimnet_jax.interop.weight_files import read_weights, write_weights

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from data_pipelines import schema
-from data_pipelines.occlusion import Occlusion
 from kimnet_jax import evaluate, occlusion
 from kimnet_jax.core.command import run_command
+from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines.occlusion import Occlusion
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.tasks import trained
 from kimnet_jax.tasks.occlusion import names_of, predictor

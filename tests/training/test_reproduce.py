@@ -13,9 +13,9 @@ import pytest
 from absl import flags
 from conftest import ROOT
 
-from configs import common
-from configs.models import ROWS
 from kimnet_jax import reproduce
+from kimnet_jax.configs import common
+from kimnet_jax.configs.models import ROWS
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.reporting.paper import ABLATIONS, Ablation, AblationRow
 from kimnet_jax.tasks import reproduction

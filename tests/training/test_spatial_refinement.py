@@ -13,12 +13,12 @@ import pytest
 from sequences import body_file, joint_files, rotation_files
 from test_refinement import evaluate_run
 
-from configs import hanet
-from data_pipelines.smpl_files import read_body
+from kimnet_jax.configs import hanet
 from kimnet_jax.core import smpl
 from kimnet_jax.core.array_files import read_npz
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import get_skeleton
+from kimnet_jax.data_pipelines.smpl_files import read_body
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.metrics import SpatialMetrics
 from kimnet_jax.tasks import refinement

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data_pipelines.builders.kinetic_puppets.figure import (
+from kimnet_jax.core.geometry import inside
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.figure import (
     JOINTS,
     OWN_PARTS,
     Body,
@@ -15,10 +16,9 @@ from data_pipelines.builders.kinetic_puppets.figure import (
     random_body,
     random_outfit,
 )
-from data_pipelines.builders.kinetic_puppets.motion import ACTIONS, SAMPLE_RATE, STEPS, sample_motion
-from data_pipelines.builders.kinetic_puppets.render import COLUMNS, ROWS, Layer, hull_layer, render
-from data_pipelines.builders.kinetic_puppets.scene import BACKDROP, backdrop, distractors, occluders, wander
-from kimnet_jax.core.geometry import inside
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.motion import ACTIONS, SAMPLE_RATE, STEPS, sample_motion
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.render import COLUMNS, ROWS, Layer, hull_layer, render
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.scene import BACKDROP, backdrop, distractors, occluders, wander
 
 _OCCLUDER = 255
 

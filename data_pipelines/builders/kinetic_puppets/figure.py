@@ -7,8 +7,8 @@ import dataclasses
 
 import numpy as np
 
-from data_pipelines.builders.kinetic_puppets.motion import SAMPLE_RATE
-from data_pipelines.builders.kinetic_puppets.texture import Cloth, random_cloth, skin_cloth
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.motion import SAMPLE_RATE
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.texture import Cloth, random_cloth, skin_cloth
 
 JOINTS = (
     *('head', 'face', 'neck', 'belly', 'l_shoulder', 'r_shoulder', 'l_elbow', 'r_elbow', 'l_wrist', 'r_wrist'),

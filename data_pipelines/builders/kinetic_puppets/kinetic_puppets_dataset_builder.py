@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines.builders.kinetic_puppets.clip import make_clip
-from data_pipelines.builders.kinetic_puppets.figure import JOINTS
-from data_pipelines.clip_builder import ClipBuilder, ClipReader
-from data_pipelines.schema import checked_example, dataset_info
 from kimnet_jax.core.image import encode_jpeg
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION, Skeleton, get_skeleton
 from kimnet_jax.core.types import Example
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.clip import make_clip
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.figure import JOINTS
+from kimnet_jax.data_pipelines.clip_builder import ClipBuilder, ClipReader
+from kimnet_jax.data_pipelines.schema import checked_example, dataset_info
 
 SPLITS = ('train', 'test')
 _JPEG_QUALITY = 90

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from data_pipelines.builders.kinetic_puppets.render import COLUMNS, ROWS, Layer, draw, hull_layer
-from data_pipelines.builders.kinetic_puppets.texture import PATTERNS, Cloth, random_cloth, random_colour
 from kimnet_jax.core.image import opencv
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.render import COLUMNS, ROWS, Layer, draw, hull_layer
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.texture import PATTERNS, Cloth, random_cloth, random_colour
 
 cv2 = opencv()
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_pipelines import matlab
-from data_pipelines.builders.lsp.layout import Extended, Layout
-from data_pipelines.findings import Finding
-from data_pipelines.persons import Person, Splits, held_out
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import box_of_points
 from kimnet_jax.core.skeleton import LSP
+from kimnet_jax.data_pipelines import matlab
+from kimnet_jax.data_pipelines.builders.lsp.layout import Extended, Layout
+from kimnet_jax.data_pipelines.findings import Finding
+from kimnet_jax.data_pipelines.persons import Person, Splits, held_out
 
 J = LSP.num_joints
 TRAINING = 1000  # the first images of the original LSP are to be trained on

@@ -2,10 +2,10 @@
 
 import pathlib
 
-from data_pipelines.builders.lsp import annotations, layout
-from data_pipelines.findings import Check, Finding, Report
-from data_pipelines.persons import IMAGES, make_checks
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.data_pipelines.builders.lsp import annotations, layout
+from kimnet_jax.data_pipelines.findings import Check, Finding, Report
+from kimnet_jax.data_pipelines.persons import IMAGES, make_checks
 
 OFFICIAL = {
     'extended': {'extended train persons': 9_037, 'extended valid persons': 963},

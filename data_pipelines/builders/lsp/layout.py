@@ -4,9 +4,9 @@ import pathlib
 import re
 from typing import ClassVar
 
-from data_pipelines import download
-from data_pipelines.persons import IMAGES
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.data_pipelines import download
+from kimnet_jax.data_pipelines.persons import IMAGES
 
 JOINTS = 'joints.mat'
 INSTRUCTIONS = (

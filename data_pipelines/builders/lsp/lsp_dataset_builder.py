@@ -5,13 +5,13 @@ import sys
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.builders.lsp import annotations, layout
-from data_pipelines.builders.lsp.layout import Layout
-from data_pipelines.clip_builder import ClipConfig
-from data_pipelines.findings import Finding
-from data_pipelines.person_builder import PersonBuilder
-from data_pipelines.persons import Splits
 from kimnet_jax.core.skeleton import LSP
+from kimnet_jax.data_pipelines.builders.lsp import annotations, layout
+from kimnet_jax.data_pipelines.builders.lsp.layout import Layout
+from kimnet_jax.data_pipelines.clip_builder import ClipConfig
+from kimnet_jax.data_pipelines.findings import Finding
+from kimnet_jax.data_pipelines.person_builder import PersonBuilder
+from kimnet_jax.data_pipelines.persons import Splits
 
 OUR_SPLIT = 'one of ten images is held out as `valid`: a split of ours, no other result compares with it'
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import matlab
-from data_pipelines.builders.mpii.layout import SPLITS
-from data_pipelines.findings import Finding
-from data_pipelines.persons import Person, Splits, held_out
 from kimnet_jax.core import json_files
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import MPII
+from kimnet_jax.data_pipelines import matlab
+from kimnet_jax.data_pipelines.builders.mpii.layout import SPLITS
+from kimnet_jax.data_pipelines.findings import Finding
+from kimnet_jax.data_pipelines.persons import Person, Splits, held_out
 
 J = MPII.num_joints
 # What is left out or kept, as it is counted; to be read after a number.

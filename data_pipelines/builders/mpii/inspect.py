@@ -2,11 +2,11 @@
 
 import pathlib
 
-from data_pipelines.builders.mpii import annotations, layout
-from data_pipelines.builders.mpii.layout import Layout
-from data_pipelines.findings import Check, Report
-from data_pipelines.persons import make_checks
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.data_pipelines.builders.mpii import annotations, layout
+from kimnet_jax.data_pipelines.builders.mpii.layout import Layout
+from kimnet_jax.data_pipelines.findings import Check, Report
+from kimnet_jax.data_pipelines.persons import make_checks
 
 OFFICIAL = {'train persons': 22_246, 'valid persons': 2_958}  # of SimpleBaseline's files
 

@@ -2,9 +2,9 @@
 
 import pathlib
 
-from data_pipelines import download
-from data_pipelines.persons import IMAGES
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.data_pipelines import download
+from kimnet_jax.data_pipelines.persons import IMAGES
 
 ANNOT, RELEASE = 'annot', 'mpii_human_pose_v1_u12_2'
 MAT = 'mpii_human_pose_v1_u12_1.mat'

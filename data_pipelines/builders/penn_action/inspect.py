@@ -4,11 +4,11 @@ import functools
 import pathlib
 from collections.abc import Sequence
 
-from data_pipelines.builders.penn_action import layout
-from data_pipelines.builders.penn_action.labels import read_label
-from data_pipelines.builders.penn_action.layout import Layout
-from data_pipelines.findings import Check, Finding, Report, attempt
-from data_pipelines.images import read_image
+from kimnet_jax.data_pipelines.builders.penn_action import layout
+from kimnet_jax.data_pipelines.builders.penn_action.labels import read_label
+from kimnet_jax.data_pipelines.builders.penn_action.layout import Layout
+from kimnet_jax.data_pipelines.findings import Check, Finding, Report, attempt
+from kimnet_jax.data_pipelines.images import read_image
 
 
 def inspect(root: pathlib.Path, scratch: pathlib.Path, pixels: bool) -> tuple[Report, list[Check]]:

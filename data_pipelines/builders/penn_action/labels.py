@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data_pipelines import matlab
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import box_of_points, inside
 from kimnet_jax.core.skeleton import PENN_ACTION
+from kimnet_jax.data_pipelines import matlab
 
 ACTIONS = (
     *('baseball_pitch', 'baseball_swing', 'bench_press', 'bowl', 'clean_and_jerk', 'golf_swing', 'jump_rope', 'jumping_jacks'),

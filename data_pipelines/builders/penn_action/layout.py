@@ -4,10 +4,10 @@ import collections
 import pathlib
 from collections.abc import Collection
 
-from data_pipelines import download
-from data_pipelines.images import require_names
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.video import IMAGE_SUFFIXES
+from kimnet_jax.data_pipelines import download
+from kimnet_jax.data_pipelines.images import require_names
 
 LABELS, FRAMES = 'labels', 'frames'
 SIZE_SOURCE = 'dimensions of its label say'

@@ -8,15 +8,15 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import clip_builder, schema
-from data_pipelines.builders.penn_action import layout
-from data_pipelines.builders.penn_action.labels import read_label
-from data_pipelines.builders.penn_action.layout import Layout
-from data_pipelines.findings import Finding
-from data_pipelines.images import read_image
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import PENN_ACTION
 from kimnet_jax.core.types import Example
+from kimnet_jax.data_pipelines import clip_builder, schema
+from kimnet_jax.data_pipelines.builders.penn_action import layout
+from kimnet_jax.data_pipelines.builders.penn_action.labels import read_label
+from kimnet_jax.data_pipelines.builders.penn_action.layout import Layout
+from kimnet_jax.data_pipelines.findings import Finding
+from kimnet_jax.data_pipelines.images import read_image
 
 
 class Builder(clip_builder.ClipBuilder):

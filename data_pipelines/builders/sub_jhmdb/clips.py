@@ -5,13 +5,13 @@ from collections.abc import Collection
 
 import numpy as np
 
-from data_pipelines import matlab
-from data_pipelines.images import read_image, require_names
 from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.geometry import box_of_points
 from kimnet_jax.core.image import encode_png
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.core.video import image_files, read_frames
+from kimnet_jax.data_pipelines import matlab
+from kimnet_jax.data_pipelines.images import read_image, require_names
 
 MAX_FRAMES = 40  # no clip of JHMDB is longer
 

@@ -5,11 +5,11 @@ import pathlib
 
 import numpy as np
 
-from data_pipelines.builders.sub_jhmdb import clips, layout
-from data_pipelines.builders.sub_jhmdb.layout import Clip, Layout
-from data_pipelines.findings import Check, Finding, Report, attempt
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.video import image_files
+from kimnet_jax.data_pipelines.builders.sub_jhmdb import clips, layout
+from kimnet_jax.data_pipelines.builders.sub_jhmdb.layout import Clip, Layout
+from kimnet_jax.data_pipelines.findings import Check, Finding, Report, attempt
 
 OFFICIAL = {'clips': 316} | {
     f'fold {fold} {split} clips': number

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines import clip_builder, schema
-from data_pipelines.builders.sub_jhmdb import clips, layout
-from data_pipelines.builders.sub_jhmdb.layout import Clip, Layout
-from data_pipelines.findings import Finding
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.core.types import Example
+from kimnet_jax.data_pipelines import clip_builder, schema
+from kimnet_jax.data_pipelines.builders.sub_jhmdb import clips, layout
+from kimnet_jax.data_pipelines.builders.sub_jhmdb.layout import Clip, Layout
+from kimnet_jax.data_pipelines.findings import Finding
 
 CONCATENATED = 'folds_concatenated'
 DEVELOPMENT = '_development'
