@@ -169,7 +169,8 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
         _check_released(request)
         changed |= {'chain_length': 0, 'decoding': 'argmax'}
     config = {**found.config, 'eval': {**found.config['eval'], **changed}}
-    settings, dataset = config['eval'], make(schema.DatasetConfig, config['dataset'], 'dataset')
+    settings, dataset = config['eval'], found.section(schema.DatasetConfig, 'dataset')
+    found.section(LoaderConfig, 'loader')
     source = dataset.open('eval', request.data_dir, request.split)
     training_clips = dataset.open('train', request.data_dir)
     found.require_skeleton(source.skeleton, str(source.folder))
