@@ -69,8 +69,10 @@ def start(module: ModuleType, arguments: Sequence[str]) -> Outcome:
                 ]
         values = flags.FlagValues()
         module.define_flags(values)
-        more = [[]] if module.__name__ == 'kimnet_jax.reproduce' else []  # settings for its runs
-        run_command(module.run, parse_flags(values, argv), *more, values)
+        passed_on = module.__name__ in ('kimnet_jax.reproduce', 'kimnet_jax.convert')
+        settings = [part for part in argv if passed_on and part.startswith('--config.')]
+        rest = parse_flags(values, [part for part in argv if part not in settings])
+        run_command(module.run, rest, *([settings] if passed_on else []), values)
 
     out = io.TextIOWrapper(io.BytesIO(), 'utf-8', write_through=True)
     err = io.TextIOWrapper(io.BytesIO(), 'utf-8', 'backslashreplace', write_through=True)

@@ -116,8 +116,7 @@ def quick_networks(valid: pathlib.Path) -> Iterator[None]:
         return load_once
 
     with (
-        mock.patch('kimnet_jax.predict.open_trained', open_once),
-        mock.patch('kimnet_jax.refine.open_trained', open_once),
+        mock.patch('kimnet_jax.tasks.trained.open_trained', open_once),
         mock.patch('kimnet_jax.tasks.videos.load', once(videos.load)),
         mock.patch('kimnet_jax.tasks.refinement.load', once(refinement.load)),
         mock.patch.object(PosePredictor, '__call__', return_value=(joints, scores)),
