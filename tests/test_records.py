@@ -45,7 +45,7 @@ def test_what_train_writes_is_taken(config):
         (OF_VIDEOS, 'data', GONE, "config: field 'data' is missing"),
         (OF_VIDEOS, 'data', 64, 'config.data=64: must be a section of fields'),
         (OF_VIDEOS, 'data.input_size', '64', "config.data.input_size='64': must be of type int"),
-        (OF_VIDEOS, 'data.input_size', 0, 'config.data.input_size is 0; it must be at least 1'),
+        (OF_VIDEOS, 'data.input_size', 0, 'config.data.input_size=0: must be 1 to 4096'),
         (OF_VIDEOS, 'data.box_scale', float('nan'), 'config.data.box_scale=nan: must be a finite number'),
         (OF_VIDEOS, 'data.odd', 1, 'config.data.odd: no such field'),
         (OF_VIDEOS, 'eval.decoding', 'guess', "config.eval.decoding='guess': choose one of"),
