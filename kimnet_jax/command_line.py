@@ -10,7 +10,7 @@ from typing import Any
 from absl import app, flags
 
 from kimnet_jax import pretrained
-from kimnet_jax.core.command import fail, run_command
+from kimnet_jax.core.command import fail, hush_foreign_threads, run_command
 from kimnet_jax.core.errors import InputError
 
 HELP = ('--help', '-help', '-h', '-?', '--helpshort', '-helpshort', '--helpfull', '-helpfull')
@@ -31,6 +31,7 @@ def start(run: Callable[..., int | None], define_flags: Callable[[flags.FlagValu
         keep_compiled()
         return run(argv, given, flags.FLAGS) if settings else run(argv, flags.FLAGS)
 
+    hush_foreign_threads()
     rest = [part for part in sys.argv if part not in given]
     app.run(lambda argv: run_command(begin, argv), argv=rest, flags_parser=functools.partial(parse_flags, flags.FLAGS))
 

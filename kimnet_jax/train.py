@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from kimnet_jax import command_line
-from kimnet_jax.core.command import explained, fail, hush_foreign_threads
+from kimnet_jax.core.command import explained, fail
 from kimnet_jax.core.errors import InputError
 
 
@@ -83,7 +83,6 @@ def cli() -> None:
                 sys.argv[i] = f'{flag}={_shipped_config(value)}'
             elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
                 sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
-    hush_foreign_threads()
     command_line.start(run, define_flags)
 
 

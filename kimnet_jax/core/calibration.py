@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.json_files import parse_json
 from kimnet_jax.core.types import Array
 
 WITHIN = 0.2  # torso lengths from the true joint: what the probability is of
@@ -39,13 +40,13 @@ class Calibration:
 
 def parse(text: str | bytes, source: str) -> Calibration:
     """The curve of a file. Raises `InputError` naming `source` where it holds none."""
+    about = parse_json(text, source)
     try:
-        about = json.loads(text)
         if not isinstance(about, dict):
             raise TypeError('no object')
         scores, probabilities = (np.asarray(about.pop(key), np.float64) for key in ('scores', 'probabilities'))
         within = about.pop('within')
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'{source}: not a calibration written by evaluate ({error})') from error
     problem = (
         f'within {within!r}, expected {WITHIN}'

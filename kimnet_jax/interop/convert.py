@@ -13,6 +13,7 @@ from flax import nnx
 
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.json_files import parse_json
 from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.interop import import_torch
 from kimnet_jax.interop.networks import NETWORKS, Network
@@ -200,14 +201,14 @@ def stated(metadata: Mapping[str, str], source: object) -> Weights | None:
     if not {'network', 'config'} <= set(metadata):
         return None
     try:
-        fields = json.loads(metadata['config'])
+        fields = parse_json(metadata['config'], 'config')
         if not isinstance(fields, dict):
             raise InputError('config is no object')
         skeleton = str(metadata.get('skeleton', ''))
         if skeleton:
             get_skeleton(skeleton)
         return Weights(metadata['network'], make_config(metadata['network'], fields), {}, skeleton)
-    except (ValueError, RecursionError) as error:
+    except InputError as error:
         raise InputError(f'{source}: metadata of another program or version: {error}') from None
 
 
@@ -234,6 +235,7 @@ def _shapes(name: str, config: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _arrays(outputs: Any) -> list[Any]:
+    """What both frameworks give: of a network of videos the heatmaps."""
     if isinstance(outputs, VideoOutput):
         return [outputs.heatmaps]
     outputs = outputs if isinstance(outputs, tuple | list) else [outputs]

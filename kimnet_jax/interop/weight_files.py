@@ -8,6 +8,7 @@ the comment of the zip archive, so that `numpy.load` gives the arrays alone.
 
 import collections
 import contextlib
+import io
 import json
 import pathlib
 import re
@@ -20,8 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from kimnet_jax.core.array_files import open_npz
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import check_npz, draft_of, require_file
+from kimnet_jax.core.files import draft_of, require_file
+from kimnet_jax.core.json_files import check_texts, parse_json
 from kimnet_jax.interop import import_torch
 
 TORCH_SUFFIXES = ('.pth.tar', '.pth', '.pt')
@@ -70,6 +73,9 @@ def read_weights(file: pathlib.Path) -> WeightFile:
     while all(key.startswith('module.') for key in entries):
         entries = {key.removeprefix('module.'): array for key, array in entries.items()}
         notes.append("prefix 'module.' taken off")
+    strange = [key for key, array in entries.items() if not _is_float(array) and array.dtype.kind not in 'biu']
+    if strange:
+        raise InputError(f'{file}: no numbers: {_some(strange)}; give a file of weights')
     converted = {str(array.dtype) for array in entries.values() if _is_float(array) and array.dtype != np.float32}
     if converted:
         notes.append(f'{", ".join(sorted(converted))} to float32')
@@ -95,7 +101,9 @@ def write_weights(file: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata
             state_dict = collections.OrderedDict((key, torch.from_numpy(array.copy())) for key, array in arrays.items())
             if metadata:  # where PyTorch keeps the versions of modules by name; `load_state_dict` asks only for its own
                 state_dict._metadata = {_OURS: dict(metadata)}  # type: ignore[attr-defined]
-            torch.save(state_dict, name)
+            stream = io.BytesIO()  # a full disk is an error of ours then, and not one of torch's
+            torch.save(state_dict, stream)
+            pathlib.Path(name).write_bytes(stream.getbuffer())
     elif suffix == '.npz':
 
         def save(name: str) -> None:
@@ -106,7 +114,7 @@ def write_weights(file: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata
     else:
 
         def save(name: str) -> None:
-            safetensors.numpy.save_file(arrays, name, dict(metadata) or None)
+            pathlib.Path(name).write_bytes(safetensors.numpy.save(arrays, dict(metadata) or None))
 
     with draft_of(file) as draft:
         save(str(draft))
@@ -145,13 +153,11 @@ def _to_numpy(tensor: Any, torch: Any) -> np.ndarray:
 
 
 def _read_npz(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    with _damage(file):
-        with zipfile.ZipFile(file) as archive:
-            comment = archive.comment
-            check_npz(archive)
-        with np.load(file, allow_pickle=False) as entries:
-            arrays = {key: entries[key] for key in entries.files}
-        return arrays, json.loads(comment) if comment.startswith(b'{') else {}
+    arrays, comment = open_npz(file)
+    if not comment.startswith(b'{'):
+        return arrays, {}
+    source = f'{file}: the comment of the archive'
+    return arrays, dict(check_texts(parse_json(comment, source), source))
 
 
 def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -193,8 +199,6 @@ def _damage(file: pathlib.Path) -> Iterator[None]:
             ) from None
         if 'legacy .tar format' in text:
             raise InputError(f'{file}: a format of before PyTorch 0.1.10 that cannot be read safely: save it again') from None
-        if 'allow_pickle' in text:
-            raise InputError(f'{file}: refused: it holds Python objects, not only arrays; none of their code was run') from None
         line = text.splitlines()[0].split('. ')[0] if text else type(error).__name__
         raise InputError(f'{file}: cannot be read: cut short, or not such a file ({line})') from error
 

@@ -130,7 +130,8 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     if released:
         changed |= {'chain_length': 0, 'decoding': 'argmax'}
     config = {**found.config, 'eval': {**found.config['eval'], **changed}}
-    settings, dataset = config['eval'], make(schema.DatasetConfig, config['dataset'], 'dataset')
+    settings, dataset = config['eval'], found.section(schema.DatasetConfig, 'dataset')
+    found.section(LoaderConfig, 'loader')
     mesh, model = sharding.make_mesh(), found.load()
     if request.temporal_control:
         temporal_control.check(model, found.name, settings['chain_length'])

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax.core.config import make
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import InputError, one_line
 from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position
 from kimnet_jax.core.skeleton import SMPL, get_skeleton
 from kimnet_jax.core.smpl import Body
@@ -185,6 +185,7 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     if given:
         raise InputError(f'--{given[0]}: {found.name} is HANet, which reads poses and no video')
     config = found.config
+    found.section(schema.DatasetConfig, 'dataset')
     split, windows = open_split(config, 'eval', data_dir=request.data_dir, split=request.split), windows_of(config)
     training = open_split(config, 'train', data_dir=request.data_dir)
     pairs, interval = split.pairs, config['model']['interval']
@@ -304,7 +305,7 @@ def refine_files(refiner: TrainedRefiner, files: Sequence[tuple[pathlib.Path, pa
             print(f'{source}: {refine_file(refiner, source, target)} frames -> {target}')
         except InputError as error:
             failed += 1
-            print(f'error: {error}; nothing was written for it', file=sys.stderr)
+            print(f'error: {one_line(error)}; nothing was written for it', file=sys.stderr)
     return 2 if failed else 0
 
 

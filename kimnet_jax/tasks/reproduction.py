@@ -10,6 +10,7 @@ from typing import Any
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import write_text
+from kimnet_jax.core.json_files import read_json
 from kimnet_jax.data_pipelines import schema
 from kimnet_jax.metrics import MEAN
 from kimnet_jax.reporting import reference, tables
@@ -125,7 +126,7 @@ def _mean_pose(training: schema.ClipSource, source: schema.ClipSource) -> float:
 def _check_settings(folder: pathlib.Path, settings: Sequence[str]) -> None:
     """Raises `InputError` where the folder holds runs with others; those of `workdir.FREE` change no number."""
     file, now = folder / 'settings.json', [part for part in settings if not part[len('--config.') :].startswith(FREE)]
-    before = json.loads(file.read_text()) if file.exists() else now
+    before = read_json(file) if file.exists() else now
     if before != now and any(folder.glob('*/*/config.json')):
         there, here = (' '.join(part) or 'none' for part in (before, now))
         raise InputError(f'{folder} contains runs with other settings (there {there}; now {here}): choose another --workdir')

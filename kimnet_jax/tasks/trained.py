@@ -13,6 +13,7 @@ from flax import nnx
 
 from kimnet_jax import pretrained
 from kimnet_jax.core.calibration import Calibration, parse
+from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import read_file
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
@@ -22,12 +23,15 @@ from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.models import MODELS, PerFrame, VideoModel, abstract_model, abstract_refiner, compute_dtype
 from kimnet_jax.models.weights import assign
+from kimnet_jax.tasks.records import check_config
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import NETWORK, unwrapped
 from kimnet_jax.training.workdir import parse_record, read_config
 
 Network = TypeVar('Network', bound=nnx.Module)
+Section = TypeVar('Section')
 RECORD, STEP = 'run', 'step'  # metadata of a file: the `config.json` of the run it is of, and the step
+_LONGEST_STEP = 12  # digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +110,13 @@ class Trained:
         """Raises `InputError` where the clips of `source` have other joints."""
         if other != self.skeleton:
             raise InputError(f'{self.name}: finds the joints of {self.skeleton.name!r}, {source} has those of {other.name!r}')
+
+    def section(self, kind: type[Section], name: str) -> Section:
+        """A section of the config. Raises `InputError` naming the network and the field that is wrong."""
+        try:
+            return make(kind, self.config[name], name)
+        except InputError as error:
+            raise InputError(f'{self.name}: {error}') from error
 
     def load(self, dtype: str | None = None) -> VideoModel:
         """The network of videos in eval mode; `dtype` instead of `config.dtype`. Raises `InputError` where it is none."""
@@ -193,8 +204,11 @@ def _fill(model: Network, arrays: Mapping[str, np.ndarray], name: str) -> Networ
 def open_run(folder: pathlib.Path, checkpoint: str) -> Trained:
     """`open_trained` of the folder of a run."""
     config, skeleton = read_config(folder)
+    source = str(folder / 'config.json')
+    check_config(config, source)
+    joints = _skeleton(skeleton, source)
     arrays, meta = Checkpoints(folder, read_only=True).read_weights(checkpoint)
-    return Trained(str(folder), config, get_skeleton(skeleton), meta['step'], unwrapped(arrays), folder)
+    return Trained(str(folder), config, joints, meta['step'], unwrapped(arrays), folder)
 
 
 def _of_file(file: pathlib.Path, name: str) -> Trained:
@@ -204,11 +218,20 @@ def _of_file(file: pathlib.Path, name: str) -> Trained:
             f'{name}: only weights, without the settings they were trained with; make a run of them '
             f'(kimnet_jax.train --config.init.model={name} --config.train.epochs=0), and give its folder'
         )
-    config, skeleton = parse_record(metadata[RECORD], f'{name}: metadata {RECORD!r}')
+    source = f'{name}: metadata {RECORD!r}'
+    config, skeleton = parse_record(metadata[RECORD], source)
+    check_config(config, source)
     step = metadata.get(STEP, '0')
-    if not step.isdigit():
+    if not (step.isdecimal() and step.isascii() and len(step) <= _LONGEST_STEP):
         raise InputError(f'{name}: metadata {STEP!r} is {step!r}, expected a number')
-    return Trained(name, config, get_skeleton(skeleton), int(step), arrays, file=file)
+    return Trained(name, config, _skeleton(skeleton, source), int(step), arrays, file=file)
+
+
+def _skeleton(name: str, source: str) -> Skeleton:
+    try:
+        return get_skeleton(name)
+    except InputError as error:
+        raise InputError(f'{source}: {error}') from error
 
 
 def pack(trained: Trained, target: pathlib.Path, *, dtype: str = 'float16') -> None:

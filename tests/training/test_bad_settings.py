@@ -223,19 +223,19 @@ def test_a_run_that_made_no_checkpoint_may_begin_with_other_settings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'text',
+    ('text', 'told'),
     [
-        '{"config": {"data": {"box_scale": NaN}}, "skeleton": "jhmdb"}',
-        '{"config": {}}',
-        '{',
-        '[]',
-        '[' * 100_000,
-        '{"config": 1, "skeleton": "jhmdb"}',
+        ('{"config": {"data": {"box_scale": NaN}}, "skeleton": "jhmdb"}', 'not valid JSON .NaN is no number'),
+        ('{"config": {}}', 'not a config written by train .skeleton is missing'),
+        ('{', 'not valid JSON'),
+        ('[]', 'not a config written by train'),
+        ('[' * 100_000, 'not valid JSON .nested more than 100 deep'),
+        ('{"config": 1, "skeleton": "jhmdb"}', 'not a config written by train .config is missing or of another kind'),
     ],
 )
-def test_damaged_config(tmp_path, text):
+def test_damaged_config(tmp_path, text, told):
     (tmp_path / 'config.json').write_text(text)
-    with pytest.raises(InputError, match=r'config\.json: not a config written by train'):
+    with pytest.raises(InputError, match=rf'config\.json: {told}'):
         run_folder.read_config(tmp_path)
 
 

@@ -131,7 +131,7 @@ def test_a_damaged_curve(calibrated, write_clip, tmp_path, capsys):
     trained.pack(calibrated, file)
     (tmp_path / 'w.calibration.json').write_text('{')
     assert call(predict, f'--model={file}', f'--out={tmp_path / "out"}', write_clip) == 2
-    assert 'w.calibration.json: not a calibration written by evaluate' in capsys.readouterr().err
+    assert 'w.calibration.json: not valid JSON' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
 
 
