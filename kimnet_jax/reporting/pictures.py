@@ -106,7 +106,7 @@ def correlation(
         below.supxlabel('joint of the earlier frame', fontsize=8)
         below.supylabel('joint of the later frame', fontsize=8)
         bar = below.colorbar(ScalarMappable(scale, _WEIGHTS), ax=grid, shrink=0.9, aspect=25, pad=0.02)
-        bar.set_label(f'weight in $W_r$ (rows sum to 1; 1/{joints}: all the same)')
+        bar.set_label(f'weight in $W_r$ (1/{joints}: uniform)')
         bar.ax.axhline(1 / joints, color='black', linewidth=0.8)
         bar.set_ticks([1 / joints], labels=[f'1/{joints}'], minor=True)
         figure.suptitle(title, fontsize=9)
@@ -257,7 +257,7 @@ def compare(rows: Sequence[PoseRow], frames: Sequence[int], title: str = '', *, 
         title: of the picture.
         side_by_side: sources from left to right and frames downwards, as in a video of one frame at a time.
     """
-    panel, gap, below, head, margin, foot = 1.9, 0.06, 0.17 if any(row.notes for row in rows) else 0.0, 0.5, 0.28, 0.32
+    panel, gap, below, head, margin, foot = 1.9, 0.06, 0.17 if any(row.notes for row in rows) else 0.0, 0.42, 0.28, 0.32
     across, down = (len(rows), len(frames)) if side_by_side else (len(frames), len(rows))
     width = max(margin + across * (panel + gap), 4.2)
     height = head + down * (panel + gap + below) + foot

@@ -32,6 +32,7 @@ from kimnet_jax.inference.video import VideoWriter
 from kimnet_jax.metrics import REPORTED, pck_state, torso_length
 from kimnet_jax.reporting import VIDEO_SUFFIX, require_matplotlib
 from kimnet_jax.tasks import videos
+from kimnet_jax.tasks.occlusion import names_of
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.training.steps import TargetConfig
 
@@ -482,11 +483,11 @@ def _described(found: Trained) -> str:
 
 
 def _label(found: Trained) -> str:
-    return pathlib.Path(found.name).name
+    return names_of([found.name])[0]
 
 
 def _view(*poses: np.ndarray) -> np.ndarray:
-    """The map [2, 3] from frames to square panels that hold all these joints [T, J, 2]; those that are not finite are left out."""
+    """The map [2, 3] from frames to square panels that hold all these joints [T, J, 2] but those that are not finite."""
     points = np.concatenate([part.reshape(-1, 2) for part in poses])
     known = np.isfinite(points).all(-1)
     box = box_of_points(points, known) if known.any() else np.array([0, 0, 1, 1], np.float32)

@@ -1,4 +1,4 @@
-"""`kimnet_jax.visualize` on a run, on its clips and on videos: what is drawn is what the network computes."""
+"""`kimnet_jax.visualize` on clips and on videos: what is drawn is what the network computes."""
 
 import csv
 import pathlib
@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
+from flax import nnx
 from matplotlib.collections import LineCollection
 
 from kimnet_jax import visualize
+from kimnet_jax.configs.kinetic_puppets import get_config
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.image import encode_png, normalise, warp
 from kimnet_jax.core.kinematics import joint_angles
@@ -21,6 +23,8 @@ from kimnet_jax.data_pipelines.export import export_clip
 from kimnet_jax.data_pipelines.loader import eval_batches
 from kimnet_jax.data_pipelines.transforms import DataConfig
 from kimnet_jax.metrics import PoseMetrics
+from kimnet_jax.models import build_model
+from kimnet_jax.models.weights import flatten
 from kimnet_jax.reporting import pictures
 from kimnet_jax.tasks import trained, visualization
 from kimnet_jax.tasks.occlusion import predictor
@@ -29,9 +33,26 @@ pytestmark = pytest.mark.quick_compilation
 FRAMES = 5
 
 
+def packed(data_dir: pathlib.Path, file: pathlib.Path, seed: int) -> pathlib.Path:
+    """A file of random weights of a tiny network, as if trained on the clips."""
+    config = get_config('preset=tiny,row=without_p').to_dict()
+    config['dataset'] |= {'config': 'mini', 'data_dir': str(data_dir)}
+    model = build_model(config['model'], num_joints=15, seed=seed)
+    arrays = {path: np.asarray(leaf[...]) for path, leaf in flatten(nnx.state(model, (nnx.Param, nnx.BatchStat))).items()}
+    for part in ('conv_q', 'conv_k'):
+        arrays[f'transition.temporal.{part}.kernel'] *= 5  # so that W_r is far from uniform
+    trained.pack(trained.Trained(file.stem, config, JHMDB, 1, arrays), file, dtype='float32')
+    return file
+
+
 @pytest.fixture(scope='module')
-def workdir(whole_run) -> pathlib.Path:
-    return whole_run[0]
+def network(data_dir, tmp_path_factory) -> pathlib.Path:
+    return packed(data_dir, tmp_path_factory.mktemp('weights') / 'net.safetensors', 0)
+
+
+@pytest.fixture(scope='module')
+def other(data_dir, tmp_path_factory) -> pathlib.Path:
+    return packed(data_dir, tmp_path_factory.mktemp('weights') / 'other.safetensors', 1)
 
 
 @pytest.fixture(scope='module')
@@ -40,23 +61,9 @@ def clips(data_dir):
 
 
 @pytest.fixture(scope='module')
-def other(workdir, tmp_path_factory) -> pathlib.Path:
-    """A file of other weights: the features are smaller, so that other joints are found."""
-    found = trained.open_trained(workdir)
-    generator = np.random.default_rng(0)
-    arrays = {
-        path: array + 0.1 * np.abs(array).mean() * generator.normal(size=array.shape) for path, array in found.arrays.items()
-    }
-    arrays = {path: np.abs(array) if path.endswith('var') else array for path, array in arrays.items()}
-    file = tmp_path_factory.mktemp('weights') / 'other.safetensors'
-    trained.pack(trained.Trained('other', found.config, found.skeleton, 1, arrays), file, dtype='float32')
-    return file
-
-
-@pytest.fixture(scope='module')
-def output(workdir, clips):
+def output(network, clips):
     """What the network gives for the first frames of clip 1."""
-    found = trained.open_trained(workdir)
+    found = trained.open_trained(network)
     data = DataConfig(**found.config['data'])
     for batch in eval_batches(clips, data, batch_size=1, segment=FRAMES, chain_length=None):
         if batch['clip'][0] == 1 and batch['start'][0]:
@@ -65,7 +72,7 @@ def output(workdir, clips):
 
 
 @pytest.fixture
-def command(monkeypatch):
+def draw(monkeypatch):
     """Runs the command with flags of its own: (exit status, the figures that it drew)."""
 
     def call(*argv: object) -> tuple[int, list]:
@@ -85,10 +92,10 @@ def cells(figure) -> list[np.ndarray]:
     return [np.asarray(image.get_array()) for axes in figure.axes for image in axes.get_images()]
 
 
-def test_correlation_is_that_of_the_network(command, workdir, output, tmp_path, capsys):
+def test_correlation_is_that_of_the_network(draw, network, output, tmp_path, capsys):
     out = tmp_path / 'new/w.png'
-    argv = ['correlation', f'--workdir={workdir}', '--clip=1', f'--frames={FRAMES}', '--lines=l_wrist', f'--out={out}']
-    status, (figure,) = command(*argv)
+    argv = ['correlation', f'--model={network}', '--clip=1', f'--frames={FRAMES}', '--lines=l_wrist', f'--out={out}']
+    status, (figure,) = draw(*argv)
     assert (status, capsys.readouterr().out) == (0, f'written: {out}\n')
     assert out.read_bytes().startswith(b'\x89PNG')
     expected = np.asarray(output[0].evidence['correlation'][0])
@@ -100,17 +107,17 @@ def test_correlation_is_that_of_the_network(command, workdir, output, tmp_path, 
     np.testing.assert_allclose(lines.get_array(), np.sort(expected[:, wrist].ravel()), atol=2e-3)
 
 
-def test_frames_are_those_of_the_whole_chain(command, workdir, output, tmp_path):
-    status, (figure,) = command('correlation', f'--workdir={workdir}', '--clip=1', '--frames=2:5', f'--out={tmp_path / "w.svg"}')
+def test_frames_are_those_of_the_whole_chain(draw, network, output, tmp_path):
+    status, (figure,) = draw('correlation', f'--model={network}', '--clip=1', '--frames=2:5', f'--out={tmp_path / "w.svg"}')
     assert status == 0
     np.testing.assert_allclose(cells(figure), np.asarray(output[0].evidence['correlation'][0, 2:4]), atol=2e-3)
     text = (tmp_path / 'w.svg').read_text()
     assert all(f'>{part}</text>' in text for part in ('l_wrist', '2 → 3', '3 → 4'))
 
 
-def test_heatmaps_are_those_of_the_network(command, workdir, output, tmp_path):
-    argv = ['heatmaps', f'--workdir={workdir}', '--clip=puppet_test_0001', '--frames=0:5:2', '--joints=l_knee']
-    status, (figure,) = command(*argv, f'--out={tmp_path / "h.pdf"}')
+def test_heatmaps_are_those_of_the_network(draw, network, output, tmp_path):
+    argv = ['heatmaps', f'--model={network}', '--clip=puppet_test_0001', '--frames=0:5:2', '--joints=l_knee']
+    status, (figure,) = draw(*argv, f'--out={tmp_path / "h.pdf"}')
     assert status == 0
     (found, batch), knee = output, JHMDB.joints.index('l_knee')
     predicted, final = np.asarray(found.evidence['predicted'][0, [1, 3]]), np.asarray(found.heatmaps[0, [0, 2, 4]])
@@ -129,8 +136,8 @@ def test_heatmaps_are_those_of_the_network(command, workdir, output, tmp_path):
     np.testing.assert_allclose(marks[:3], batch['joints'][0, [0, 2, 4], knee], atol=1e-3)
 
 
-def test_where_a_chain_begins_nothing_is_drawn(workdir, data_dir, tmp_path, monkeypatch):
-    found = trained.open_trained(workdir)
+def test_where_a_chain_begins_nothing_is_drawn(network, data_dir, tmp_path, monkeypatch):
+    found = trained.open_trained(network)
     short = trained.Trained(**{**vars(found), 'config': {**found.config, 'eval': {**found.config['eval'], 'chain_length': 2}}})
     footage = visualization.open_clip(short, '1', data_dir=str(data_dir))
     given = []
@@ -140,15 +147,15 @@ def test_where_a_chain_begins_nothing_is_drawn(workdir, data_dir, tmp_path, monk
     assert np.isnan(given[0]).all((1, 2)).tolist() == [False, True, False]
 
 
-def test_comparison_counts_as_the_evaluation(command, workdir, other, clips, tmp_path, capsys):
+def test_comparison_counts_as_the_evaluation(draw, network, other, clips, tmp_path, capsys):
     out = tmp_path / 'c.png'
-    argv = ['compare', f'--model={workdir},{other}', '--clip=0', '--frames=0:9:3']
-    status, (figure,) = command(*argv, f'--out={out}')
+    argv = ['compare', f'--model={network},{other}', '--clip=0', '--frames=0:9:3']
+    status, (figure,) = draw(*argv, f'--out={out}')
     printed = capsys.readouterr().out.splitlines()
     assert status == 0
     example, shown, rights = clips[0], [0, 3, 6], []
-    for name, line, network in zip((workdir.name, 'other'), printed, (workdir, other), strict=False):
-        found = trained.open_trained(network)
+    for name, line, one in zip(('net', 'other'), printed, (network, other), strict=False):
+        found = trained.open_trained(one)
         poses = predictor(found.load(), found.config, clips)(None)[0]
         metrics = PoseMetrics(JHMDB, 1)
         metrics.update(0, *(part[shown] for part in (poses, example['joints'], example['visible'], example['boxes'])))
@@ -160,12 +167,12 @@ def test_comparison_counts_as_the_evaluation(command, workdir, other, clips, tmp
     assert differing > 0
     rings = [part for axes in figure.axes for part in axes.patches]
     assert len(rings) == 2 * 2 * differing  # in the panels of both, each on a white ground
-    assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == ['truth', workdir.name, 'other']
+    assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == ['truth', 'net', 'other']
 
 
-def test_comparison_as_a_video(command, workdir, other, tmp_path):
+def test_comparison_as_a_video(draw, network, other, tmp_path):
     out = tmp_path / 'c.mp4'
-    assert command('compare', f'--model={workdir},{other}', '--clip=0', '--frames=0:8:2', f'--out={out}') == (0, [])
+    assert draw('compare', f'--model={network},{other}', '--clip=0', '--frames=0:8:2', f'--out={out}') == (0, [])
     with av.open(str(out)) as container:
         frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
     assert len(frames) == 4
@@ -173,14 +180,14 @@ def test_comparison_as_a_video(command, workdir, other, tmp_path):
     assert frames[0].std() > 20
 
 
-def test_trajectories_of_a_clip(command, workdir, clips, tmp_path, capsys):
+def test_trajectories_of_a_clip(draw, network, clips, tmp_path, capsys):
     out = tmp_path / 't.png'
-    argv = ['trajectories', f'--workdir={workdir}', '--clip=2', '--refine=hanet-s-jhmdb', '--joints=l_knee,head', f'--out={out}']
-    assert command(*argv) == (2, [])
+    argv = ['trajectories', f'--model={network}', '--clip=2', '--refine=hanet-s-jhmdb', '--joints=l_knee,head', f'--out={out}']
+    assert draw(*argv) == (2, [])
     assert "--joints: 'head' is no joint of 'jhmdb'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     argv[4] = '--joints=l_knee,face'
-    status, (figure,) = command(*argv)
+    status, (figure,) = draw(*argv)
     assert (status, capsys.readouterr().out) == (0, f'written: {out}, {out.with_suffix(".csv")}\n')
     with out.with_suffix('.csv').open() as file:
         rows = list(csv.DictReader(file))
@@ -198,22 +205,21 @@ def test_trajectories_of_a_clip(command, workdir, clips, tmp_path, capsys):
     assert x.get_title() == ''
 
 
-def test_a_folder_of_images(command, workdir, clips, tmp_path, capsys):
+def test_a_folder_of_images(draw, network, clips, tmp_path, capsys):
     folder, out = tmp_path / 'clip', tmp_path / 'w.png'
     export_clip(clips[1], JHMDB, folder)
     box = ','.join(map(str, clips[1]['boxes'][0]))
-    status, (figure,) = command('correlation', f'--workdir={workdir}', folder, f'--box={box}', '--frames=3', f'--out={out}')
+    status, (figure,) = draw('correlation', f'--model={network}', folder, f'--box={box}', '--frames=3', f'--out={out}')
     assert (status, len(cells(figure))) == (0, 2)
-    assert figure.get_suptitle() == f'{workdir.name}: temporal correlation on clip'
-    assert command('trajectories', f'--workdir={workdir}', folder, f'--box={box}', '--frames=4', f'--out={out}')[0] == 0
+    assert figure.get_suptitle() == 'net: temporal correlation on clip'
+    assert draw('trajectories', f'--model={network}', folder, f'--box={box}', '--frames=4', f'--out={out}')[0] == 0
     header, *rows = out.with_suffix('.csv').read_text().splitlines()
     assert header.startswith('frame,poses,l_elbow,')
     assert len(rows) == 4
-    assert command('heatmaps', f'--workdir={workdir}', folder, f'--frames=0:{len(clips[1]["joints"]) + 1}')[0] == 2
+    assert draw('heatmaps', f'--model={network}', folder, f'--frames=0:{len(clips[1]["joints"]) + 1}')[0] == 2
     assert f'clip has only {len(clips[1]["joints"])} frames' in capsys.readouterr().err
-    assert 'target' not in ''.join(
-        axes.get_ylabel() for axes in command('heatmaps', f'--workdir={workdir}', folder, '--frames=1', f'--out={out}')[1][0].axes
-    )
+    _, (figure,) = draw('heatmaps', f'--model={network}', folder, '--frames=1', f'--out={out}')
+    assert 'all joints\ntarget' not in [axes.get_ylabel() for axes in figure.axes]
 
 
 BAD = [
@@ -251,7 +257,8 @@ BAD = [
     (['compare', '--clip=0', '--model=RUN,RUN'], 'the same network twice'),
     (['compare', '--clip=0', '--model=RUN,'], 'one of these names is empty'),
     (['heatmaps', '--clip=0', '--model=RUN,OTHER'], 'heatmaps takes one network'),
-    (['compare', '--clip=0', '--model=RUN,poseresnet-s-lsp'], "poseresnet-s-lsp: finds the joints of 'lsp', RUN has those of 'jhmdb'"),
+    (['compare', '--clip=0', '--model=RUN,poseresnet-s-lsp'],
+     "poseresnet-s-lsp: finds the joints of 'lsp', RUN has those of 'jhmdb'"),
     (['correlation', '--clip=0', '--model=poseresnet-s-lsp', '--dataset=kinetic_puppets/mini', '--data_dir=DATA'],
      'poseresnet-s-lsp: a pose_resnet, which has no KMM and so no W_r'),
     (['heatmaps', '--clip=0', '--model=poseresnet-s-lsp', '--dataset=kinetic_puppets/mini', '--data_dir=DATA'],
@@ -264,15 +271,15 @@ BAD = [
 
 
 @pytest.mark.parametrize(('argv', 'told'), BAD)
-def test_bad_input(command, workdir, other, data_dir, argv, told, capsys, tmp_path, monkeypatch):
-    places = {'RUN': workdir, 'OTHER': other, 'DATA': data_dir}
+def test_bad_input(draw, network, other, data_dir, argv, told, capsys, tmp_path, monkeypatch):
+    places = {'RUN': network, 'OTHER': other, 'DATA': data_dir}
     for name, place in places.items():
         argv = [part.replace(name, str(place)) for part in argv]
         told = told.replace(name, str(place))
-    network = [] if any(part.startswith('--model') for part in argv) else [f'--workdir={workdir}']
+    chosen = [] if any(part.startswith('--model') for part in argv) else [f'--model={network}']
     out = [] if any(part.startswith('--out') for part in argv) else [f'--out={tmp_path / "out.png"}']
     before = sorted(pathlib.Path().iterdir())
-    assert command(*argv, *network, *out) == (2, [])
+    assert draw(*argv, *chosen, *out) == (2, [])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith('error: ')
     assert told in line
@@ -280,30 +287,36 @@ def test_bad_input(command, workdir, other, data_dir, argv, told, capsys, tmp_pa
     assert sorted(pathlib.Path().iterdir()) == before
 
 
-def test_without_matplotlib(command, workdir, monkeypatch, capsys, tmp_path):
+def test_without_matplotlib(draw, network, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     values = flags.FlagValues()
     visualize.define_flags(values)
+    argv = ['visualize', 'correlation', f'--model={network}', '--clip=0', f'--out={tmp_path / "a.png"}']
     with pytest.raises(SystemExit) as caught:
-        argv = ['visualize', 'correlation', f'--workdir={workdir}', '--clip=0', f'--out={tmp_path / "a.png"}']
         run_command(visualize.run, values(argv), values)
     assert caught.value.code == 2
     assert capsys.readouterr().err == 'error: Matplotlib is needed for pictures: pip install "kimnet-jax[report]"\n'
 
 
-def test_a_hanet_of_other_joints_and_a_damaged_video(command, workdir, tmp_path, capsys):
+def test_bad_videos(draw, network, tmp_path, capsys):
     folder = tmp_path / 'frames'
     folder.mkdir()
     (folder / '0.png').write_bytes(b'no image')
-    assert command('trajectories', f'--workdir={workdir}', folder, f'--out={tmp_path / "a.png"}') == (2, [])
+    assert draw('trajectories', f'--model={network}', folder, f'--out={tmp_path / "a.png"}') == (2, [])
     assert '0.png: not a readable image' in capsys.readouterr().err
     (folder / '0.png').write_bytes(encode_png(np.zeros((40, 40, 3), np.uint8)))
-    assert command('trajectories', f'--workdir={workdir}', folder, '--box=100,100,120,120', f'--out={tmp_path / "a.png"}') == (
+    assert draw('trajectories', f'--model={network}', folder, '--box=100,100,120,120', f'--out={tmp_path / "a.png"}') == (
         2,
         [],
     )
     assert 'outside the 40x40 image' in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ['frames']
+
+
+def test_where_pictures_go():
+    assert visualize._out('compare', 'clip', pathlib.Path('run'), None) == pathlib.Path('run/pictures/compare_clip.png')
+    assert visualize._out('compare', 'clip', None, None) == pathlib.Path('pictures/compare_clip.png')
+    assert visualize._out('compare', 'clip', None, 'a/b.mp4') == pathlib.Path('a/b.mp4')
 
 
 def test_the_view_holds_all_joints():
