@@ -239,7 +239,10 @@ def correlation(
     later = [run.seen[t] for t in run.shown[1:]]
     weights = np.stack([np.full((joints, joints), np.nan) if one.begins else one.evidence['correlation'] for one in later])
     if np.isnan(weights).all():
-        raise InputError(f'{footage.name}: the chain begins anew in each of these frames, so there is no W_r; choose others')
+        raise InputError(
+            f'{footage.name}: the chain begins anew in each of these frames, so there is no W_r; show later ones with --frames'
+            + ('' if footage.boxes is not None else ', or say with --box where the person is')
+        )
     drawn = None
     if lines is not None:
         view = _view(run.joints)
@@ -336,7 +339,7 @@ def compare(networks: Mapping[str, Trained], footage: Footage, asked: Frames | N
         }
     view = _view(*(np.where(sure[name][..., None], joints, np.nan) for name, joints in poses.items()))
     places = {name: apply_affine(view, joints) for name, joints in poses.items()}
-    title = f'{footage.name}'
+    title = footage.name
 
     def rows(images: np.ndarray, indices: slice) -> list[Any]:
         found = []

@@ -26,7 +26,7 @@ from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.models import build_model
 from kimnet_jax.models.weights import flatten
 from kimnet_jax.reporting import pictures
-from kimnet_jax.tasks import trained, visualization
+from kimnet_jax.tasks import refinement, trained, visualization
 from kimnet_jax.tasks.occlusion import predictor
 
 pytestmark = pytest.mark.quick_compilation
@@ -38,9 +38,15 @@ def packed(data_dir: pathlib.Path, file: pathlib.Path, seed: int) -> pathlib.Pat
     config = get_config('preset=tiny,row=without_p').to_dict()
     config['dataset'] |= {'config': 'mini', 'data_dir': str(data_dir)}
     model = build_model(config['model'], num_joints=15, seed=seed)
-    arrays = {path: np.asarray(leaf[...]) for path, leaf in flatten(nnx.state(model, (nnx.Param, nnx.BatchStat))).items()}
-    for part in ('conv_q', 'conv_k'):
-        arrays[f'transition.temporal.{part}.kernel'] *= 5  # so that W_r is far from uniform
+    arrays = {path: np.array(leaf[...]) for path, leaf in flatten(nnx.state(model, (nnx.Param, nnx.BatchStat))).items()}
+    generator = np.random.default_rng(seed)
+    for path, array in arrays.items():  # those of the beginning give heatmaps near zero, and a W_r that is uniform
+        if path.endswith('scale'):
+            array[:] = generator.uniform(0.5, 1.5, array.shape) * (0.4 if 'relation_decoder' in path else 1)
+        elif path.endswith('bias'):
+            array[:] = generator.normal(0, 0.3, array.shape)
+        elif 'temporal' in path:
+            array *= 2
     trained.pack(trained.Trained(file.stem, config, JHMDB, 1, arrays), file, dtype='float32')
     return file
 
@@ -126,14 +132,15 @@ def test_heatmaps_are_those_of_the_network(draw, network, output, tmp_path):
     target, blocks = maps[:3], {'sum': maps[3:8], 'knee target': maps[8:11], 'knee': maps[11:]}
     np.testing.assert_allclose(blocks['sum'], [*predicted.sum(-1), *final.sum(-1)], atol=0.02 * np.abs(final.sum(-1)).max())
     np.testing.assert_allclose(blocks['knee'], [*predicted[..., knee], *final[..., knee]], atol=0.02 * np.abs(final).max())
-    visible = batch['visible'][0, [0, 2, 4]]
-    for t, (peak, joints) in enumerate(zip(blocks['knee target'], batch['joints'][0, [0, 2, 4]], strict=True)):
-        assert visible[t, knee]
+    joints, visible = (batch[key][0, [0, 2, 4], knee] for key in ('joints', 'visible'))
+    assert visible.any()
+    for peak, joint, there in zip(blocks['knee target'], joints, visible, strict=True):
         row, column = np.unravel_index(peak.argmax(), peak.shape)
-        np.testing.assert_allclose(joints[knee], [4 * column + 1.5, 4 * row + 1.5], atol=2.01)
-        assert target[t].max() >= peak.max() > 0.8
+        assert (peak.max() > 0.8) == there
+        assert not there or np.abs(joint - [4 * column + 1.5, 4 * row + 1.5]).max() <= 2
+    assert min(summed.max() for summed in target) > 0.8
     marks = [line.get_xydata()[0] for axes in figure.axes for line in axes.lines if len(line.get_xydata()) == 1]
-    np.testing.assert_allclose(marks[:3], batch['joints'][0, [0, 2, 4], knee], atol=1e-3)
+    np.testing.assert_allclose(marks[: visible.sum()], joints[visible], atol=1e-3)
 
 
 def test_where_a_chain_begins_nothing_is_drawn(network, data_dir, tmp_path, monkeypatch):
@@ -201,8 +208,15 @@ def test_trajectories_of_a_clip(draw, network, clips, tmp_path, capsys):
     x, *_ = figure.axes
     drawn = {line.get_label(): line.get_ydata() for line in x.lines}
     np.testing.assert_allclose(drawn['face, truth'], places[:, JHMDB.joints.index('face'), 0])
-    assert np.abs(np.diff(drawn['l_knee, refined'], 2)).mean() < np.nanmean(np.abs(np.diff(drawn['l_knee, raw'], 2)))
-    assert x.get_title() == ''
+    found = trained.open_trained(network)
+    poses = visualization.watch(found, visualization.open_clip(found, '2'), None, None, keep=False).joints
+    knee = JHMDB.joints.index('l_knee')
+    refiner = refinement.load(trained.open_trained('hanet-s-jhmdb')).refiner
+    refined = refiner(poses, example['boxes'], example['image_size'])
+    np.testing.assert_allclose(drawn['l_knee, refined'], refined[:, knee, 0], atol=1e-3)
+    sure = np.isfinite(drawn['l_knee, raw'])
+    assert sure.any()
+    np.testing.assert_allclose(drawn['l_knee, raw'][sure], poses[sure, knee, 0], atol=1e-3)
 
 
 def test_a_folder_of_images(draw, network, clips, tmp_path, capsys):
