@@ -425,7 +425,7 @@ def trajectories(
                 for i, frame in enumerate(shown):
                     values = ['' if np.isnan(column[i]) else f'{column[i]:.2f}' for column in columns.values()]
                     writer.writerow([frame, *([f'{time[i]:.4f}'] if unit == 's' else []), name, *values])
-    print(f'written: {out}, {table}')
+    print(f'written: {out}\nwritten: {table}')
 
 
 def right_joints(prediction: Array, joints: Array, visible: Array, skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:

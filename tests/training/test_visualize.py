@@ -195,7 +195,7 @@ def test_trajectories_of_a_clip(draw, network, clips, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
     argv[4] = '--joints=l_knee,face'
     status, (figure,) = draw(*argv)
-    assert (status, capsys.readouterr().out) == (0, f'written: {out}, {out.with_suffix(".csv")}\n')
+    assert (status, capsys.readouterr().out) == (0, f'written: {out}\nwritten: {out.with_suffix(".csv")}\n')
     with out.with_suffix('.csv').open() as file:
         rows = list(csv.DictReader(file))
     example = clips[2]
