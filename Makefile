@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 FIRST_BOX := $(RUN) -c 'import json, sys; print(*json.load(open(sys.argv[1]))["boxes"][0], sep=",")'
 
-.PHONY: demo test test-slow lint docs parity clean
+.PHONY: demo test test-slow fuzz lint docs parity clean
 
 demo: $(VENV)/.base
 	$(RUN) -m kimnet_jax build kinetic_puppets/joints15 --data_dir $(DEMO)/data
@@ -28,6 +28,11 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(RUN) -m pytest -m slow
+
+# spoilt inputs on every command, for an hour: make fuzz SECONDS=600 for ten minutes
+SECONDS ?= 3600
+fuzz: $(VENV)/.test
+	KIMNET_FUZZ_SECONDS=$(SECONDS) $(RUN) -m pytest -n 0 -s tests/fuzz
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check .

@@ -33,17 +33,24 @@ def base() -> ConfigDict:
     return ConfigDict(plain(Settings()))
 
 
-def set_model(config: ConfigDict, model: str, row: str, preset: str) -> None:
+def set_model(config: ConfigDict, model: str, row: str, preset: str, swap: str = 'encoder') -> None:
     """Makes `config.model` that of an argument, `model` (default KIMNet) or `row` of a table of the paper, in a preset's size.
 
     Presets: `full` (the paper's), `medium` (runs on a CPU in real time), `small` (trains on a CPU in minutes), `tiny` (for tests;
-    learns little).
+    learns little). In the rows of Table III that name a backbone, it is the feature `encoder`, or `both` it and the pose
+    initializer (`swap`); the paper does not say which.
     """
+    if swap not in ('encoder', 'both'):
+        raise ValueError(f"swap {swap!r}: choose 'encoder' or 'both'")
+    if swap == 'both' and not row:
+        raise ValueError('swap=both: belongs to the rows of Table III, such as row=encoder_resnet18')
     if model and row:
         raise ValueError(f'model={model} and row={row}: choose one of them')
     if row and row not in ROWS:
         raise ValueError(f'row {row!r}: choose one of {", ".join(ROWS)}')
     changes = dict(ROWS[row]) if row else {}
+    if swap == 'both' and row.startswith('encoder_'):
+        changes['pose_initializer'] = changes['feature_encoder']
     name = changes.pop('name', model or 'kimnet')
     if name not in VIDEO_MODELS:
         raise ValueError(f'model {name!r}: choose one of {", ".join(VIDEO_MODELS)}')

@@ -13,12 +13,13 @@ from kimnet_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`joints`: 13 (Penn Action) or 15 (JHMDB); `preset`: full, medium, small or tiny; `model` or `row`: see `configs.models`."""
-    args = common.parse_arg(arg, joints=15, preset='small', model='', row='')
+    """`joints`: 13 (Penn Action) or 15 (JHMDB); `preset`: full, medium, small or tiny; `model` or `row`: see `configs.models`;
+    `swap`: `common.set_model`."""
+    args = common.parse_arg(arg, joints=15, preset='small', model='', row='', swap='encoder')
     if args.joints not in (13, 15):
         raise ValueError(f'joints {args.joints}: choose 13 or 15')
     config = common.base()
-    common.set_model(config, args.model, args.row, args.preset)
+    common.set_model(config, args.model, args.row, args.preset, args.swap)
     config.dataset.update(name='kinetic_puppets', config=f'joints{args.joints}')
     config.data.update(augment_scale=(0.85, 1.2), augment_rotation=20.0)
     config.optimizer.learning_rate = 2e-3

@@ -10,10 +10,11 @@ from kimnet_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`preset`: full, medium, small or tiny; `recipe`: `common.apply_recipe`; `model` or `row`: see `configs.models`."""
-    args = common.parse_arg(arg, preset='full', recipe='ours', model='', row='')
+    """`preset`: full, medium, small or tiny; `recipe`: `common.apply_recipe`; `model` or `row`: see `configs.models`;
+    `swap`: `common.set_model`."""
+    args = common.parse_arg(arg, preset='full', recipe='ours', model='', row='', swap='encoder')
     config = common.base()
-    common.set_model(config, args.model, args.row, args.preset)
+    common.set_model(config, args.model, args.row, args.preset, args.swap)
     config.dataset.update(name='penn_action', config='official')
     common.apply_recipe(config, args.recipe, paper_rate=5e-3, paper_batch=16)
     return config

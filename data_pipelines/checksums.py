@@ -8,6 +8,7 @@ from typing import Any
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import write_text
+from kimnet_jax.core.json_files import read_json
 
 FILE = 'checksums.json'
 AGAIN = 'rebuild it with --overwrite'
@@ -52,8 +53,8 @@ def _read_list(folder: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f'{folder}: no {FILE}: built by an earlier version, or not copied completely; {AGAIN}')
     try:
-        found = json.loads(path.read_bytes())
-        files = dict(found['files'])
+        found = read_json(path)
+        files = {name: {'bytes': int(entry['bytes']), 'sha256': str(entry['sha256'])} for name, entry in found['files'].items()}
         whole = found['sha256'] == _digest_of_list(files)
     except Exception as error:  # of JSON, on anything
         raise InputError(f'{folder}: {FILE} is damaged ({type(error).__name__}); {AGAIN}') from error

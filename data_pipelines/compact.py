@@ -107,6 +107,8 @@ def compact(source: pathlib.Path, out: pathlib.Path, settings: Settings, *, over
     """
     name, config, version = source.parts[-3:]
     builder = import_builder(name)
+    if config not in (known := [one.name for one in builder.BUILDER_CONFIGS]):
+        raise InputError(f'{name} has no config {config!r}; known: {", ".join(known)}')
     built = schema.read_built(source)
     if 'compact' in built.metadata:
         raise InputError(f'{source}: a compact copy already; give the folder of the original as --data_dir')

@@ -97,7 +97,7 @@ def examine_built(folders: Sequence[pathlib.Path], pixels: bool) -> Report:
         for report in (whole, *_run(checks)):
             findings += report.findings
             counts.update(report.counts)
-    return Report(findings, counts)
+    return Report(findings, dict(counts))  # what `asdict` copies a Counter to is none
 
 
 def _run(checks: Sequence[Check]) -> list[Report]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import work_folder
+from kimnet_jax.core.files import make_folder, work_folder
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example
 from kimnet_jax.data_pipelines.schema import ClipSource, open_clips
@@ -70,7 +70,7 @@ def export_clip(example: Example, skeleton: Skeleton, out: pathlib.Path, *, over
     out = out.expanduser().absolute()
     if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
         raise InputError(f'--out {out}: already exists; choose another folder{" or give --overwrite" if out.is_dir() else ""}')
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     foreign = (
         sorted(path.name for path in out.iterdir() if not _OURS.fullmatch(path.name) or not path.is_file())
         if out.is_dir()

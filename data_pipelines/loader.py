@@ -53,9 +53,6 @@ class LoaderConfig:
     prefetch: int = 4
 
     def __post_init__(self) -> None:
-        for name, least in (('threads', 1), ('workers', 0), ('prefetch', 1)):
-            if getattr(self, name) < least:
-                raise InputError(f'config.loader.{name} is {getattr(self, name)}; it must be at least {least}')
         check_ranges('loader', self, threads=(1, 1024), workers=(0, 1024), prefetch=(1, 1024))
 
 

@@ -9,13 +9,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kimnet_jax.core.array_files import read_npz, write_npz
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import read_file, write_text
+from kimnet_jax.core.files import write_text
+from kimnet_jax.core.json_files import parse_json, read_json
 from kimnet_jax.core.pose_windows import extent
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
-from kimnet_jax.data_pipelines.array_files import read_npz, write_npz
 from kimnet_jax.data_pipelines.poses import DIMS, Estimates, Kind
-from kimnet_jax.data_pipelines.sequence_files import LARGEST, check_boxes, check_joints, read_sequence_file, write_sequence_file
+from kimnet_jax.data_pipelines.sequence_files import (
+    check_boxes,
+    check_joints,
+    check_size,
+    read_sequence_file,
+    write_sequence_file,
+)
 
 _KEYS = ('clips', 'lengths', 'joints', 'scores', 'boxes', 'image_size', 'skeleton', 'about')
 
@@ -108,12 +115,7 @@ def read_pose_json(path: pathlib.Path) -> tuple[dict[str, Any], Estimates, Skele
     Raises:
         InputError: naming the file, the frame and the field that is wrong.
     """
-    try:
-        data = json.loads(read_file(path, 'file of poses'))
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InputError(f'{path}: not valid JSON ({error}); give the .json file that predict wrote') from error
+    data = read_json(path, 'file of poses')
     try:
         about, frames = data['about'], data['frames']
         skeleton = get_skeleton(about['skeleton'])
@@ -121,13 +123,13 @@ def read_pose_json(path: pathlib.Path) -> tuple[dict[str, Any], Estimates, Skele
             raise InputError(f'{path}: no frames in it')
         dims = np.shape(frames[0].get('joints', ()))[-1:]
         spatial = dims in ((3,), (6,))
-        size = np.array([about.get(key, 0) if spatial else about[key] for key in ('height', 'width')], int)
+        size = np.array([about.get(key, 0) if spatial else about[key] for key in ('height', 'width')], np.float64)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f'{path}: not a file of poses that predict wrote ({type(error).__name__}: {error})') from error
     joints = _column(path, frames, 'joints', (skeleton.num_joints, dims[0] if spatial else 2))
     check_joints(joints, str(path))
-    if not spatial and not ((size > 0) & (size <= LARGEST)).all():
-        raise InputError(f'{path}: height and width are {size.tolist()}: must be positive numbers of pixels')
+    if not spatial:
+        check_size(size, str(path))
     scores = np.isfinite(joints).all(-1).astype(np.float32)
     if 'scores' in frames[0]:
         scores = _column(path, frames, 'scores', (skeleton.num_joints,))
@@ -176,9 +178,13 @@ def _predictions_of(arrays: Mapping[str, Any], path: pathlib.Path) -> tuple[list
     if missing:
         raise InputError(f'{path}: no array {missing[0]!r}; give the file that evaluate --predictions wrote')
     try:
-        skeleton, about = get_skeleton(str(arrays['skeleton'])), json.loads(str(arrays['about']))
-    except ValueError as error:  # InputError is one
-        raise InputError(f'{path}: skeleton and about must be a name and JSON ({error})') from error
+        skeleton = get_skeleton(str(arrays['skeleton']))
+    except InputError as error:
+        raise InputError(f'{path}: skeleton: {error}') from error
+    about = parse_json(str(arrays['about']), f'{path}: about')
+    unlike = [key for key in _KEYS if not isinstance(arrays[key], np.ndarray) or arrays[key].dtype.hasobject]
+    if unlike:
+        raise InputError(f'{path}: {unlike[0]} is no plain array; give the file that evaluate --predictions wrote')
     clips, count, shape = np.size(arrays['clips']), skeleton.num_joints, np.shape(arrays['joints'])
     if len(shape) != 3 or shape[2] not in DIMS.values():
         raise InputError(f'{path}: joints of shape {list(shape)}, expected [frames, {count}, 2 or 3]')
@@ -196,11 +202,15 @@ def _predictions_of(arrays: Mapping[str, Any], path: pathlib.Path) -> tuple[list
         if array.shape != shape or array.dtype.kind not in ('U' if key == 'clips' else 'iuf'):
             raise InputError(f'{path}: {key} of shape {list(array.shape)} ({array.dtype}), expected {list(shape)}')
     lengths = arrays['lengths']
-    if not isinstance(about, dict) or lengths.min(initial=1) < 1 or lengths.sum() != total or not total:
+    whole = np.isfinite(lengths).all() and (lengths == np.floor(lengths)).all() and (lengths <= total).all()
+    if not isinstance(about, dict) or not whole or lengths.min(initial=1) < 1 or lengths.sum() != total or not total:
         raise InputError(f'{path}: {total} poses for {lengths.sum()} frames; write it again with evaluate --predictions')
     check_joints(np.asarray(arrays['joints'], np.float64), str(path))
+    if not np.isfinite(arrays['scores']).all():
+        raise InputError(f'{path}: scores are not all finite')
     if dims == 2:
         check_boxes(arrays['boxes'], str(path))
+        check_size(arrays['image_size'], str(path))
     ends = np.cumsum(lengths.astype(int))[:-1]
     parts = [np.split(arrays[key].astype(np.float32), ends) for key in ('joints', 'scores', 'boxes')]
     rows = zip(arrays['clips'].tolist(), *parts, arrays['image_size'], strict=True)

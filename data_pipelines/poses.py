@@ -72,14 +72,11 @@ class PoseConfig:
             raise InputError(f"config.poses.root={self.root}: belongs to config.poses.kind='3d'; set it to ()")
         if self.kind == 'smpl':
             self._check_smpl()
-        if not (len(self.augment_scale) == 2 and 0 < self.augment_scale[0] <= self.augment_scale[1]):
-            raise InputError(f'config.poses.augment_scale={self.augment_scale}: must be (low, high), positive')
-        if not 0 <= self.augment_flip <= 1:
-            raise InputError(f'config.poses.augment_flip={self.augment_flip}: must be 0 to 1')
-        for name in ('augment_rotation', 'augment_shift'):
-            if getattr(self, name) < 0:
-                raise InputError(f'config.poses.{name}={getattr(self, name)}: must be 0 or more')
-        check_ranges('poses', self, augment_scale=(0.1, 10), augment_rotation=(0, 180), augment_shift=(0, 10), root=(0, 10_000))
+        check_ranges('poses', self, augment_scale=(0.1, 10), augment_rotation=(0, 180), augment_flip=(0, 1))
+        check_ranges('poses', self, augment_shift=(0, 10), root=(0, 10_000))
+        low, high = self.augment_scale
+        if low > high:
+            raise InputError(f'config.poses.augment_scale={self.augment_scale}: must be (lowest, highest)')
 
     def _check_smpl(self) -> None:
         if not self.smpl_file:
@@ -114,14 +111,7 @@ class NoiseConfig:
     gap_length: int = 8
 
     def __post_init__(self) -> None:
-        if self.jitter < 0:
-            raise InputError(f'config.noise.jitter={self.jitter}: must be 0 or more')
-        for name in ('outliers', 'swaps', 'gaps'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f'config.noise.{name}={getattr(self, name)}: must be a share, 0 to 1')
-        if self.gap_length < 1:
-            raise InputError(f'config.noise.gap_length={self.gap_length}: must be 1 frame or more')
-        check_ranges('noise', self, jitter=(0, 10), gap_length=(1, 100_000))
+        check_ranges('noise', self, jitter=(0, 10), outliers=(0, 1), swaps=(0, 1), gaps=(0, 1), gap_length=(1, 100_000))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.json_files import read_json
 from kimnet_jax.core.skeleton import JHMDB, Skeleton, get_skeleton
 from kimnet_jax.core.types import Example
 from kimnet_jax.data_pipelines import checksums
@@ -305,8 +305,8 @@ def read_built(folder: pathlib.Path) -> Built:
             dataset_name=proto.name, data_dir=folder, filetype_suffix=proto.file_format
         )
         splits = tfds.core.splits.SplitDict.from_proto(proto.splits, template)
-        metadata = json.loads((folder / 'metadata.json').read_bytes())
-        _check_tables(splits, metadata, listed)
+        metadata = read_json(folder / 'metadata.json')
+        _check_tables(folder, splits, metadata, listed)
     except InputError:
         raise
     except Exception as error:  # of a JSON reader, of TFDS
@@ -318,7 +318,7 @@ def _refuse_foreign_classes(folder: pathlib.Path) -> None:
     """Raises `InputError` where a table names a class that no data set of ours has; our own reader would not import it."""
     known = set(_classes_in(_features(JHMDB).to_json()))
     for name in ('features.json', 'dataset_info.json'):
-        for found in _classes_in(json.loads((folder / name).read_bytes())):
+        for found in _classes_in(read_json(folder / name)):
             if found not in known:
                 raise InputError(
                     f'{folder / name}: names the class {found!r}, which no data set of this package has; nothing of it was run: '
@@ -338,11 +338,13 @@ def _classes_in(value: Any) -> Iterator[Any]:
             yield from _classes_in(inner)
 
 
-def _check_tables(splits: tfds.core.splits.SplitDict, metadata: Any, listed: frozenset[str]) -> None:
+def _check_tables(folder: pathlib.Path, splits: tfds.core.splits.SplitDict, metadata: Any, listed: frozenset[str]) -> None:
     """Raises an error unless the tables fit each other and the files."""
     for key, kind in {'clips': dict, 'skeleton': str, 'leak': str}.items():
         if not isinstance(metadata.get(key), kind):
             raise ValueError(f'metadata.json has no {key!r}')
+    if not isinstance(metadata.get('note', ''), str) or not isinstance(metadata.get('compact', {}), dict):
+        raise ValueError('metadata.json has a note that is no text, or settings of a compact copy that are none')
     get_skeleton(metadata['skeleton'])
     clips = metadata['clips']
     if set(clips) != set(splits):
@@ -356,10 +358,13 @@ def _check_tables(splits: tfds.core.splits.SplitDict, metadata: Any, listed: fro
             if not isinstance(clip, str) or type(length) is not int or length < 1:
                 raise ValueError(f'metadata.json: split {name!r} has a clip {clip!r} of {length!r} frames')
         files = [str(path) for path in whole.filepaths]
-        files += [frames_file(name, shard, whole.num_shards) for shard in range(whole.num_shards)]
+        frames = [frames_file(name, shard, whole.num_shards) for shard in range(whole.num_shards)]
+        files += frames
         unknown = [file for file in files if pathlib.PurePath(file).name not in listed]
         if unknown:
             raise ValueError(f'{unknown[0]} is not in {checksums.FILE}')
+        if sum(length for _, length in clips[name]) > sum((folder / file).stat().st_size for file in frames):
+            raise ValueError(f'metadata.json: split {name!r} has clips of more frames than there are')
     counts = collections.Counter(name for split in clips.values() for name, _ in split)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from kimnet_jax.core import smpl
+from kimnet_jax.core.array_files import read_npz, write_npz
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import extent, root_position
 from kimnet_jax.core.skeleton import JHMDB, SMPL, get_skeleton
-from kimnet_jax.data_pipelines.array_files import read_npz, write_npz
 from kimnet_jax.data_pipelines.poses import DIMS, Estimates, FixedPairs, Kind, PosePair
 
 LARGEST = 1e6  # of a coordinate, pixels or millimetres
@@ -63,6 +63,8 @@ def read_sequence_file(arrays: Mapping[str, Any], source: str, kind: Kind) -> tu
         others = [other for other, name in FIELDS.items() if name in arrays]
         hint = f'; its poses are of config.poses.kind={" or ".join(others)}' if others else ''
         raise InputError(f'{source}: no array {missing[0]!r}; it has {", ".join(arrays) or "none"}{hint}')
+    if not np.ndim(arrays['imgname']):
+        raise InputError(f'{source}: imgname is one value, expected the names of the frames of each clip')
     clips = []
     for i, names in enumerate(arrays['imgname']):
         clip, frames = _clip_name(names, i), np.size(names)
@@ -81,7 +83,9 @@ def read_sequence_file(arrays: Mapping[str, Any], source: str, kind: Kind) -> tu
                 boxes = _rows(arrays, 'bbox', i, frames, where)
                 check_boxes(boxes, where)
             if 'imgshape' in arrays:
-                size = _rows(arrays, 'imgshape', i, 1, where)[0, :2].astype(int)
+                size = _rows(arrays, 'imgshape', i, 1, where)[0, :2]
+                check_size(size, where)
+                size = size.astype(int)
         scores = np.isfinite(joints).all(-1).astype(np.float32)
         clips.append(Estimates(clip, joints, scores, boxes, size, shape))
     if not clips:
@@ -114,6 +118,14 @@ def check_boxes(boxes: np.ndarray, where: str) -> None:
     bad = np.flatnonzero((side < 1) | (np.abs(boxes) > LARGEST).any(-1))
     if len(bad):
         raise InputError(f'{where}: frame {bad[0]}: no box of a person in pixels: {boxes[bad[0]].tolist()}')
+
+
+def check_size(size: np.ndarray, source: str) -> None:
+    """Raises `InputError` naming `source` where sizes of images [..., 2] are no rows and columns."""
+    if size.shape[-1] != 2 or not ((size > 0) & (size <= LARGEST) & (size == np.floor(size))).all():
+        raise InputError(
+            f'{source}: height and width are {", ".join(f"{n:g}" for n in np.ravel(size)[:2])}: must be numbers of pixels'
+        )
 
 
 def check_joints(joints: np.ndarray, where: str) -> None:
@@ -156,7 +168,7 @@ def _rows(arrays: Mapping[str, Any], field: str, i: int, frames: int, where: str
     try:
         with np.errstate(over='ignore'):
             return np.asarray(arrays[field][i], np.float32).reshape(frames, -1)
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
         raise InputError(f'{where}: {field} is not of numbers for each of {frames} frames ({error})') from error
 
 

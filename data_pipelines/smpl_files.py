@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from kimnet_jax.core.array_files import dense, read_npz, read_pickle
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.smpl import NUM_JOINTS, Body
-from kimnet_jax.data_pipelines.array_files import dense, read_npz, read_pickle
 
 _FIELDS = ('v_template', 'shapedirs', 'J_regressor', 'kintree_table')
 

@@ -55,20 +55,6 @@ class DataConfig:
     augment_background: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ('frames', 'input_size'):
-            if getattr(self, name) < 1:
-                raise InputError(f'config.data.{name} is {getattr(self, name)}; it must be at least 1')
-        if not self.box_scale > 0:
-            raise InputError(f'config.data.box_scale is {self.box_scale}; it must be greater than 0')
-        if len(self.augment_scale) != 2 or not 0 < self.augment_scale[0] <= self.augment_scale[1]:
-            raise InputError(f'config.data.augment_scale is {self.augment_scale}; it must be (lowest, highest), both above 0')
-        if self.augment_rotation < 0:
-            raise InputError(f'config.data.augment_rotation is {self.augment_rotation}; it must be 0 or more degrees')
-        for name in ('augment_flip', 'augment_colour', 'augment_closeup', 'augment_background'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f'config.data.{name} is {getattr(self, name)}; it must be 0 to 1')
-        if not 0 <= self.augment_shift < 0.5:
-            raise InputError(f'config.data.augment_shift is {self.augment_shift}; it must be a share of the side, 0 to 0.5')
         check_ranges(
             'data',
             self,
@@ -77,7 +63,15 @@ class DataConfig:
             box_scale=(0.1, 10),
             augment_scale=(0.1, 10),
             augment_rotation=(0, 180),
+            augment_flip=(0, 1),
+            augment_shift=(0, 0.5),
+            augment_colour=(0, 1),
+            augment_closeup=(0, 1),
+            augment_background=(0, 1),
         )
+        low, high = self.augment_scale
+        if low > high:
+            raise InputError(f'config.data.augment_scale={self.augment_scale}: must be (lowest, highest)')
 
 
 @dataclasses.dataclass(frozen=True)

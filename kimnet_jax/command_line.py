@@ -3,30 +3,37 @@
 import functools
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags
 
 from kimnet_jax import pretrained
-from kimnet_jax.core.command import fail, run_command
+from kimnet_jax.core.command import fail, hush_foreign_threads, run_command
 from kimnet_jax.core.errors import InputError
 
 HELP = ('--help', '-help', '-h', '-?', '--helpshort', '-helpshort', '--helpfull', '-helpfull')
 flags.disclaim_key_flags()  # those defined here are the calling command's, and in its --help
 
 
-def start(run: Callable[[Sequence[str], flags.FlagValues], int | None], define_flags: Callable[[flags.FlagValues], None]) -> None:
-    """Runs a command: its flags are defined, the command line is read, and `run` gets what is left of it, and the flags."""
+def start(run: Callable[..., int | None], define_flags: Callable[[flags.FlagValues], None], *, settings: bool = False) -> None:
+    """Runs a command: its flags are defined, the command line is read, and `run` gets what is left of it, and the flags.
+
+    With `settings`, it gets the arguments `--config.FIELD=VALUE` between the two, as they stand.
+    """
     define_flags(flags.FLAGS)
+    given = [part for part in sys.argv if settings and part.startswith('--config.')]
 
     def begin(argv: Sequence[str]) -> int | None:
         from kimnet_jax.training.compilation import keep_compiled  # JAX, which `--help` does without
 
         keep_compiled()
-        return run(argv, flags.FLAGS)
+        return run(argv, given, flags.FLAGS) if settings else run(argv, flags.FLAGS)
 
-    app.run(lambda argv: run_command(begin, argv), flags_parser=functools.partial(parse_flags, flags.FLAGS))
+    hush_foreign_threads()
+    rest = [part for part in sys.argv if part not in given]
+    app.run(lambda argv: run_command(begin, argv), argv=rest, flags_parser=functools.partial(parse_flags, flags.FLAGS))
 
 
 def parse_flags(values: Callable[[Sequence[str]], list[str]], argv: Sequence[str]) -> list[str]:
@@ -48,9 +55,6 @@ def parse_flags(values: Callable[[Sequence[str]], list[str]], argv: Sequence[str
             given = [part.partition('=')[0] for part in argv if re.match(rf'--?config\.(.*\.)?{re.escape(field)}(=|$)', part)]
             message = f'{given[0] if given else field}: the config has no such field'
             message += f'; did you mean {alike[0]}?' if alike else ''
-        elif len(lines) > 1:
-            flag = next((i for i, part in enumerate(argv) if re.match('--?config(=|$)', part)), 0)
-            message = f'{" ".join(argv[flag : flag + (1 if "=" in argv[flag] else 2)])}: {message}'
         fail(message)
     app.usage(shorthelp=not any('full' in part for part in asked), writeto_stdout=True, exitcode=0)
     raise AssertionError  # `usage` ends the command

@@ -1,5 +1,8 @@
 """Weights from and to PyTorch: `python -m kimnet_jax.convert --model=pose_resnet --source=IN.pth.tar --target=OUT.npz`
-(docs/weights.md)."""
+(docs/weights.md).
+
+--config.model.FIELD=VALUE gives a field of the network that the weights do not tell. Otherwise the default is taken, and printed.
+"""
 
 import pathlib
 from collections.abc import Sequence
@@ -40,8 +43,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool('overwrite', False, 'Replace the target if it exists.', flag_values=values)
 
 
-def run(argv: Sequence[str], options: flags.FlagValues) -> None:
+def run(argv: Sequence[str], settings: Sequence[str], options: flags.FlagValues) -> None:
     """Converts as the flags say."""
+    from kimnet_jax.interop.convert import given_fields
     from kimnet_jax.tasks.conversion import ConversionRequest, convert, list_networks
 
     command_line.refuse_arguments(argv)
@@ -52,12 +56,13 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     source, target = (pathlib.Path(name).expanduser() for name in (options.source, options.target))
     template = pathlib.Path(options.template).expanduser() if options.template else None
     given = command_line.values_of(options, *_PASSED_ON)
-    return convert(ConversionRequest(source=source, target=target, template=template, **given))
+    fields = given_fields(settings)
+    return convert(ConversionRequest(source=source, target=target, template=template, fields=fields, **given))
 
 
 def cli() -> None:
     """Entry point of the console script."""
-    command_line.start(run, define_flags)
+    command_line.start(run, define_flags, settings=True)
 
 
 if __name__ == '__main__':

@@ -14,7 +14,9 @@ def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
     command_line.define_network(values)
     flags.DEFINE_string('out', None, 'Folder for the exported model; must not exist yet.', flag_values=values)
-    flags.DEFINE_integer('frames', 5, 'T, the number of frames of the function `clip`.', lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        'frames', 5, 'T, the number of frames of the function `clip`.', lower_bound=1, upper_bound=10_000, flag_values=values
+    )
     platforms = f'Where it is to run: {", ".join(EXPORTED)}, or some of them.'
     flags.DEFINE_list('platforms', ['cpu', 'cuda', 'tpu'], platforms, flag_values=values)
     dtype = 'Precision of the convolutions, float32 or bfloat16. Default: what the run uses on this machine.'

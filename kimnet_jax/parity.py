@@ -22,7 +22,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string('weights', None, weights, flag_values=values)
     flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Precision of both sides.', flag_values=values)
     steps = 'Training steps; 0: the forward pass only. Default: 100, or 1 at full size.'
-    flags.DEFINE_integer('steps', None, steps, lower_bound=0, flag_values=values)
+    flags.DEFINE_integer('steps', None, steps, lower_bound=0, upper_bound=1_000_000, flag_values=values)
     flags.DEFINE_float('learning_rate', 1e-3, 'Learning rate of Adam, on both sides.', flag_values=values)
     flags.DEFINE_bool(
         'all', False, 'Compare every network at a small size and write the table into parity.md.', flag_values=values

@@ -4,15 +4,12 @@ Each run is a `kimnet_jax.train` in `<workdir>/<config>/<preset>/<row>/seed<k>`.
 and resumes the others. Prints our numbers beside the paper's (docs/reproduce.md).
 """
 
-import functools
 import pathlib
-import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from kimnet_jax import command_line
-from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.reporting.paper import ABLATIONS, SAME
 
@@ -67,11 +64,7 @@ def run(argv: Sequence[str], settings: Sequence[str], options: flags.FlagValues)
 
 def cli() -> None:
     """Entry point of the console script."""
-    define_flags(flags.FLAGS)
-    settings = [part for part in sys.argv if part.startswith('--config.')]
-    argv = [part for part in sys.argv if not part.startswith('--config.')]
-    parse = functools.partial(command_line.parse_flags, flags.FLAGS)
-    app.run(lambda rest: run_command(run, rest, settings, flags.FLAGS), argv=argv, flags_parser=parse)
+    command_line.start(run, define_flags, settings=True)
 
 
 if __name__ == '__main__':

@@ -6,12 +6,13 @@ Rerunning the same command resumes an interrupted run; the final weights are bit
 import pathlib
 import sys
 from collections.abc import Sequence
+from importlib import util
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from kimnet_jax import command_line
-from kimnet_jax.core.command import explained, hush_foreign_threads
+from kimnet_jax.core.command import explained, fail
 from kimnet_jax.core.errors import InputError
 
 
@@ -26,10 +27,33 @@ def _shipped_config(argument: str) -> str:
     return argument
 
 
+def _read_config(argument: str) -> ConfigDict:
+    """The config that a file gives, locked; what goes wrong in the file ends the command in one line that names it."""
+    path, colon, given = argument.partition(':')
+    try:
+        spec = util.spec_from_file_location('config_config', path)
+        if spec is None or spec.loader is None:
+            raise InputError('its name must end in .py')
+        module = util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, 'get_config', None)):
+            raise InputError('it defines no function get_config')
+        config = module.get_config(*([given] if colon else []))
+        if not isinstance(config, ConfigDict):
+            raise InputError(f'its get_config returns a {type(config).__name__}; it must be an ml_collections.ConfigDict')
+    except (Exception, SystemExit) as error:
+        told = ' '.join(str(error).split())
+        if not isinstance(error, ValueError):  # which is the file's own word on its argument
+            told = f'the file fails with {type(error).__name__}: {told}'
+        fail(f'--config={argument}: {told}')
+    return ConfigDict(config).lock() if isinstance(config, FrozenConfigDict) else config.lock()
+
+
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
     config = 'Config file, `configs/<name>.py[:key=value,...]`. Its fields are flags too: --config.train.epochs=20.'
     config_flags.DEFINE_config_file('config', None, config, lock_config=True, flag_values=values)
+    values['config'].parser.parse = _read_config  # type: ignore[method-assign]
     flags.DEFINE_string('workdir', None, 'Folder for the run: checkpoints, metrics, config.', flag_values=values)
     distributed = 'This is one of several processes (pods, clusters), which find each other through JAX.'
     flags.DEFINE_bool('distributed', False, distributed, flag_values=values)
@@ -37,7 +61,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     """Trains as the flags say; returns the exit status."""
-    from kimnet_jax.tasks import task_of
+    from kimnet_jax.tasks import name_of, task_of
     from kimnet_jax.training import sharding
 
     command_line.refuse_arguments(argv, '; settings are given as --config.section.field=value')
@@ -47,7 +71,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
         sharding.join_processes()
     config = options.config.to_dict()
     with sharding.without_peers():
-        return task_of(config['model']['name']).train(config, pathlib.Path(options.workdir).expanduser())
+        return task_of(name_of(config)).train(config, pathlib.Path(options.workdir).expanduser())
 
 
 def cli() -> None:
@@ -59,7 +83,6 @@ def cli() -> None:
                 sys.argv[i] = f'{flag}={_shipped_config(value)}'
             elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
                 sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
-    hush_foreign_threads()
     command_line.start(run, define_flags)
 
 

@@ -32,7 +32,9 @@ VARIANTS = {
     'kinetic_puppets': [None, 'joints=13', 'joints=15', *(f'preset={preset}' for preset in PRESETS)]
     + [f'preset={preset},model={model}' for model in VIDEO_MODELS for preset in PRESETS if model != 'kimnet']
     + [f'preset=tiny,row={row}' for row in ROWS],
-    'penn_action': [None, 'preset=tiny', 'recipe=paper', 'recipe=released,model=pose_resnet'] + [f'row={row}' for row in ROWS],
+    'penn_action': [None, 'preset=tiny', 'recipe=paper', 'recipe=released,model=pose_resnet']
+    + [f'row={row}' for row in ROWS]
+    + ['row=encoder_hrnet,swap=both'],
     'pose_resnet_mpii': [None, *(f'preset={preset}' for preset in PRESETS), 'split=held_out']
     + [f'depth={depth},preset=small' for depth in (18, 34, 50, 101, 152)],
     'pose_resnet_lsp': [None, *(f'preset={preset}' for preset in PRESETS), 'data=original', 'depth=18,preset=small'],
@@ -195,3 +197,13 @@ def test_simple_baselines_recipe():
     assert (config.data.frames, config.data.input_size, config.data.box_scale) == (1, 256, 1.25)
     assert (config.target.sigma, config.target.centre, config.target.visibility_weighting) == (2, 'cell', True)
     assert (config.model.name, config.model.depth, config.model.width, config.model.features) == ('pose_resnet', 152, 64, 256)
+
+
+def test_the_rows_of_table_3_name_the_encoder_or_both():
+    for row in ROWS:
+        encoder, both = (get_config('penn_action', f'row={row},swap={swap}').model.to_dict() for swap in ('encoder', 'both'))
+        changed = {'pose_initializer': encoder['feature_encoder']} if row.startswith('encoder_') else {}
+        assert both == encoder | changed
+    for arg in ('swap=both', 'row=kimnet,swap=decoder'):
+        with pytest.raises(ValueError, match='swap'):
+            get_config('penn_action', arg)

@@ -7,6 +7,7 @@ import pytest
 from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.image import encode_jpeg, encode_png
 from kimnet_jax.core.video import DEFAULT_RATE, frame_rate, image_files, read_frames
+from kimnet_jax.inference.video import stated_frame_count
 
 
 def write_video(path, frames, rate=12):
@@ -172,3 +173,19 @@ def test_real_videos_give_no_false_alarm(shared_dir):
     assert len(videos) > 200
     for path in videos[::4]:
         assert sum(1 for _ in read_frames(path))
+
+
+def test_a_title_of_another_encoding_changes_nothing(tmp_path):
+    path = tmp_path / 'clip.mp4'
+    with av.open(str(path), 'w') as container:
+        container.metadata['title'] = 'QQQQ'
+        stream = container.add_stream('libx264', rate=25)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, 'yuv420p'
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    assert b'QQQQ' in data
+    path.write_bytes(data.replace(b'QQQQ', b'\xc3(\xff\xfe'))
+    assert len(list(read_frames(path))) == 1
+    assert frame_rate(path) == 25
+    assert stated_frame_count(path) == 1

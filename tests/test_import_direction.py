@@ -248,7 +248,7 @@ def test_commands_hold_flags_and_nothing_else(command):
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert {'define_flags', 'run', 'cli'} <= functions
     reading = {
-        'train': {'_shipped_config'},
+        'train': {'_shipped_config', '_read_config'},
         'predict': {'requested_boxes'},
         'occlusion': {'_counts'},
         'reproduce': {'_length'},

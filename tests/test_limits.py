@@ -17,11 +17,11 @@ import scipy.io
 from array_bombs import png_of, zip_of_zeros
 
 from kimnet_jax.core import files
+from kimnet_jax.core.array_files import read_npz
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
 from kimnet_jax.core.video import read_frames
 from kimnet_jax.data_pipelines import matlab
-from kimnet_jax.data_pipelines.array_files import read_npz
 from kimnet_jax.data_pipelines.pose_files import read_pose_json
 from kimnet_jax.data_pipelines.smpl_files import read_body
 from kimnet_jax.inference.tracking import read_boxes

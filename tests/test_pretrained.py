@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from kimnet_jax import pretrained
 from kimnet_jax.core.errors import InputError
@@ -17,7 +18,9 @@ from kimnet_jax.data_pipelines.clips import Window
 from kimnet_jax.data_pipelines.transforms import Augmentation, DataConfig, crop_window
 from kimnet_jax.inference.predictor import predict_poses
 from kimnet_jax.interop.weight_files import read_weights, write_weights
-from kimnet_jax.tasks import heatmaps, trained
+from kimnet_jax.models import PerFrame
+from kimnet_jax.models.weights import flatten
+from kimnet_jax.tasks import export, heatmaps, refinement, trained, videos
 
 pytestmark = pytest.mark.quick_compilation
 
@@ -49,6 +52,16 @@ def test_every_model_of_the_catalogue_is_whole_small_and_described(name):
 
 def test_the_defaults_are_in_the_catalogue():
     assert {pretrained.DEFAULT, pretrained.DEFAULT_REFINER} <= set(pretrained.catalogue())
+
+
+@pytest.mark.parametrize('name', list(pretrained.catalogue()))
+def test_a_network_in_one_line(name):
+    model, found = trained.load_network(name), trained.open_trained(name)
+    weights = {path: np.asarray(leaf[...]) for path, leaf in flatten(nnx.state(model, (nnx.Param, nnx.BatchStat))).items()}
+    prefix = 'network.' if isinstance(model, PerFrame) else ''
+    for path, array in found.arrays.items():
+        np.testing.assert_array_equal(weights[prefix + path], array.astype(np.float32))
+    assert not any(getattr(part, 'use_running_average', True) is False for _, part in nnx.iter_modules(model))
 
 
 def test_unknown_and_damaged_models_are_one_line(tmp_path, monkeypatch):
@@ -178,3 +191,15 @@ def command(name, *arguments):
     values = flags.FlagValues()
     module.define_flags(values)
     return module.run(values([name, *arguments]), values)
+
+
+@pytest.mark.parametrize('load', [videos.load, lambda found: export.load(found, None)], ids=['predict', 'export'])
+def test_a_network_of_poses_is_refused_where_videos_are_read(load):
+    """Before, export ended with KeyError: 'data'."""
+    with pytest.raises(InputError, match="'hanet' refines poses and reads no video"):
+        load(trained.open_trained('hanet-s-jhmdb'))
+
+
+def test_a_network_of_videos_is_refused_where_poses_are_read():
+    with pytest.raises(InputError, match="'kimnet', which refines no poses"):
+        refinement.load(trained.open_trained(VIDEO))

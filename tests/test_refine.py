@@ -153,10 +153,10 @@ def changed(path, change) -> object:
             lambda data: data['frames'][2]['joints'].__setitem__(3, [1e30, 5]),
             'frame 2: joint 3 is at [1.0000000150474662e+30, 5.0]',
         ),
-        (lambda data: data['frames'][2]['joints'].__setitem__(3, [float('inf'), 5]), 'frame 2: joint 3 is at [inf, 5.0]'),
+        (lambda data: data['frames'][2]['joints'].__setitem__(3, [float('inf'), 5]), 'not valid JSON (Infinity is no number'),
         (lambda data: data['frames'][2].__setitem__('box', [-1e30, -1e30, 1e30, 1e30]), 'frame 2: no box of a person in pixels'),
         (lambda data: data['frames'][2].__setitem__('box', [5, 5, 5.0001, 5.0001]), 'frame 2: no box of a person in pixels'),
-        (lambda data: data['about'].__setitem__('width', 0), 'height and width are [120, 0]: must be positive'),
+        (lambda data: data['about'].__setitem__('width', 0), 'height and width are 120, 0: must be numbers of pixels'),
         (
             lambda data: [frame.__setitem__('joints', [[None, None]] * J) for frame in data['frames']],
             'no joint in any of its frames; there is nothing to refine',

@@ -1,28 +1,34 @@
 """How a command ends: status 0, or one line on stderr and the status that fits it."""
 
 import contextlib
-import errno
+import io
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO, cast
 
-from kimnet_jax.core import signals
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core import files, signals
+from kimnet_jax.core.errors import InputError, one_line
 
 
 def run_command(main: Callable[..., object], *args: object) -> None:
-    """Runs a command's `main`; an `InputError` or a full disk ends it with one line on stderr and status 2.
+    """Runs a command's `main`; an `InputError`, or a path that the system refuses, ends it with one line on stderr and status 2.
 
     Ctrl-C and SIGTERM end it with one line and 128 + the signal's number.
     """
     for name, level in (('', logging.ERROR), ('jax', logging.ERROR), ('absl', logging.CRITICAL)):
         logging.getLogger(name).setLevel(level)  # the libraries tell of every file, and of an error that they raise as well
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # as stderr: names of files may be of any bytes
     try:
         with explained(), signals.stoppable():
+            for part in sys.argv:
+                part.encode()  # raises where a name is not valid Unicode: the libraries that open files take no other
             status = main(*args)
+            sys.stdout.flush()
     except (signals.Interrupted, KeyboardInterrupt) as stopped:
         stopped = stopped if isinstance(stopped, signals.Interrupted) else signals.Interrupted(signal.SIGINT)
         print(stopped, file=sys.stderr, flush=True)
@@ -37,18 +43,38 @@ def explained() -> Iterator[None]:
         yield
     except InputError as error:
         fail(str(error))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            place = f' at {error.filename}' if error.filename else ''
-            fail(f'the disk is full{place}: free some space (or choose another folder) and rerun the command')
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            fail(f'no permission to write or read {error.filename}: choose another folder or change its permissions')
-        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and error.filename is None:  # whoever read what is printed has seen enough
+            _drop_stdout()
+            sys.exit(128 + signal.SIGPIPE)
+        if isinstance(error, OSError) and error.filename is None and not _stdout_takes_more():
+            fail(f'the output cannot be written ({error.strerror})')
+        told = files.explain(error)
+        if told is None:
+            raise
+        fail(told)
+
+
+def _stdout_takes_more() -> bool:
+    """Whether what was printed arrives."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_stdout()
+        return False
+    return True
+
+
+def _drop_stdout() -> None:
+    """From now on nothing is printed: Python would try once more at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the command with `message` on stderr and status 2."""
-    print(f'error: {message}', file=sys.stderr, flush=True)
+    """Ends the command with `message`, in one line, on stderr and status 2."""
+    print(f'error: {one_line(message)}', file=sys.stderr, flush=True)
     sys.exit(2)
 
 
@@ -68,6 +94,6 @@ class _WithoutForeignThreads:
 def hush_foreign_threads() -> None:
     """For the rest of the process: no tracebacks on stderr of the threads of C++ libraries.
 
-    After a save that failed, TensorStore's have one for each array, hundreds, before and after the line that names the cause.
+    After reading or saving that failed, TensorStore's have one for each array, hundreds, around the line that names the cause.
     """
     sys.stderr = cast(TextIO, _WithoutForeignThreads(sys.stderr))

@@ -27,7 +27,10 @@ def make(kind: type[T], fields: Mapping[str, Any], section: str = '', *, partial
     path = f'config.{section}' if section else 'config'
     if unknown := sorted(set(fields) - set(known)):
         raise InputError(f'{path}.{unknown[0]}: no such field; known: {", ".join(known)}')
-    if not partial and (missing := [name for name in known if name not in fields]):
+    needed = [
+        name for name, field in known.items() if not partial or field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing := [name for name in needed if name not in fields]:
         raise InputError(f'{path}: field {missing[0]!r} is missing')
     check_finite(fields, path)
     hints = get_type_hints(kind)
@@ -65,6 +68,16 @@ def _check_type(value: Any, hint: Any, name: str) -> None:
     if set(parts) <= set(_TYPES) and not any(_TYPES[kind](value) for kind in parts):
         wanted = ' or '.join(kind.__name__ for kind in parts)
         raise InputError(f'{name}={value!r}: must be of type {wanted}')
+    if get_origin(hint) is tuple:
+        _check_tuple(value, get_args(hint), name)
+
+
+def _check_tuple(value: Any, kinds: tuple[Any, ...], name: str) -> None:
+    many = kinds[-1] is Ellipsis
+    fits = isinstance(value, tuple) and (many or len(value) == len(kinds))
+    if not fits or not all(_TYPES[kind](one) for kind, one in zip(kinds[:1] * len(value) if many else kinds, value, strict=True)):
+        wanted = f'any number of {kinds[0].__name__}' if many else ', '.join(kind.__name__ for kind in kinds)
+        raise InputError(f'{name}={value!r}: must be ({wanted})')
 
 
 _TYPES: Mapping[Any, Any] = {
@@ -88,8 +101,10 @@ def check_finite(fields: Mapping[str, Any], name: str) -> None:
 
 
 def check_ranges(section: str, config: Any, **ranges: tuple[float, float]) -> None:
-    """Raises `InputError` naming the field of `config.<section>`, or element of one, that is not from low to high."""
+    """Raises `InputError` naming the field of `config.<section>`, or element of one, that is not from low to high; None is."""
     for name, (low, high) in ranges.items():
         value = getattr(config, name)
-        if not all(low <= one <= high for one in (value if isinstance(value, tuple | list) else [value])):
-            raise InputError(f'config.{section}.{name}={value}: must be {low:g} to {high:g}')
+        if value is not None and not all(low <= one <= high for one in (value if isinstance(value, tuple | list) else [value])):
+            path = '.'.join(filter(None, ('config', section, name)))
+            bounds = ' to '.join(str(bound) if isinstance(bound, int) else f'{bound:g}' for bound in (low, high))
+            raise InputError(f'{path}={value}: must be {bounds}')

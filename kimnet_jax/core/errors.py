@@ -1,5 +1,7 @@
 """Errors that are the user's to mend: one sentence that names the file or field and says what to do."""
 
+_SHOWN = 8  # parts of a list
+
 
 class InputError(ValueError):
     """Bad input, a bad setting, or a file that is not what it should be. Commands print it without a traceback."""
@@ -7,3 +9,10 @@ class InputError(ValueError):
 
 class DamagedError(InputError):
     """A file whose content cannot be trusted: cut short, altered, not decodable."""
+
+
+def one_line(error: object) -> str:
+    """What an error says, as a command prints it: of a list, a part on each line, the first few parts."""
+    first, *parts = str(error).splitlines() or ['']
+    more = [f'and {len(parts) - _SHOWN} more'] if len(parts) > _SHOWN else []
+    return ' '.join(filter(None, [first, '; '.join([*parts[:_SHOWN], *more])]))

@@ -5,6 +5,7 @@ of a MATLAB file, a quarter of it), and `KIMNET_MAX_PIXELS`, rows times columns 
 """
 
 import contextlib
+import errno
 import fcntl
 import math
 import os
@@ -30,6 +31,64 @@ def limit(name: str) -> int:
     if not text.isdecimal() or not int(text):
         raise InputError(f'{name}={text}: must be a positive whole number')
     return int(text)
+
+
+_CAUSES = {  # what the system's words leave open
+    errno.EFBIG: 'larger than files may become here; raise the limit (`ulimit -f`) or choose another folder',
+    errno.ELOOP: 'a loop of links; name what they were to lead to',
+    errno.ENAMETOOLONG: 'the name is too long; choose a shorter one',
+    errno.ENOTDIR: 'a file is in the place of a folder; choose another path',
+    errno.EISDIR: 'a folder is in the place of a file; choose another path',
+    errno.ENOENT: 'there is no such file or folder; has something removed it meanwhile?',
+    errno.EEXIST: 'something is there already; remove it or choose another path',
+    errno.ENOTEMPTY: 'a folder with something in it is in the way; remove it or choose another path',
+    errno.EMFILE: 'too many open files; raise the limit (`ulimit -n`) and rerun the command',
+}
+_FOREIGN = {  # beginnings of what Python says of a path without an `OSError`
+    'embedded null': 'a path has a NUL character in it; no file can be called so',
+    'Symlink loop': 'a loop of links; name what they were to lead to',
+    'Could not determine home directory': 'a path begins with `~` and a user who has no home here; write it in full',
+}
+
+
+def explain(error: BaseException) -> str | None:
+    """What the user can mend where the system refuses a path, in one line; None where an error is of another kind."""
+    if isinstance(error, UnicodeEncodeError) and error.reason == 'surrogates not allowed':
+        return f'{error.object!a}: not valid Unicode; rename it'
+    if isinstance(error, ValueError | RuntimeError):
+        return next((told for start, told in _FOREIGN.items() if str(error).startswith(start)), None)
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    name = _final_name(error.filename)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f' at {name}' if name else ''
+        return f'the disk is full{place}: free some space (or choose another folder) and rerun the command'
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f'no permission to write or read {name}: choose another folder or change its permissions'
+    return f'{name or "a file"}: {_CAUSES.get(error.errno, f"{error.strerror}; choose another path")}'
+
+
+def _final_name(name: object) -> str:
+    """A file's name without the work folder that it is in for the time being."""
+    if not isinstance(name, str | bytes | os.PathLike):
+        return ''
+    path = pathlib.Path(os.fsdecode(name))
+    for folder in path.parents:
+        if folder.name.startswith(_WORK):
+            return str(folder.parent / path.name)
+    return str(path.parent if path.name.startswith(_WORK) else path)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Raises an `InputError` in the place of what `explain` knows, with the file that the error names."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        told = None if isinstance(error, InputError) else explain(error)
+        if told is None:
+            raise
+        raise InputError(told) from error
 
 
 def require_file(path: pathlib.Path, what: str = 'file') -> None:
@@ -138,10 +197,13 @@ def lock(file: int | IO[str], wait: bool = False) -> bool:
 
 
 def require_free(files: Iterable[pathlib.Path]) -> None:
-    """Raises `InputError` where a folder stands in a file's place."""
+    """Raises `InputError` where a folder, or what is no file, stands in a file's place."""
     for file in files:
-        if file.is_dir():
-            raise InputError(f'{file}: a folder is in the way of that file; remove it, or choose another place')
+        with explained():
+            if file.is_dir():
+                raise InputError(f'{file}: a folder is in the way of that file; remove it, or choose another place')
+            if file.exists() and not file.is_file():
+                raise InputError(f'{file}: a pipe, a socket or a device, which a file would replace; choose another place')
 
 
 def place_together(drafts: Mapping[pathlib.Path, pathlib.Path]) -> None:
@@ -175,7 +237,7 @@ def drafts_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises `InputError` where a folder is in the place of a file, or a file in that of a folder.
     """
     make_folder(folder)
-    with work_folder(folder, folder.name) as hidden:
+    with explained(), naming(folder), work_folder(folder, folder.name) as hidden:
         yield hidden
         place_together({file: folder / file.name for file in sorted(hidden.iterdir())})
 
@@ -185,21 +247,33 @@ def draft_of(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """`drafts_in` for one file: `path` is whole whenever it is there."""
     make_folder(path.parent)
     require_free([path])
-    with work_folder(path.parent, path.name) as folder:
+    with explained(), naming(path), work_folder(path.parent, path.name) as folder:
         draft = folder / path.name
         yield draft
         os.replace(draft, path)
 
 
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Gives an `OSError` that names no file, as those of a write do, the name of this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file as `draft_of` does."""
+    """Writes a text file as `draft_of` does; half a character of a foreign name becomes its escape."""
     with draft_of(path) as draft:
-        draft.write_text(text, encoding='utf-8')
+        draft.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
 def make_folder(folder: pathlib.Path) -> None:
-    """Makes a folder where there is none. Raises `InputError` where a file is in its place or above it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f'{folder}: a file is in the way of that folder; choose another') from error
+    """Makes a folder where there is none. Raises `InputError` where it cannot, as where a file is in its place or above it."""
+    with explained():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f'{folder}: a file is in the way of that folder; choose another') from error

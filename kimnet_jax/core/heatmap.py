@@ -66,12 +66,14 @@ def decode(heatmaps: Array, method: Decoding = 'argmax', xp: ModuleType = np, *,
     Args:
         heatmaps: float32 [..., h, w, J].
         method: `argmax`, the best cell; `quarter`, a quarter of a cell towards the higher neighbour (SimpleBaseline);
-            `dark`, the peak of a Gaussian fitted to the smoothed map (Zhang et al., CVPR 2020).
+            `dark`, the peak of a Gaussian fitted to the smoothed map (Zhang et al., CVPR 2020). Unlike DARK's code, it does not
+            smooth across a border that is nearer than 2 sigma: what the border cuts off would push the peak inwards.
         xp: numpy or jax.numpy.
         sigma: of the Gaussians that the maps were trained on, cells; `dark` smooths by it.
 
     Returns:
-        (positions [..., J, 2] as (x, y) in cells, scores [..., J]: the map's value at its best cell), float32.
+        (positions [..., J, 2] as (x, y) in cells, scores [..., J]: the map's value at its best cell), float32; both NaN for a map
+        that has a value which is not finite.
     """
     h, w = heatmaps.shape[-3:-1]
     maps = xp.moveaxis(heatmaps, -1, -3).astype(xp.float32)  # [..., J, h, w]
@@ -79,11 +81,15 @@ def decode(heatmaps: Array, method: Decoding = 'argmax', xp: ModuleType = np, *,
     best = xp.argmax(flat, -1)
     score = xp.take_along_axis(flat, best[..., None], -1)[..., 0]
     x, y = best % w, best // w
-    position = xp.stack([x, y], -1).astype(xp.float32)
+    finite = xp.isfinite(flat).all(-1)
+    score = xp.where(finite, score, xp.nan)
+    position = xp.where(finite[..., None], xp.stack([x, y], -1), xp.nan).astype(xp.float32)
     if method == 'argmax':
         return position, score
+    maps = xp.where(finite[..., None, None], maps, 0.0)
     if method == 'dark':
-        flat = _smoothed_log(maps, score, sigma, xp).reshape(flat.shape)
+        maps = _smoothed_log(maps, (x, y), score, sigma, xp)
+    flat = maps.reshape(flat.shape)
 
     def value(dx: int, dy: int) -> Array:
         index = xp.clip(y + dy, 0, h - 1) * w + xp.clip(x + dx, 0, w - 1)
@@ -108,13 +114,16 @@ def decode(heatmaps: Array, method: Decoding = 'argmax', xp: ModuleType = np, *,
     return position + xp.where(inner[..., None], xp.clip(shift, -1.0, 1.0), 0.0), score
 
 
-def _smoothed_log(maps: Array, score: Array, sigma: float, xp: ModuleType) -> Array:
-    """Log of the maps [..., h, w] blurred and brought back to their own maximum, as DARK prescribes."""
+def _smoothed_log(maps: Array, peak: tuple[Array, Array], score: Array, sigma: float, xp: ModuleType) -> Array:
+    """Log of the maps [..., h, w] blurred and brought back to their own maximum, as DARK prescribes.
+
+    `peak`: column and row [...] of the best cell. Where it is nearer than 2 sigma to a border, the map is not blurred across it.
+    """
     half = math.ceil(2.5 * sigma)  # the kernel has 11 cells for sigma 2 and 17 for sigma 3, as DARK's
     offsets = np.arange(-half, half + 1)
     kernel = np.exp(-(offsets**2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).astype(np.float32)
-    for axis in (-2, -1):
+    for axis, place in ((-2, peak[1]), (-1, peak[0])):
         widths = [(0, 0)] * maps.ndim
         widths[axis] = (half, half)
         padded, n = xp.pad(maps, widths), maps.shape[axis]
@@ -123,6 +132,7 @@ def _smoothed_log(maps: Array, score: Array, sigma: float, xp: ModuleType) -> Ar
         for k, weight in enumerate(kernel):
             index[axis] = slice(k, k + n)
             blurred = blurred + float(weight) * padded[tuple(index)]
-        maps = blurred
+        inside = xp.minimum(place, n - 1 - place) >= 2 * sigma
+        maps = xp.where(inside[..., None, None], blurred, maps)
     top = xp.maximum(maps.max((-2, -1), keepdims=True), 1e-10)
     return xp.log(xp.maximum(maps * (xp.maximum(score, 1e-10)[..., None, None] / top), 1e-10))

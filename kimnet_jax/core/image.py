@@ -15,12 +15,14 @@ from kimnet_jax.core.types import Array
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, R G B
 STD = (0.229, 0.224, 0.225)
 _LOCK = threading.Lock()
+_LONGEST_SIDE = 1 << 20  # OpenCV's own limit
 
 
 @functools.cache
 def _load_opencv() -> Any:
     # before the import, which reads it: OpenCV looks at an image's header before it makes room for its pixels
     os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(files.limit(files.MAX_PIXELS)))
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # what is wrong with a file is said by our error
     import cv2
 
     cv2.setNumThreads(0)  # loaders and builders run many of its functions at once
@@ -42,11 +44,12 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     except cv2.error as error:
-        raise InputError(
-            f'{name}: more than {files.limit(files.MAX_PIXELS):,} pixels; scale it down, or set {files.MAX_PIXELS}'
-            if 'CV_IO_MAX_IMAGE' in str(error)
-            else f'{name}: not a readable image ({error.err}); replace the file'
-        ) from error
+        told = f'not a readable image ({error.err}); replace the file'
+        if 'CV_IO_MAX_IMAGE_PIXELS' in str(error):
+            told = f'more than {files.limit(files.MAX_PIXELS):,} pixels; scale it down, or set {files.MAX_PIXELS}'
+        elif 'CV_IO_MAX_IMAGE' in str(error):  # of one side
+            told = f'more than {_LONGEST_SIDE:,} pixels wide or high, which OpenCV does not read; scale it down'
+        raise InputError(f'{name}: {told}') from error
     if image is None:
         raise DamagedError(f'{name}: not a readable image ({len(data)} bytes); replace the file')
     files.check_pixels(image.shape[0], image.shape[1], name)

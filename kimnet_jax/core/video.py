@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kimnet_jax.core.errors import DamagedError, InputError
-from kimnet_jax.core.files import MAX_PIXELS, check_pixels, limit, read_file, require_file
+from kimnet_jax.core.files import MAX_PIXELS, check_pixels, explained, limit, read_file, require_file
 from kimnet_jax.core.image import check_jpeg, decode_image
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
@@ -59,8 +59,9 @@ def read_frames(path: str | pathlib.Path, damaged: Callable[[int], object] | Non
 
 
 def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The images of a folder, by name."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith('.'))
+    """The images of a folder, by name. Raises `InputError` where it cannot be read."""
+    with explained():
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith('.'))
 
 
 def _folder_frames(folder: pathlib.Path, damaged: Callable[[int], object] | None) -> Iterator[np.ndarray]:
@@ -93,7 +94,7 @@ def _open(path: pathlib.Path) -> Any:
     av = _pyav()
     require_file(path, 'video file or folder of images')
     try:
-        container = av.open(str(path), options=_STRICT)
+        container = av.open(str(path), options=_STRICT, metadata_errors='replace')  # titles may be in any encoding
     except av.FFmpegError as error:
         raise DamagedError(f'{path}: not a readable video ({error.strerror})') from error
     if not container.streams.video:

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from kimnet_jax.core import heatmap, image
+from kimnet_jax.core.array_files import open_npz
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import work_folder
+from kimnet_jax.core.files import make_folder, read_file, work_folder
+from kimnet_jax.core.json_files import read_json
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array, Decoding
 from kimnet_jax.inference.predictor import FirstFunction, StepFunction
@@ -113,7 +115,7 @@ def export(model: Model, folder: pathlib.Path, *, frames: int, platforms: Sequen
     state = {key.removeprefix('state/'): leaf for key, leaf in first.items() if key.startswith('state/')}
     arguments = {'init_state': (of_weights, one), 'step': (of_weights, state, one), 'clip': (of_weights, many)}
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with work_folder(folder.parent, folder.name) as place:
         draft = place / folder.name
         draft.mkdir()
@@ -142,16 +144,11 @@ class Artifact:
     def __init__(self, folder: pathlib.Path):
         """Raises `InputError` where the folder holds no artifact, a file is damaged, or this machine's platform is not in it."""
         try:
-            self.description = json.loads((folder / DESCRIPTION).read_text(encoding='utf-8'))
+            self.description = read_json(folder / DESCRIPTION)
             if self.description['format'] != FORMAT:
                 raise InputError(f'{folder}: format {self.description["format"]}; this version reads format {FORMAT}')
-            calls = {name: jax.export.deserialize(bytearray((folder / f'{name}.stablehlo').read_bytes())) for name in FUNCTIONS}
-            with np.load(folder / WEIGHTS, allow_pickle=False) as arrays:
-                weights = {key: jnp.asarray(arrays[key]) for key in arrays.files}
-        except FileNotFoundError as error:
-            raise InputError(f'{error.filename}: missing, so {folder} is not an exported model') from error
-        except InputError:
-            raise
+            calls = {name: jax.export.deserialize(bytearray(read_file(folder / f'{name}.stablehlo'))) for name in FUNCTIONS}
+            weights = {key: jnp.asarray(array) for key, array in open_npz(folder / WEIGHTS).arrays.items()}
         except Exception as error:  # of JSON, flatbuffers, zip
             raise InputError(f'{folder}: not a whole exported model ({error}); export it again') from error
         platform = jax.export.default_export_platform()

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import read_text
 from kimnet_jax.core.geometry import box_of_points
+from kimnet_jax.core.json_files import parse_json
 from kimnet_jax.core.types import Array
 
 LARGEST_BOX = 10  # times the longer side of the image
@@ -135,10 +135,7 @@ def read_boxes(path: str | pathlib.Path) -> np.ndarray:
         rows = [row for row in csv.reader(text.splitlines()) if row]
         header = bool(rows) and [name.strip() for name in rows[0]] == ['x0', 'y0', 'x1', 'y1']
         return _boxes(rows[header:], str(path))
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f'{path}: not valid JSON ({error})') from error
+    data = parse_json(text, str(path))
     if isinstance(data, dict):
         if 'boxes' not in data:
             raise InputError(f'{path}: no field \'boxes\'; expected {{"boxes": [[x0, y0, x1, y1], ...]}}')
@@ -153,7 +150,7 @@ def _boxes(rows: object, source: str) -> np.ndarray:
     for i, row in enumerate(rows):
         try:
             x0, y0, x1, y1 = (float(value) for value in (row if isinstance(row, list) else ()))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f'{source}: box {i} is {row!r}, expected four numbers x0, y0, x1, y1 (pixels)') from error
         boxes[i] = x0, y0, x1, y1
         if not np.isfinite(boxes[i]).all() or (boxes[i, 2:] <= boxes[i, :2]).any():

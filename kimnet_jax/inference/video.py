@@ -27,7 +27,7 @@ def stated_frame_count(path: str | pathlib.Path) -> int | None:
         return len(image_files(path))
     if not path.is_file():  # a pipe would be waited for
         return None
-    with contextlib.suppress(av.FFmpegError, IndexError), av.open(str(path)) as container:
+    with contextlib.suppress(av.FFmpegError, IndexError), av.open(str(path), metadata_errors='replace') as container:
         return container.streams.video[0].frames or None
     return None
 

@@ -3,21 +3,29 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import numpy as np
 from flax import nnx
 
+from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.json_files import parse_json
 from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.interop import import_torch
 from kimnet_jax.interop.networks import NETWORKS, Network
 from kimnet_jax.interop.translation import placed, places, translate_back
+from kimnet_jax.models.outputs import VideoOutput
 from kimnet_jax.models.weights import assign, flatten
 
 Arrays = Mapping[str, np.ndarray]
+UNTOLD = {  # fields that the entries of some networks do not tell -> those networks
+    field: [name for name in NETWORKS if field in NETWORKS[name].asked]
+    for field in sorted({field for network in NETWORKS.values() for field in network.asked})
+}
 TOLERANCE = 1e-3  # of the outputs' relative error; float32 through the deepest network stays below 1e-4
 
 
@@ -30,13 +38,16 @@ class Weights(NamedTuple):
     skeleton: str = ''
 
 
-def from_torch(name: str, entries: Arrays, *, config: Any = None, partial: bool = False) -> tuple[Weights, list[str], list[str]]:
+def from_torch(
+    name: str, entries: Arrays, *, config: Any = None, given: Mapping[str, Any] = MappingProxyType({}), partial: bool = False
+) -> tuple[Weights, list[str], list[str]]:
     """PyTorch's state_dict of a network as ours.
 
     Args:
         name: the network's, in the registry.
         entries: the state_dict.
         config: the network's; None: what the entries tell, and defaults.
+        given: fields of it that count instead.
         partial: entries that the network does not have are left out, and parts of the network may stay unfilled.
 
     Returns:
@@ -46,8 +57,16 @@ def from_torch(name: str, entries: Arrays, *, config: Any = None, partial: bool 
         InputError: listing every entry that is not used, every path that nothing fills and every shape that differs.
     """
     network = NETWORKS[name]
+    notes: list[str] = []
     if config is None:
         config = _read_config(name, entries)
+        assumed = {field: getattr(config, field) for field in network.untold(config) if field not in given}
+        if assumed:
+            told = ', '.join(f'{field}={value!r}' for field, value in assumed.items())
+            flags = ', '.join(f'--config.model.{field}' for field in assumed)
+            notes.append(f'assumed, as the weights do not tell: {told}; if it is otherwise, give {flags}')
+    if given:
+        config = make_config(name, dataclasses.asdict(config) | dict(given))
     found, unused = places(entries, network.rules(config))
     arrays = placed(entries, found)
     shapes = _shapes(name, config)
@@ -63,7 +82,7 @@ def from_torch(name: str, entries: Arrays, *, config: Any = None, partial: bool 
         problems += [*unused, *(f'{path}: nothing fills it' for path in unfilled)]
     if problems:
         raise InputError('\n'.join([f'not the weights of {name!r}, {config}:', *problems]))
-    notes = _listed('left out, it has no effect', [key for key, place in found.items() if place.path is None])
+    notes += _listed('left out, it has no effect', [key for key, place in found.items() if place.path is None])
     notes += [f'left out: {line}' for line in unused]
     return Weights(name, config, {path: array for path, array in arrays.items() if path in shapes}), notes, unfilled
 
@@ -141,34 +160,55 @@ def make_config(name: str, fields: Mapping[str, Any]) -> Any:
     """The config of the network `name` from plain fields, as JSON has them. Raises `InputError` on an unknown name or field."""
     if name not in NETWORKS:
         raise InputError(f'there is no network {name!r}; known: {", ".join(NETWORKS)}')
-    kind = type(NETWORKS[name].presets['tiny'])
-    try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
-    except (TypeError, AttributeError) as error:
-        raise InputError(f'no config of {name!r}: {error}') from None
+    return make(type(NETWORKS[name].presets['tiny']), fields, 'model', partial=True)
 
 
-def describe(weights: Weights) -> dict[str, str]:
-    """The metadata of our files."""
-    config = weights.config
-    fields = config._asdict() if hasattr(config, '_asdict') else dataclasses.asdict(config)
+def given_fields(settings: Sequence[str]) -> dict[str, Any]:
+    """What the command line gives as `--config.model.FIELD=VALUE`, by field. Raises `InputError` on fields not in `UNTOLD`."""
+    fields: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.removeprefix('--').partition('=')
+        field = name.removeprefix('config.model.')
+        if not equals:
+            raise InputError(f'{setting}: give it as {setting}=VALUE')
+        if field not in UNTOLD:
+            raise InputError(f'{name}: weights tell it, or no network has it; fields that can be given: {", ".join(UNTOLD)}')
+        kind = get_type_hints(type(NETWORKS[UNTOLD[field][0]].presets['tiny']))[field]
+        fields[field] = int(text) if kind is int and text.lstrip('-').isdecimal() else text
+    return fields
+
+
+def describe(weights: Weights, *, torch: bool = False) -> dict[str, str]:
+    """The metadata of our files; `torch`: of those whose arrays have PyTorch's names and order of axes."""
     known = {'skeleton': weights.skeleton} if weights.skeleton else {}
-    return {'network': weights.network, 'config': json.dumps(fields), **known}
+    layout = {'layout': 'torch'} if torch else {}
+    return {'network': weights.network, 'config': json.dumps(dataclasses.asdict(weights.config)), **known, **layout}
 
 
 def described(metadata: Mapping[str, str], arrays: dict[str, np.ndarray], source: object) -> Weights | None:
     """The weights of a file of ours, None for one of PyTorch's. Raises `InputError` where the metadata is not ours."""
+    known = stated(metadata, source)
+    if known is None and any(key.endswith('.kernel') for key in arrays):
+        raise InputError(f'{source}: it has our keys and no metadata that tells the network; write it with this command')
+    return None if known is None or 'layout' in metadata else known._replace(arrays=arrays)
+
+
+def stated(metadata: Mapping[str, str], source: object) -> Weights | None:
+    """What a file that we wrote, in either layout, says of its weights, without them; None for a file of others.
+
+    Raises `InputError` where the metadata is not ours.
+    """
     if not {'network', 'config'} <= set(metadata):
-        if any(key.endswith('.kernel') for key in arrays):
-            raise InputError(f'{source}: it has our keys and no metadata that tells the network; write it with this command')
         return None
     try:
-        fields = json.loads(metadata['config'])
+        fields = parse_json(metadata['config'], 'config')
+        if not isinstance(fields, dict):
+            raise InputError('config is no object')
         skeleton = str(metadata.get('skeleton', ''))
         if skeleton:
             get_skeleton(skeleton)
-        return Weights(metadata['network'], make_config(metadata['network'], fields), arrays, skeleton)
-    except (InputError, json.JSONDecodeError) as error:
+        return Weights(metadata['network'], make_config(metadata['network'], fields), {}, skeleton)
+    except InputError as error:
         raise InputError(f'{source}: metadata of another program or version: {error}') from None
 
 
@@ -195,6 +235,9 @@ def _shapes(name: str, config: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _arrays(outputs: Any) -> list[Any]:
+    """What both frameworks give: of a network of videos the heatmaps."""
+    if isinstance(outputs, VideoOutput):
+        return [outputs.heatmaps]
     outputs = outputs if isinstance(outputs, tuple | list) else [outputs]
     return [output for output in outputs if not isinstance(output, dict)]
 

@@ -44,6 +44,8 @@ RPSTN_JRE: Table = (  # theta and phi are in RPSTN's checkpoints and never used
     Rule(r'W\.1', 'bn_w', BATCH_NORM),
     Rule(r'theta|phi', '', DROPPED),
 )
+# of ours, and of RPSTN's, whose last BatchNorm lies beside the rest
+ANY_RELATION_DECODER: Table = (*RELATION_DECODER, *RPSTN_JRE, *prefixed('non_local_conv2d', '', RPSTN_JRE))
 _PLACES = {0: 'up1', 1: 'low1', 2: 'low3', 3: 'low2'}  # of bearpaw's levels, which are numbered from the lowest resolution
 _BEARPAW_BLOCKS = (  # where a residual block lies in bearpaw's network, and where in ours
     (r'(layer\d)\.0', r'\1'),

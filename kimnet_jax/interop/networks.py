@@ -11,7 +11,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.interop import import_torch, keymaps
 from kimnet_jax.interop.translation import Table
 from kimnet_jax.models.backbones import BACKBONES, BackboneConfig, ResNetName, backbone_config
-from kimnet_jax.models.dkd import DKDVariant
+from kimnet_jax.models.dkd import DKD, DKDVariant
 from kimnet_jax.models.dkd_net import DKDNet, DKDNetConfig
 from kimnet_jax.models.hanet import PRESETS as HANET_PRESETS
 from kimnet_jax.models.hanet import HANet, HANetConfig
@@ -19,8 +19,10 @@ from kimnet_jax.models.hourglass import TINY as TINY_HOURGLASS
 from kimnet_jax.models.hourglass import Hourglass, HourglassConfig
 from kimnet_jax.models.hrnet import TINY as TINY_HRNET
 from kimnet_jax.models.hrnet import HRNet, HRNetConfig
+from kimnet_jax.models.jrpsp import JRPSP
 from kimnet_jax.models.kimnet import KIMNet, KIMNetConfig, Temporal
-from kimnet_jax.models.kmm import KMM, KMMVariant
+from kimnet_jax.models.kmm import KMM, KMMActivation, KMMVariant, KMMWeights
+from kimnet_jax.models.kmm_transfer import KMMTransfer
 from kimnet_jax.models.lstm_pm import LSTMPM, LSTMPMConfig
 from kimnet_jax.models.pose_resnet import BLOCKS, PoseResNet, PoseResNetConfig
 from kimnet_jax.models.relation_decoder import DecoderVariant, FirstStatistics, RelationDecoder
@@ -47,6 +49,8 @@ class Network(NamedTuple):
             Raises KeyError of an entry that is not there, or `InputError`.
         presets: 'tiny' and 'full' -> config.
         inputs: config -> shapes of a small batch of example inputs in our layout.
+        asked: fields that the entries may not tell, and that change what the network computes.
+        untold: config -> those of `asked` that the entries of such a network do not tell.
         origin: where public weights come from.
     """
 
@@ -56,6 +60,8 @@ class Network(NamedTuple):
     read_config: Callable[[Shapes], Any]
     presets: Mapping[str, Any]
     inputs: Callable[[Any], tuple[tuple[int, ...], ...]]
+    asked: tuple[str, ...] = ()
+    untold: Callable[[Any], tuple[str, ...]] = lambda config: ()
     origin: str = 'none were released'
 
     def rules(self, config: Any) -> Table:
@@ -67,19 +73,47 @@ class Network(NamedTuple):
         import_torch()
         from kimnet_jax.interop import torch_models
 
-        arguments = config if isinstance(config, tuple) else (config,)
+        arguments = dataclasses.astuple(config) if isinstance(config, Sizes) else (config,)
         return getattr(torch_models, self.twin)(*arguments)
 
 
-class KMMSizes(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of a part of a network: the arguments of its twin, in order."""
+
     num_joints: int
+
+
+@dataclasses.dataclass(frozen=True)
+class KMMSizes(Sizes):
     features: int
     variant: KMMVariant = 'full'
+    activation: KMMActivation = 'relu'
+    weights: KMMWeights = 'softmax'
+    use_bias: bool = True
 
 
-class RelationDecoderSizes(NamedTuple):
-    num_joints: int
+@dataclasses.dataclass(frozen=True)
+class RelationDecoderSizes(Sizes):
     variant: DecoderVariant = 'intended'
+    first_statistics: FirstStatistics = 'shared'
+
+
+@dataclasses.dataclass(frozen=True)
+class DKDSizes(Sizes):
+    features: int
+    variant: DKDVariant = 'intended'
+
+
+@dataclasses.dataclass(frozen=True)
+class JRPSPSizes(DKDSizes):
+    decoder_variant: DecoderVariant = 'intended'
+    first_statistics: FirstStatistics = 'shared'
+
+
+@dataclasses.dataclass(frozen=True)
+class KMMTransferSizes(Sizes):
+    features: int
 
 
 def part(shapes: Shapes, prefix: str) -> Shapes:
@@ -105,14 +139,40 @@ def pose_resnet_config(shapes: Shapes) -> PoseResNetConfig:
 
 
 def kmm_sizes(shapes: Shapes) -> KMMSizes:
-    """Sizes and variant of a KMM; `no_scale` and `residual` cannot be told from `full`."""
+    """Sizes, variant and biases of a KMM; `no_scale` and `residual` cannot be told from `full`."""
     variant: KMMVariant = 'full'
     if 'conv_p.weight' in shapes:
         variant = 'heatmap'
     elif 'conv_k.weight' not in shapes:
         variant = 'share_qk'
     num_joints, features = shapes['conv_p.weight' if variant == 'heatmap' else 'conv_q.weight'][:2]
-    return KMMSizes(num_joints, features, variant)
+    return KMMSizes(num_joints, features, variant, use_bias='conv_q.bias' in shapes)
+
+
+def _kmm_untold(config: KMMSizes, prefix: str = '') -> tuple[str, ...]:
+    told = ('variant',) if config.variant in ('share_qk', 'heatmap') else ()
+    return tuple(f'{prefix}{name}' for name in ('variant', 'activation', 'weights') if name not in told)
+
+
+def relation_decoder_sizes(shapes: Shapes) -> RelationDecoderSizes:
+    """Sizes of a relation decoder: by our keys, or by those of RPSTN's `non_local_conv2d`, alone or in the whole file."""
+    entry = next((key for key in ('non_local_conv2d.g.weight', 'g.weight') if key in shapes), 'conv_g.weight')
+    released = any(key.endswith('theta.weight') for key in shapes)
+    return RelationDecoderSizes(shapes[entry][0], 'released' if released else 'intended', _first_statistics(shapes))
+
+
+def dkd_sizes(shapes: Shapes) -> DKDSizes:
+    """Sizes and variant of dynamic kernels; the releases for Penn Action, 13 joints, and Sub-JHMDB, 15, have the same entries."""
+    joints, features = shapes['pose_conv1x1_U.weight'][:2]
+    released: DKDVariant = 'released_jhmdb' if joints == 15 else 'released_penn'
+    return DKDSizes(joints, features, 'intended' if 'bn.0.weight' in shapes else released)
+
+
+def jrpsp_sizes(shapes: Shapes) -> JRPSPSizes:
+    """The same of RPSTN's propagator; its two revisions have the same entries."""
+    dkd = dkd_sizes(shapes)
+    decoder: DecoderVariant = 'released' if 'non_local_conv2d.theta.weight' in shapes else 'intended'
+    return JRPSPSizes(dkd.num_joints, dkd.features, dkd.variant, decoder, _first_statistics(shapes))
 
 
 def hourglass_config(shapes: Shapes) -> HourglassConfig:
@@ -195,6 +255,7 @@ def _kimnet_config(shapes: Shapes) -> KIMNetConfig:
         num_joints=shapes['fusion.conv_d.weight'][0],
         temporal=temporal,
         kmm_variant=kmm_sizes(kmm).variant if kmm else KIMNetConfig.kmm_variant,
+        biases='fusion.conv_g.bias' in shapes,
         fusion_norm='fusion.bn_g.weight' in shapes,
         first_statistics=_first_statistics(part(shapes, 'relation_decoder.')),
         **_backbones(shapes),
@@ -208,7 +269,6 @@ def _dkd_net_config(shapes: Shapes) -> DKDNetConfig:
 
 
 def _rpstn_config(shapes: Shapes) -> RPSTNConfig:
-    """The releases for Penn Action, 13 joints, and Sub-JHMDB, 15, have the same entries; so have their two revisions."""
     if 'kmm_transfer.conv_u.weight' in shapes:
         first_statistics = _first_statistics(part(shapes, 'relation_decoder.'))
         joints = shapes['kmm_transfer.conv_u.weight'][0]
@@ -217,17 +277,16 @@ def _rpstn_config(shapes: Shapes) -> RPSTNConfig:
     children = {0: 'conv1', **{3 + i: f'layer{i}' for i in range(1, 5)}, 8: 'deconv_layers'}
     numbered = ((name, part(shapes, f'fea_ext.{i}.')) for i, name in children.items())
     encoder = pose_resnet_config({f'{name}.{key}': shape for name, entries in numbered for key, shape in entries.items()})
-    joints, features = shapes['pose_conv1x1_U.weight'][:2]
-    released: DKDVariant = 'released_jhmdb' if joints == 15 else 'released_penn'
+    jrpsp = jrpsp_sizes(shapes)
     return RPSTNConfig(
-        num_joints=joints,
+        num_joints=jrpsp.num_joints,
         pose_initializer=cast(ResNetName, f'resnet{initializer.depth}'),
         feature_encoder=cast(ResNetName, f'resnet{encoder.depth}'),
         width=encoder.width,
-        features=features,
-        variant='intended' if 'bn.0.weight' in shapes else released,
-        decoder_variant='released' if 'non_local_conv2d.theta.weight' in shapes else 'intended',
-        first_statistics=_first_statistics(shapes),
+        features=jrpsp.features,
+        variant=jrpsp.variant,
+        decoder_variant=jrpsp.decoder_variant,
+        first_statistics=jrpsp.first_statistics,
     )
 
 
@@ -256,6 +315,26 @@ def _clip(config: KIMNetConfig | DKDNetConfig | RPSTNConfig) -> tuple[tuple[int,
     return ((2, 3, 64, 128 if hourglass else 96, 3),)
 
 
+def _temporal_inputs(h: int, w: int) -> Callable[[Any], tuple[tuple[int, ...], ...]]:
+    return lambda config: ((2, h, w, config.features), (2, h, w, config.features), (2, h, w, config.num_joints))
+
+
+def _kimnet_untold(config: KIMNetConfig) -> tuple[str, ...]:
+    kmm = _kmm_untold(KMMSizes(1, 1, config.kmm_variant), 'kmm_') if config.temporal == 'kmm' else ()
+    return (*kmm, 'decoder_variant')
+
+
+def _released_dkd_untold(config: DKDSizes | RPSTNConfig) -> tuple[str, ...]:
+    return () if config.variant == 'intended' else ('variant',)
+
+
+def _rpstn_untold(config: JRPSPSizes | RPSTNConfig) -> tuple[str, ...]:
+    if isinstance(config, RPSTNConfig) and config.temporal == 'kmm':
+        return ('decoder_variant',)
+    return (*_released_dkd_untold(config), *(() if config.decoder_variant == 'intended' else ('decoder_variant',)))
+
+
+_HANET_ASKED = ('interval', 'window', 'heads', 'activation', 'memory_mask')
 NETWORKS: dict[str, Network] = {
     'pose_resnet': Network(
         module=PoseResNet,
@@ -273,6 +352,8 @@ NETWORKS: dict[str, Network] = {
         read_config=_kimnet_config,
         presets={'tiny': KIMNetConfig(5, 'resnet18', 'resnet18', width=4, features=7), 'full': KIMNetConfig(13)},
         inputs=_clip,
+        asked=('kmm_variant', 'kmm_activation', 'kmm_weights', 'decoder_variant'),
+        untold=_kimnet_untold,
     ),
     'hourglass': Network(
         module=Hourglass,
@@ -300,21 +381,74 @@ NETWORKS: dict[str, Network] = {
     ),
     'kmm': Network(
         module=lambda config, *, dtype=jnp.float32, rngs: KMM(
-            config.num_joints, config.features, variant=config.variant, dtype=dtype, rngs=rngs
+            config.num_joints,
+            config.features,
+            variant=config.variant,
+            activation=config.activation,
+            weights=config.weights,
+            use_bias=config.use_bias,
+            dtype=dtype,
+            rngs=rngs,
         ),
         twin='KMM',
         table=keymaps.KMM,
         read_config=kmm_sizes,
         presets={'tiny': KMMSizes(5, 7), 'full': KMMSizes(13, 256)},
-        inputs=lambda config: ((2, 8, 6, config.features), (2, 8, 6, config.features), (2, 8, 6, config.num_joints)),
+        inputs=_temporal_inputs(8, 6),
+        asked=('variant', 'activation', 'weights'),
+        untold=_kmm_untold,
+    ),
+    'kmm_transfer': Network(
+        module=lambda config, *, dtype=jnp.float32, rngs: KMMTransfer(config.num_joints, config.features, dtype=dtype, rngs=rngs),
+        twin='KMMTransfer',
+        table=keymaps.KMM_TRANSFER,
+        read_config=lambda shapes: KMMTransferSizes(*shapes['kmm.conv_q.weight'][:2]),
+        presets={'tiny': KMMTransferSizes(5, 7), 'full': KMMTransferSizes(13, 256)},
+        inputs=_temporal_inputs(8, 6),
+    ),
+    'dkd_module': Network(
+        module=lambda config, *, dtype=jnp.float32, rngs: DKD(
+            config.num_joints, config.features, variant=config.variant, dtype=dtype, rngs=rngs
+        ),
+        twin='DKD',
+        table=keymaps.DKD,
+        read_config=dkd_sizes,
+        presets={'tiny': DKDSizes(5, 7), 'full': DKDSizes(13, 256)},
+        inputs=_temporal_inputs(18, 18),
+        asked=('variant',),
+        untold=_released_dkd_untold,
+    ),
+    'jrpsp': Network(
+        module=lambda config, *, dtype=jnp.float32, rngs: JRPSP(
+            config.num_joints,
+            config.features,
+            variant=config.variant,
+            decoder_variant=config.decoder_variant,
+            first_statistics=config.first_statistics,
+            dtype=dtype,
+            rngs=rngs,
+        ),
+        twin='JRPSP',
+        table=keymaps.JRPSP,
+        read_config=jrpsp_sizes,
+        presets={'tiny': JRPSPSizes(5, 7), 'full': JRPSPSizes(13, 256)},
+        inputs=_temporal_inputs(18, 18),
+        asked=('variant', 'decoder_variant'),
+        untold=_rpstn_untold,
+        origin='YHDang/RPSTN (--partial)',
     ),
     'relation_decoder': Network(
-        module=lambda config, *, rngs: RelationDecoder(config.num_joints, variant=config.variant, rngs=rngs),
+        module=lambda config, *, rngs: RelationDecoder(
+            config.num_joints, variant=config.variant, first_statistics=config.first_statistics, rngs=rngs
+        ),
         twin='RelationDecoder',
-        table=keymaps.RELATION_DECODER,
-        read_config=lambda shapes: RelationDecoderSizes(shapes['conv_g.weight'][0]),
+        table=keymaps.ANY_RELATION_DECODER,
+        read_config=relation_decoder_sizes,
         presets={'tiny': RelationDecoderSizes(5), 'full': RelationDecoderSizes(13)},
         inputs=lambda config: ((2, 8, 6, config.num_joints),),
+        asked=('variant',),
+        untold=lambda config: ('variant',),
+        origin='YHDang/RPSTN, its non_local_conv2d (--partial)',
     ),
     'hanet': Network(
         module=HANet,
@@ -323,6 +457,8 @@ NETWORKS: dict[str, Network] = {
         read_config=_hanet_config,
         presets={'tiny': HANetConfig(10, width=8, levels=2), 'full': HANET_PRESETS['jhmdb_2d']},
         inputs=lambda config: ((2, config.length, config.channels),),
+        asked=_HANET_ASKED,
+        untold=lambda config: _HANET_ASKED,
         origin='KyungMinJin/HANet, *.pth.tar',
     ),
     'rpstn': Network(
@@ -335,6 +471,8 @@ NETWORKS: dict[str, Network] = {
             'full': RPSTNConfig(13, variant='released_penn', decoder_variant='released', first_statistics='shared'),
         },
         inputs=_clip,
+        asked=('variant', 'decoder_variant'),
+        untold=_rpstn_untold,
         origin='YHDang/RPSTN (--pixels=rpstn)',
     ),
     'dkd': Network(

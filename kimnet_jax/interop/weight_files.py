@@ -1,11 +1,14 @@
 """Files of weights: PyTorch's checkpoints, safetensors and npz, to flat dicts of NumPy arrays and back.
 
 Ours hold the keys of `translation.translate` (`layer1.0.conv1.kernel`) in .npz or .safetensors, and, as metadata, the network's
-name in the registry, its config (JSON) and, where it is known, the name of the skeleton. An .npz has its metadata, as JSON, in
+name in the registry, its config (JSON) and, where it is known, the name of the skeleton. Files that we write for PyTorch have the
+same, and `layout`, which says so. An .npz has its metadata, as JSON, in
 the comment of the zip archive, so that `numpy.load` gives the arrays alone.
 """
 
+import collections
 import contextlib
+import io
 import json
 import pathlib
 import re
@@ -18,19 +21,22 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from kimnet_jax.core.array_files import open_npz
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import check_npz, draft_of, require_file
+from kimnet_jax.core.files import draft_of, require_file
+from kimnet_jax.core.json_files import check_texts, parse_json
 from kimnet_jax.interop import import_torch
 
 TORCH_SUFFIXES = ('.pth.tar', '.pth', '.pt')
 PLAIN_SUFFIXES = ('.safetensors', '.npz')
+_OURS = 'kimnet_jax'  # key of our metadata in a state_dict
 _STATE_DICTS = ('state_dict', 'model_state_dict', 'model', 'net')  # where training scripts nest the weights, in this order
 
 
 class WeightFile(NamedTuple):
     """Attributes:
     arrays: flat, floating ones float32.
-    metadata: text by name; ours have `network` and `config`, and `skeleton` where it is known.
+    metadata: text by name; ours have `network` and `config`, `skeleton` where it is known, and `layout` if it is PyTorch's.
     notes: what was left out or changed in reading, lines for the user.
     """
 
@@ -57,7 +63,7 @@ def read_weights(file: pathlib.Path) -> WeightFile:
     metadata: dict[str, str] = {}
     notes: list[str] = []
     if suffix in TORCH_SUFFIXES:
-        entries = _read_torch(file, notes)
+        entries, metadata = _read_torch(file, notes)
     elif suffix == '.npz':
         entries, metadata = _read_npz(file)
     else:
@@ -67,6 +73,9 @@ def read_weights(file: pathlib.Path) -> WeightFile:
     while all(key.startswith('module.') for key in entries):
         entries = {key.removeprefix('module.'): array for key, array in entries.items()}
         notes.append("prefix 'module.' taken off")
+    strange = [key for key, array in entries.items() if not _is_float(array) and array.dtype.kind not in 'biu']
+    if strange:
+        raise InputError(f'{file}: no numbers: {_some(strange)}; give a file of weights')
     converted = {str(array.dtype) for array in entries.values() if _is_float(array) and array.dtype != np.float32}
     if converted:
         notes.append(f'{", ".join(sorted(converted))} to float32')
@@ -78,7 +87,7 @@ def read_weights(file: pathlib.Path) -> WeightFile:
 
 
 def write_weights(file: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes a file, whole or not at all; PyTorch's formats get a plain state_dict and no metadata.
+    """Writes a file, whole or not at all. In PyTorch's formats it is a plain state_dict, whose versions hold the metadata.
 
     Raises `InputError` where a folder is in its place.
     """
@@ -89,7 +98,12 @@ def write_weights(file: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata
         torch = import_torch()
 
         def save(name: str) -> None:
-            torch.save({key: torch.from_numpy(array.copy()) for key, array in arrays.items()}, name)
+            state_dict = collections.OrderedDict((key, torch.from_numpy(array.copy())) for key, array in arrays.items())
+            if metadata:  # where PyTorch keeps the versions of modules by name; `load_state_dict` asks only for its own
+                state_dict._metadata = {_OURS: dict(metadata)}  # type: ignore[attr-defined]
+            stream = io.BytesIO()  # a full disk is an error of ours then, and not one of torch's
+            torch.save(state_dict, stream)
+            pathlib.Path(name).write_bytes(stream.getbuffer())
     elif suffix == '.npz':
 
         def save(name: str) -> None:
@@ -100,13 +114,13 @@ def write_weights(file: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata
     else:
 
         def save(name: str) -> None:
-            safetensors.numpy.save_file(arrays, name, dict(metadata) or None)
+            pathlib.Path(name).write_bytes(safetensors.numpy.save(arrays, dict(metadata) or None))
 
     with draft_of(file) as draft:
         save(str(draft))
 
 
-def _read_torch(file: pathlib.Path, notes: list[str]) -> dict[str, np.ndarray]:
+def _read_torch(file: pathlib.Path, notes: list[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     torch = import_torch()
     with _damage(file), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of old formats, which torch reads all the same
@@ -122,7 +136,14 @@ def _read_torch(file: pathlib.Path, notes: list[str]) -> dict[str, np.ndarray]:
         notes.append(f'taken: {name}' + (f'; left out: {", ".join(others)}' if others else ''))
         loaded = loaded[name]
     with _damage(file):
-        return {key: _to_numpy(tensor.detach(), torch) for key, tensor in loaded.items()}
+        return {key: _to_numpy(tensor.detach(), torch) for key, tensor in loaded.items()}, _metadata_of(loaded)
+
+
+def _metadata_of(state_dict: Any) -> dict[str, str]:
+    """What `write_weights` told of a state_dict; nothing in those of others."""
+    versions = getattr(state_dict, '_metadata', None)
+    ours = versions.get(_OURS) if isinstance(versions, dict) else None
+    return {str(key): str(value) for key, value in ours.items()} if isinstance(ours, dict) else {}
 
 
 def _to_numpy(tensor: Any, torch: Any) -> np.ndarray:
@@ -132,13 +153,11 @@ def _to_numpy(tensor: Any, torch: Any) -> np.ndarray:
 
 
 def _read_npz(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    with _damage(file):
-        with zipfile.ZipFile(file) as archive:
-            comment = archive.comment
-            check_npz(archive)
-        with np.load(file, allow_pickle=False) as entries:
-            arrays = {key: entries[key] for key in entries.files}
-        return arrays, json.loads(comment) if comment.startswith(b'{') else {}
+    arrays, comment = open_npz(file)
+    if not comment.startswith(b'{'):
+        return arrays, {}
+    source = f'{file}: the comment of the archive'
+    return arrays, dict(check_texts(parse_json(comment, source), source))
 
 
 def _read_safetensors(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -180,8 +199,6 @@ def _damage(file: pathlib.Path) -> Iterator[None]:
             ) from None
         if 'legacy .tar format' in text:
             raise InputError(f'{file}: a format of before PyTorch 0.1.10 that cannot be read safely: save it again') from None
-        if 'allow_pickle' in text:
-            raise InputError(f'{file}: refused: it holds Python objects, not only arrays; none of their code was run') from None
         line = text.splitlines()[0].split('. ')[0] if text else type(error).__name__
         raise InputError(f'{file}: cannot be read: cut short, or not such a file ({line})') from error
 

@@ -48,6 +48,7 @@ __all__ = [
     'abstract_refiner',
     'build_model',
     'build_refiner',
+    'compute_dtype',
     'count_parameters',
     'model_fields',
     'network_name',
@@ -218,7 +219,8 @@ def network_name(model: VideoModel) -> str:
     return type(model.network if isinstance(model, PerFrame) else model).__name__
 
 
-def _compute_dtype(name: str) -> jnp.dtype:
+def compute_dtype(name: str) -> jnp.dtype:
+    """`auto`: bfloat16 on accelerators, float32 on CPU. Raises `InputError` on another name than those of `Dtype`."""
     if name not in get_args(Dtype):
         raise InputError(f'config.dtype={name!r}: choose one of {", ".join(get_args(Dtype))}')
     if name == 'auto':
@@ -244,7 +246,7 @@ def _build(fields: Mapping[str, Any], reads: str, given: Mapping[str, int], dtyp
         raise InputError(message)
     config: Any = make(model.config, {**fields, **given}, 'model', partial=True)
     try:
-        return model.build(config, dtype=_compute_dtype(dtype), rngs=nnx.Rngs(seed))
+        return model.build(config, dtype=compute_dtype(dtype), rngs=nnx.Rngs(seed))
     except ValueError as error:
         raise InputError(f'config.model: {error}') from error
 

@@ -36,8 +36,10 @@ def backbone_config(
         remat: recompute the residual blocks in the backward pass.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a width that leaves a branch without channels.
     """
+    if width * {'hrnet_tiny': 32, 'hrnet_w32': 32, 'hrnet_w48': 48}.get(name, 64) < 64:
+        raise ValueError(f'backbone {name!r} of width {width}: choose 2 or more')
     if name in RESNETS:
         return PoseResNetConfig(cast(Depth, int(name.removeprefix('resnet'))), num_joints, width, features, remat)
     if name in HOURGLASSES:

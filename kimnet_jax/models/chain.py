@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.layers import platform
+from kimnet_jax.models.layers import BatchNorm, Statistics, platform
 from kimnet_jax.models.outputs import VideoOutput
 
 Array = jax.Array
@@ -127,16 +127,24 @@ def run_chain(
 
 
 def _scan(module: nnx.Module, step: Callable[..., tuple[Any, Any]], first: Any, sequence: Array, *, training: bool) -> Any:
-    """`jax.lax.scan` of `step(module, carry, x)` over axis 1 of the sequence; the module's statistics move with it."""
-    graph, stats, rest = nnx.split(module, nnx.BatchStat, ...)  # type: ignore[misc]
+    """`jax.lax.scan` of `step(module, carry, x)` over axis 1 of the sequence; statistics that the module moves go with it.
+
+    Those that stay as they are are written nowhere, so that in eval mode a call has no effect that `jax.jit` would refuse.
+    """
+    moving: Any = nnx.BatchStat if any(_moves(part) for _, part in nnx.iter_modules(module)) else nnx.Nothing()
+    graph, stats, rest = nnx.split(module, moving, ...)  # type: ignore[misc]
 
     def body(carry: tuple[Any, nnx.State], x: Array) -> tuple[Any, Any]:
         inner = nnx.merge(graph, carry[1], rest, copy=True)
         last, y = step(inner, carry[0], x)
-        return (last, nnx.state(inner, nnx.BatchStat)), y
+        return (last, nnx.state(inner, moving)), y
 
     # in a loop, XLA:CPU's gradients of convolutions are some 70 times slower; unrolled it is the same program
     unroll = training and platform() == 'cpu'
     (last, stats), ys = jax.lax.scan(body, (first, stats), jnp.moveaxis(sequence, 1, 0), unroll=unroll)
     nnx.update(module, stats)
     return last, ys
+
+
+def _moves(module: nnx.Module) -> bool:
+    return isinstance(module, BatchNorm | Statistics) and not module.use_running_average

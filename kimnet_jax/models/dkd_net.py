@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.models.backbones import Backbone, feature_encoder, pose_initializer
 from kimnet_jax.models.chain import ChainNetwork
 from kimnet_jax.models.dkd import DKD
 from kimnet_jax.models.kimnet import ChainState
 from kimnet_jax.models.kmm_transfer import KMMTransfer
+from kimnet_jax.models.layers import CHANNELS, JOINTS
 
 Array = jax.Array
 DKDTemporal = Literal['dkd', 'kmm']
@@ -37,6 +39,9 @@ class DKDNetConfig:
     features: int = 256
     temporal: DKDTemporal = 'dkd'
     remat: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges('model', self, num_joints=JOINTS, width=CHANNELS, features=CHANNELS)
 
 
 class Transition(nnx.Module):

@@ -11,7 +11,9 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype
 
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.sequence import interpolate, sampled_frames
+from kimnet_jax.models.layers import CHANNELS
 
 Array = jax.Array
 MemoryMask = Literal['masked', 'released']
@@ -51,6 +53,10 @@ class HANetConfig:
     activation: Activation = 'leaky_relu'
     pre_norm: bool = False
     memory_mask: MemoryMask = 'masked'
+
+    def __post_init__(self) -> None:
+        check_ranges('model', self, channels=(1, 100_000), interval=(1, 1000), window=(1, 1000), width=CHANNELS, levels=(1, 10))
+        check_ranges('model', self, heads=(1, 1024), dropout=(0, 0.99))
 
     @property
     def length(self) -> int:
@@ -293,10 +299,7 @@ def _check(config: HANetConfig) -> None:
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             raise ValueError(f'HANet {name} {getattr(config, name)!r}: choose one of {", ".join(allowed)}')
-    for name in ('channels', 'interval', 'window', 'levels', 'heads'):
-        if getattr(config, name) < 1:
-            raise ValueError(f'HANet {name} {getattr(config, name)}: must be at least 1')
-    if config.width < 1 or config.width % 2 or config.width % config.heads:
+    if config.width % 2 or config.width % config.heads:
         raise ValueError(f'HANet width {config.width}: must be even and a multiple of heads {config.heads}')
 
 

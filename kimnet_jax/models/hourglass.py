@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.layers import BatchNorm, max_pool_2x2, recomputed, torch_conv, upsample_nearest
+from kimnet_jax.core.config import check_ranges
+from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, max_pool_2x2, recomputed, torch_conv, upsample_nearest
 
 Array = jax.Array
 HourglassVariant = Literal['bearpaw', 'princeton']
@@ -36,6 +37,9 @@ class HourglassConfig:
     features: int = 256
     variant: HourglassVariant = 'bearpaw'
     remat: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges('model', self, num_joints=JOINTS, features=CHANNELS, num_stacks=(1, 64), num_blocks=(1, 64))
 
 
 TINY = HourglassConfig(2, features=16)  # for tests

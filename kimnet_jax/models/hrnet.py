@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.layers import BatchNorm, conv, recomputed, upsample_nearest
+from kimnet_jax.core.config import check_ranges
+from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, conv, recomputed, upsample_nearest
 from kimnet_jax.models.pose_resnet import BasicBlock, Bottleneck
 
 Array = jax.Array
@@ -34,6 +35,9 @@ class HRNetConfig:
     blocks: int = 4
     modules: tuple[int, int, int] = (1, 4, 3)
     remat: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges('model', self, num_joints=JOINTS, width=CHANNELS, stem=CHANNELS, blocks=(1, 64), modules=(1, 64))
 
     @property
     def features(self) -> int:

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.models.backbones import Backbone, feature_encoder, pose_initializer
 from kimnet_jax.models.chain import ChainNetwork
 from kimnet_jax.models.dkd import DKD
 from kimnet_jax.models.jrpsp import JRPSP
-from kimnet_jax.models.kmm import KMM, KMMVariant
-from kimnet_jax.models.layers import BatchNorm, conv
+from kimnet_jax.models.kmm import KMM, KMMActivation, KMMVariant, KMMWeights
+from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, conv
 from kimnet_jax.models.relation_decoder import DecoderVariant, FirstStatistics, RelationDecoder
 
 Array = jax.Array
@@ -32,6 +33,9 @@ class KIMNetConfig:
     temporal: what predicts a frame's heatmaps from the frame before: `kmm`; `dkd`, dynamic kernel distillation; `jrpsp`, RPSTN's
         propagation (Table VI); `none`: nothing, every frame but the first comes from its features alone.
     kmm_variant: of `kmm`, for Table V: `full`, `share_qk`, `no_scale`, `residual` or `heatmap` (`KMM`).
+    kmm_activation: of `kmm`, sigma of Eq. 6 and 7: `relu`, `sigmoid` or `none`.
+    kmm_weights: of `kmm`, those of Eq. 9: `softmax`, or the `ratio` to the sum that is printed there.
+    biases: of the convolutions of `kmm` and of Eq. 4.
     fusion_norm: BatchNorm and ReLU between the two convolutions of Eq. 4.
     decoder_variant: of the relation decoder: `intended`, or `released` and `released_2021` for the predecessor's weights.
     first_statistics: BatchNorm statistics of the relation decoder for the first frame of a chain: its `own`, or `shared` with the
@@ -48,11 +52,17 @@ class KIMNetConfig:
     features: int = 256
     temporal: Temporal = 'kmm'
     kmm_variant: KMMVariant = 'full'
+    kmm_activation: KMMActivation = 'relu'
+    kmm_weights: KMMWeights = 'softmax'
+    biases: bool = True
     fusion_norm: bool = True
     decoder_variant: DecoderVariant = 'intended'
     first_statistics: FirstStatistics = 'own'
     output_scale: float = 0.05
     remat: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges('model', self, num_joints=JOINTS, width=CHANNELS, features=CHANNELS, output_scale=(0, 1e6))
 
 
 class ChainState(NamedTuple):
@@ -65,11 +75,13 @@ class ChainState(NamedTuple):
 class Fusion(nnx.Module):
     """Conv_g 3x3 over predicted heatmaps and features, Conv_d 1x1 to heatmaps (Eq. 4)."""
 
-    def __init__(self, predicted: int, num_joints: int, features: int, *, norm: bool, dtype: Dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, predicted: int, num_joints: int, features: int, *, norm: bool, use_bias: bool, dtype: Dtype, rngs: nnx.Rngs
+    ):
         """`predicted`: heatmaps that go in, J or 0."""
-        self.conv_g = conv(predicted + features, features, 3, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv_g = conv(predicted + features, features, 3, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.bn_g = BatchNorm(features, dtype=dtype, rngs=rngs) if norm else None
-        self.conv_d = conv(features, num_joints, 1, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv_d = conv(features, num_joints, 1, use_bias=use_bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, predicted: Array | None, features: Array) -> Array:
         """[B, h, w, J] (None where none go in) and [B, h, w, D] -> [B, h, w, J]."""
@@ -87,7 +99,16 @@ class Transition(nnx.Module):
         self.temporal: KMM | DKD | JRPSP | None
         match config.temporal:
             case 'kmm':
-                self.temporal = KMM(joints, features, variant=config.kmm_variant, dtype=dtype, rngs=rngs)
+                self.temporal = KMM(
+                    joints,
+                    features,
+                    variant=config.kmm_variant,
+                    activation=config.kmm_activation,
+                    weights=config.kmm_weights,
+                    use_bias=config.biases,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
             case 'dkd':
                 self.temporal = DKD(joints, features, dtype=dtype, rngs=rngs)
             case 'jrpsp':
@@ -97,7 +118,8 @@ class Transition(nnx.Module):
             case _:
                 raise ValueError(f'KIMNet of temporal {config.temporal!r}: choose one of {", ".join(get_args(Temporal))}')
         predicted = 0 if self.temporal is None else joints
-        self.fusion = Fusion(predicted, joints, features, norm=config.fusion_norm, dtype=dtype, rngs=rngs)
+        norm, use_bias = config.fusion_norm, config.biases
+        self.fusion = Fusion(predicted, joints, features, norm=norm, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.relation_decoder = RelationDecoder(
             joints,
             variant=config.decoder_variant,

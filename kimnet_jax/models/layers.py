@@ -15,6 +15,7 @@ from kimnet_jax.core.platform import Platform, platform_of, target_platform
 
 Array = jax.Array
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+CHANNELS, JOINTS = (1, 4096), (1, 10_000)  # the range of such fields in the configs of networks
 
 
 def platform() -> Platform:

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.models.chain import ChainNetwork
 from kimnet_jax.models.conv_lstm import ConvLSTM, Memory, together
 from kimnet_jax.models.kmm import KMM
-from kimnet_jax.models.layers import conv, max_pool, torch_conv
+from kimnet_jax.models.layers import CHANNELS, JOINTS, conv, max_pool, torch_conv
 
 Array = jax.Array
 LSTMPMVariant = Literal['intended', 'released']
@@ -39,6 +40,9 @@ class LSTMPMConfig:
     memory: int = 48
     temporal: LSTMPMTemporal = 'lstm'
     variant: LSTMPMVariant = 'intended'
+
+    def __post_init__(self) -> None:
+        check_ranges('model', self, num_joints=JOINTS, width=CHANNELS, features=CHANNELS, memory=CHANNELS)
 
 
 class LSTMState(NamedTuple):

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.layers import BatchNorm, ConvTranspose, conv, kaiming_normal, max_pool, recomputed
+from kimnet_jax.core.config import check_ranges
+from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, ConvTranspose, conv, kaiming_normal, max_pool, recomputed
 
 Array = jax.Array
 Depth: TypeAlias = Literal[18, 34, 50, 101, 152]
@@ -40,6 +41,9 @@ class PoseResNetConfig:
     width: int = 64
     features: int = 256
     remat: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges('model', self, num_joints=JOINTS, width=CHANNELS, features=CHANNELS)
 
 
 class BasicBlock(nnx.Module):

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.models.backbones import RESNETS, ResNetName, feature_encoder, pose_initializer
 from kimnet_jax.models.chain import ChainNetwork, encode_clip
 from kimnet_jax.models.dkd import DKDVariant
 from kimnet_jax.models.jrpsp import JRPSP
 from kimnet_jax.models.kimnet import ChainState
 from kimnet_jax.models.kmm_transfer import KMMTransfer
+from kimnet_jax.models.layers import CHANNELS, JOINTS
 from kimnet_jax.models.relation_decoder import DecoderVariant, FirstStatistics, RelationDecoder
 
 Array = jax.Array
@@ -49,6 +51,9 @@ class RPSTNConfig:
     first_statistics: FirstStatistics = 'own'
     output_scale: float = 0.05
     remat: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges('model', self, num_joints=JOINTS, width=CHANNELS, features=CHANNELS, output_scale=(0, 1e6))
 
 
 class Transition(nnx.Module):

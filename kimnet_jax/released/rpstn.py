@@ -86,7 +86,7 @@ def measure(clips: OneWindow, predictions: Iterable[Prediction], crop: Crop) -> 
         example = clips[clip]
         pred, target = crop.cells(joints, example['boxes']), crop.targets(example['joints'], example['boxes'])
         if maxima is not None:
-            pred = pred * (np.asarray(maxima) > 0)[..., None]
+            pred = np.where((np.asarray(maxima) > 0)[..., None], pred, 0)
         corners = rpstn_corners(example['boxes'])
         for heading, options in COLUMNS.items():
             arguments = {key: value for key, value in options.items() if key != 'key'}

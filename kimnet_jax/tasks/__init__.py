@@ -32,8 +32,16 @@ class Task(Protocol):
         """A trained network, ready for videos (`heatmaps`) or for poses (`refinement`)."""
 
 
+def name_of(config: Mapping[str, Any]) -> str:
+    """`config.model.name`. Raises `InputError` where there is no such field."""
+    model = config.get('model')
+    if not isinstance(model, Mapping) or 'name' not in model:
+        raise InputError(f'config.model.name: missing; choose one of {", ".join(MODELS)}')
+    return model['name']
+
+
 def task_of(network: str) -> Task:
     """The family of a network by `config.model.name`: `heatmaps` of frames, or `refinement` of poses. Raises `InputError`."""
-    if network not in MODELS:
+    if not isinstance(network, str) or network not in MODELS:
         raise InputError(f'config.model.name={network!r}: choose one of {", ".join(MODELS)}')
     return cast(Task, importlib.import_module(f'kimnet_jax.tasks.{FAMILIES[MODELS[network].reads]}'))

@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from kimnet_jax.interop.convert import (
     described,
     forward_error,
     from_torch,
+    stated,
     to_torch,
 )
 from kimnet_jax.interop.networks import NETWORKS
@@ -35,6 +37,7 @@ class ConversionRequest:
     pixels: the release whose images the weights expect; None: images as ours.
     template: the PyTorch file that the weights came from, whose keys are written.
     skeleton: whose joints the weights have; None: runs and files of ours tell it.
+    fields: of the network's config, which count instead of what the weights tell or leave open.
     checkpoint: of a run: `best`, `last` or a step.
     verify: compare the outputs of both frameworks, where PyTorch is installed.
     overwrite: replace the target if it exists.
@@ -49,6 +52,7 @@ class ConversionRequest:
     pixels: str | None = None
     template: pathlib.Path | None = None
     skeleton: str | None = None
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     checkpoint: str = 'best'
     verify: bool = True
     overwrite: bool = False
@@ -61,10 +65,11 @@ def convert(request: ConversionRequest) -> None:
         raise InputError(f'--model={request.model}: choose one of {", ".join(NETWORKS)}')
     if target.exists() and not request.overwrite:
         raise InputError(f'{target} already exists: choose another name, or pass --overwrite')
-    weights, entries, notes = _read(source, request)
+    weights, entries, notes, known = _read(source, request)
     to = request.to or ('flax' if weights is None else 'torch')
-    _check_flags(request, weights, target, to)
-    skeleton = request.skeleton or ('' if weights is None else weights.skeleton)
+    _check_flags(request, weights, known, target, to)
+    name = request.model or (known.network if known else '')
+    skeleton = request.skeleton or (known.skeleton if known else '')
     if weights is not None:
         check_complete(weights)
 
@@ -77,9 +82,8 @@ def convert(request: ConversionRequest) -> None:
             notes += lines
         if request.part:
             entries = _part(entries, request.part)
-        name = request.model or ('' if weights is None else weights.network)
-        config = None if weights is None or request.part else weights.config
-        weights, lines, unfilled = from_torch(name, entries, config=config, partial=request.partial)
+        config = known.config if known is not None and not request.part and known.network == name else None
+        weights, lines, unfilled = from_torch(name, entries, config=config, given=request.fields, partial=request.partial)
         notes += lines
         if request.pixels:
             entries = pixels.fold_pixels(entries, name, pixels.RELEASED[request.pixels])
@@ -95,21 +99,23 @@ def convert(request: ConversionRequest) -> None:
         check_complete(weights)
     if request.verify and entries and not request.partial and has_torch():
         print(f'the outputs agree with PyTorch: relative error {forward_error(weights, entries):.1e}')
-    arrays, metadata = (entries, {}) if to == 'torch' else (weights.arrays, describe(weights))
-    write_weights(target, arrays, metadata)
+    arrays = entries if to == 'torch' else weights.arrays
+    write_weights(target, arrays, describe(weights, torch=to == 'torch'))
     print(f'{len(arrays)} arrays written to {target}')
 
 
-def _read(source: pathlib.Path, request: ConversionRequest) -> tuple[Weights | None, dict[str, np.ndarray], list[str]]:
-    """(ours, none, notes), or (None, PyTorch's entries, notes)."""
+def _read(
+    source: pathlib.Path, request: ConversionRequest
+) -> tuple[Weights | None, dict[str, np.ndarray], list[str], Weights | None]:
+    """(ours, none, notes, ours), or (None, PyTorch's entries, notes, what the file says of them)."""
     if source.is_dir():
         found = open_run(source, request.checkpoint)
-        return found.weights, {}, [f'checkpoint {found.step} of {source}']
+        return found.weights, {}, [f'checkpoint {found.step} of {source}'], found.weights
     if request.checkpoint != 'best' and source.is_file():
         raise InputError(f'--checkpoint is for the folder of a run, which {source} is not')
     arrays, metadata, notes = read_weights(source)
     weights = described(metadata, arrays, source)
-    return (None, arrays, notes) if weights is None else (weights, {}, notes)
+    return weights, {} if weights else arrays, notes, stated(metadata, source)
 
 
 def _part(entries: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
@@ -121,24 +127,25 @@ def _part(entries: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     return part
 
 
-def _check_flags(request: ConversionRequest, weights: Weights | None, target: pathlib.Path, to: str) -> None:
+def _check_flags(
+    request: ConversionRequest, weights: Weights | None, known: Weights | None, target: pathlib.Path, to: str
+) -> None:
     """What would come to light too late, or never."""
     if suffix_of(target) in TORCH_SUFFIXES and to == 'flax':
         raise InputError(f'{target}: our weights are written as {" or ".join(PLAIN_SUFFIXES)}; for PyTorch, pass --to=torch')
-    if request.model is None and (weights is None or request.part):
+    if request.model is None and (known is None or request.part):
         raise InputError(f'--model is needed: one of {", ".join(NETWORKS)}')
-    if weights is not None and request.model not in (None, weights.network) and not request.part:
-        raise InputError(
-            f'--model={request.model}: {request.source} contains a {weights.network}; use --part to take a part of it'
-        )
+    partial = request.part or (request.partial and weights is None)
+    if known is not None and request.model not in (None, known.network) and not partial:
+        raise InputError(f'--model={request.model}: {request.source} contains a {known.network}; use --part to take a part of it')
+    if request.fields and known is not None and known.network == (request.model or known.network) and not request.part:
+        raise InputError(f'--config.model.{next(iter(request.fields))}: {request.source} says itself what it is')
     if request.template and (weights is None or not (request.part or to == 'torch')):
         raise InputError('--template is for converting our weights to PyTorch')
     if request.partial and to == 'torch':
         raise InputError('--partial is for converting to our weights; a PyTorch file is always written in full')
-    if request.skeleton and to == 'torch':
-        raise InputError('--skeleton is for converting to our weights; a PyTorch file has no place for it')
-    if request.skeleton and weights is not None and weights.skeleton not in ('', request.skeleton):
-        raise InputError(f'--skeleton={request.skeleton}: the joints of {request.source} are those of {weights.skeleton!r}')
+    if request.skeleton and known is not None and known.skeleton not in ('', request.skeleton):
+        raise InputError(f'--skeleton={request.skeleton}: the joints of {request.source} are those of {known.skeleton!r}')
     if request.pixels and (weights is not None or request.model not in pixels.FOLDABLE):
         raise InputError(f'--pixels is for the PyTorch weights of {", ".join(pixels.FOLDABLE)}')
 

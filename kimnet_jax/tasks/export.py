@@ -30,8 +30,8 @@ class Loaded(NamedTuple):
 
 def load(found: Trained, dtype: str | None) -> Loaded:
     """The network made ready for export. Raises `InputError` where it is none of videos."""
-    config, size = found.config, found.config['data']['input_size']
-    network = found.load(dtype)
+    network, config = found.load(dtype), found.config
+    size = config['data']['input_size']
     graph, weights = split_model(network, training=False)
 
     def model_of(graph: nnx.GraphDef, weights: Weights) -> artifact.Model:

@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
 from kimnet_jax.data_pipelines.schema import DatasetConfig
@@ -40,8 +41,7 @@ class Shared:
     train: loop.TrainConfig = dataclasses.field(default_factory=loop.TrainConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f'config.seed={self.seed}: must be 0 to 2**32 - 1')
+        check_ranges('', self, seed=(0, 2**32 - 1))
 
 
 def this_process() -> dict[str, int]:

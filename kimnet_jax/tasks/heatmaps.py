@@ -169,7 +169,8 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
         _check_released(request)
         changed |= {'chain_length': 0, 'decoding': 'argmax'}
     config = {**found.config, 'eval': {**found.config['eval'], **changed}}
-    settings, dataset = config['eval'], make(schema.DatasetConfig, config['dataset'], 'dataset')
+    settings, dataset = config['eval'], found.section(schema.DatasetConfig, 'dataset')
+    found.section(LoaderConfig, 'loader')
     source = dataset.open('eval', request.data_dir, request.split)
     training_clips = dataset.open('train', request.data_dir)
     found.require_skeleton(source.skeleton, str(source.folder))
@@ -188,8 +189,11 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     if isinstance(clips, rpstn.OneWindow):
         crop = rpstn.Crop(config['data']['input_size'], config['data']['box_scale'], model.stride)
         references[rpstn.TRUTH] = ((i, clips[i]['joints'], None) for i in range(len(clips)))
-        measured = {key: rpstn.measure(clips, poses, crop) for key, poses in references.items()}
-        measured = {ours: rpstn.measure(clips, evaluator.predict(weights), crop)} | measured
+        measured = {key: rpstn.measure(clips, reference_poses, crop) for key, reference_poses in references.items()}
+        poses = list(evaluator.predict(weights))
+        if missing := sum(int((~np.isfinite(joints).all(-1)).sum()) for _, joints, _ in poses):
+            notes.append(f'{missing} predictions are not finite: they count at cell (0, 0).')
+        measured = {ours: rpstn.measure(clips, poses, crop)} | measured
         result = rpstn.released_report(title, measured, clips=clips, notes=[*notes, f'{checkpoint}.'])
         publish(request.out, f'{name}_released', result, rpstn.render)
         return

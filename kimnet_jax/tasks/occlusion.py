@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Clips, Example
 from kimnet_jax.data_pipelines import schema
@@ -77,7 +76,7 @@ def compare(
     _check_comparable([*networks.values()], split)
     name, first = next(iter(networks.items()))
     models = {label: found.load() for label, found in networks.items()}
-    dataset = make(schema.DatasetConfig, first.config['dataset'], 'dataset')
+    dataset = first.section(schema.DatasetConfig, 'dataset')
     source = dataset.open('eval', data_dir, split)
     first.require_skeleton(source.skeleton, str(source.folder))
     clips, notes = _long_enough(source, max(part.least_frames for part in occlusions.values()), skip_short)

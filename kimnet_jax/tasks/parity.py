@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.interop.convert import Weights, described, from_torch
+from kimnet_jax.interop.convert import Weights, described, from_torch, stated
 from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.reporting import parity_report
@@ -88,7 +88,9 @@ def compare_one(
         arrays, metadata, notes = read_weights(file)
         weights = described(metadata, arrays, file)
         if weights is None:
-            weights, lines, _ = from_torch(model, arrays)
+            known = stated(metadata, file)
+            config = known.config if known and known.network == model else None
+            weights, lines, _ = from_torch(model, arrays, config=config)
             entries, notes = arrays, [*notes, *lines]
         if weights.network != model:
             raise InputError(f'{file}: weights of {weights.network!r}; say --model {weights.network}')

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax.core.config import make
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import InputError, one_line
 from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position
 from kimnet_jax.core.skeleton import SMPL, get_skeleton
 from kimnet_jax.core.smpl import Body
@@ -21,7 +21,7 @@ from kimnet_jax.data_pipelines.poses import NoiseConfig, PoseConfig
 from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.metrics import PoseMetrics
-from kimnet_jax.models import Dtype, HANet, HANetConfig, abstract_refiner, build_refiner, model_fields
+from kimnet_jax.models import Dtype, HANetConfig, build_refiner, model_fields
 from kimnet_jax.models.weights import initialise, part_of
 from kimnet_jax.released import hanet
 from kimnet_jax.reporting import reference, smoothing, tables
@@ -184,12 +184,14 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     if given:
         raise InputError(f'--{given[0]}: {found.name} is HANet, which reads poses and no video')
     config = found.config
+    found.section(schema.DatasetConfig, 'dataset')
     split, windows = open_split(config, 'eval', data_dir=request.data_dir, split=request.split), windows_of(config)
     training = open_split(config, 'train', data_dir=request.data_dir)
     pairs, interval = split.pairs, config['model']['interval']
-    graph, weights = split_model(_network(found, split.dims), training=False)
+    graph, weights = split_model(found.network(), training=False)
     weights = sharding.put(weights, sharding.make_mesh())
-    batch_size = config['eval']['batch_size'] if request.batch_size is None else request.batch_size
+    changed = {} if request.batch_size is None else {'batch_size': request.batch_size}
+    batch_size = make(EvalConfig, {**config['eval'], **changed}, 'eval').batch_size
     evaluator = RefinementEvaluator(graph, pairs, windows, batch_size=batch_size)
 
     source, part = config['poses'], request.split or config['dataset']['eval_split']
@@ -270,7 +272,7 @@ def load(found: Trained) -> TrainedRefiner:
         raise InputError(f'{found.name}: {found.kind!r}, which refines no poses; give one of HANet')
     config = found.config
     settings = make(PoseConfig, config['poses'], 'poses')
-    graph, weights = split_model(_network(found, poses.DIMS[settings.kind]), training=False)
+    graph, weights = split_model(found.network(), training=False)
     refiner = PoseRefiner(weights, lambda weights, poses, mask: nnx.merge(graph, *weights)(poses, mask).final, windows_of(config))
     return TrainedRefiner(refiner, found.skeleton.name, found.about, settings.kind, settings.root)
 
@@ -302,13 +304,8 @@ def refine_files(refiner: TrainedRefiner, files: Sequence[tuple[pathlib.Path, pa
             print(f'{source}: {refine_file(refiner, source, target)} frames -> {target}')
         except InputError as error:
             failed += 1
-            print(f'error: {error}; nothing was written for it', file=sys.stderr)
+            print(f'error: {one_line(error)}; nothing was written for it', file=sys.stderr)
     return 2 if failed else 0
-
-
-def _network(found: Trained, dims: int) -> HANet:
-    channels = found.skeleton.num_joints * dims
-    return found.fill(abstract_refiner(found.config['model'], channels=channels, dtype=found.config['dtype']))
 
 
 def _scores(result: dict[str, Any]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import write_text
+from kimnet_jax.core.json_files import read_json
 from kimnet_jax.data_pipelines import schema
 from kimnet_jax.metrics import MEAN
 from kimnet_jax.reporting import reference, tables
@@ -46,7 +47,10 @@ def reproduce(
     path, _, argument = config.partition(':')
     label = '_'.join([pathlib.Path(path).stem, *re.findall(r'\w+', argument.replace('=', ''))])
     folder = workdir.expanduser().resolve() / label / preset
-    rows = [SAME[preset].get(row.name, row.name) for name in names for row in ABLATIONS[name].rows]
+    same = SAME[preset]
+    if preset == 'full' and 'swap=both' in argument.split(','):
+        same = {}  # a ResNet-50 is the pose initializer too, KIMNet's is a ResNet-101
+    rows = [same.get(row.name, row.name) for name in names for row in ABLATIONS[name].rows]
     commands = {}
     for seed in range(seeds):
         for row in rows:
@@ -67,7 +71,7 @@ def reproduce(
             print(f'stopped by {signal.Signals(number).name}; rerun the same command to resume')
             return 128 + number
         files: list[pathlib.Path] = []
-        for name, report in make_reports(names, [*commands], failures, preset).items():
+        for name, report in make_reports(names, [*commands], failures, preset, same).items():
             print(f'\n{render(report)}')
             files += tables.write_report(folder, name, report, render)
         print('written:', *files)
@@ -75,9 +79,13 @@ def reproduce(
 
 
 def make_reports(
-    names: Sequence[str], done: Sequence[sweep.Run], failures: Mapping[sweep.Run, str], preset: str
+    names: Sequence[str],
+    done: Sequence[sweep.Run],
+    failures: Mapping[sweep.Run, str],
+    preset: str,
+    same: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
-    """Table -> its report, of the runs that have ended well; nothing where none has."""
+    """Table -> its report, of the runs that have ended well; nothing where none has. `same`: as `SAME` of the preset."""
     results = {run: result for run in done if (result := run.result())}
     if not results:
         return {}
@@ -98,11 +106,11 @@ def make_reports(
         notes.append("The paper's numbers are for its full networks on Penn Action: compare the gaps, not the numbers.")
     scores: dict[str, dict[int, float]] = {}
     for run, result in results.items():
-        for row in (run.row, *(row for row, same in SAME[preset].items() if same == run.row)):
+        for row in (run.row, *(row for row, other in same.items() if other == run.row)):
             scores.setdefault(row, {})[run.seed] = result[METRIC]
     reports = {}
     for name in names:
-        rows = {SAME[preset].get(row.name, row.name) for row in ABLATIONS[name].rows}
+        rows = {same.get(row.name, row.name) for row in ABLATIONS[name].rows}
         missing = [f'Missing: `{run.row}` of seed {run.seed}, {why}' for run, why in failures.items() if run.row in rows]
         reports[name] = comparison(name, scores, subject=subject, notes=[*notes, *missing])
     return reports
@@ -118,7 +126,7 @@ def _mean_pose(training: schema.ClipSource, source: schema.ClipSource) -> float:
 def _check_settings(folder: pathlib.Path, settings: Sequence[str]) -> None:
     """Raises `InputError` where the folder holds runs with others; those of `workdir.FREE` change no number."""
     file, now = folder / 'settings.json', [part for part in settings if not part[len('--config.') :].startswith(FREE)]
-    before = json.loads(file.read_text()) if file.exists() else now
+    before = read_json(file) if file.exists() else now
     if before != now and any(folder.glob('*/*/config.json')):
         there, here = (' '.join(part) or 'none' for part in (before, now))
         raise InputError(f'{folder} contains runs with other settings (there {there}; now {here}): choose another --workdir')

@@ -10,20 +10,24 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax import pretrained
+from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
 from kimnet_jax.data_pipelines.poses import DIMS
-from kimnet_jax.interop.convert import Weights, describe, make_config
+from kimnet_jax.interop.convert import Weights, check_complete, describe, described, make_config
 from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.interop.weight_files import read_weights, write_weights
-from kimnet_jax.models import MODELS, PerFrame, VideoModel, abstract_model
+from kimnet_jax.models import MODELS, PerFrame, VideoModel, abstract_model, abstract_refiner, compute_dtype
 from kimnet_jax.models.weights import assign
+from kimnet_jax.tasks.records import check_config
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import NETWORK, unwrapped
 from kimnet_jax.training.workdir import parse_record, read_config
 
 Network = TypeVar('Network', bound=nnx.Module)
+Section = TypeVar('Section')
 RECORD, STEP = 'run', 'step'  # metadata of a file: the `config.json` of the run it is of, and the step
+_LONGEST_STEP = 12  # digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +62,13 @@ class Trained:
     def weights(self) -> Weights:
         """The network as `interop` takes it. Raises `InputError` where it has no twin in PyTorch."""
         fields = {key: value for key, value in self.config['model'].items() if key != 'name'}
+        return Weights(self.kind, make_config(self.kind, fields | self._size), dict(self.arrays), self.skeleton.name)
+
+    @property
+    def _size(self) -> dict[str, int]:
+        """What the data set gives of the network's config."""
         joints = self.skeleton.num_joints
-        size = {'channels': joints * DIMS[self.config['poses']['kind']]} if self._reads_poses else {'num_joints': joints}
-        return Weights(self.kind, make_config(self.kind, fields | size), dict(self.arrays), self.skeleton.name)
+        return {'channels': joints * DIMS[self.config['poses']['kind']]} if self._reads_poses else {'num_joints': joints}
 
     @property
     def _reads_poses(self) -> bool:
@@ -71,25 +79,27 @@ class Trained:
         if other != self.skeleton:
             raise InputError(f'{self.name}: finds the joints of {self.skeleton.name!r}, {source} has those of {other.name!r}')
 
+    def section(self, kind: type[Section], name: str) -> Section:
+        """A section of the config. Raises `InputError` naming the network and the field that is wrong."""
+        try:
+            return make(kind, self.config[name], name)
+        except InputError as error:
+            raise InputError(f'{self.name}: {error}') from error
+
     def load(self, dtype: str | None = None) -> VideoModel:
         """The network of videos in eval mode; `dtype` instead of `config.dtype`. Raises `InputError` where it is none."""
         if self._reads_poses:
             raise InputError(
                 f'{self.name}: {self.kind!r} refines poses and reads no video; use it with kimnet_jax.refine or predict --refine'
             )
-        return self.fill(
-            abstract_model(self.config['model'], num_joints=self.skeleton.num_joints, dtype=dtype or self.config['dtype'])
-        )
+        return self.network(dtype)
 
-    def fill(self, model: Network) -> Network:
-        """An abstract network with these weights, in eval mode. Raises `InputError` where they do not fit it."""
-        prefix = NETWORK if isinstance(model, PerFrame) else ''
-        try:
-            assign(model, {f'{prefix}{path}': array for path, array in self.arrays.items()})
-        except InputError as error:
-            raise InputError(f'{self.name}: {error}') from error
-        model.eval()
-        return model
+    def network(self, dtype: str | None = None) -> Any:
+        """The network, of whatever family, in eval mode; `dtype` instead of `config.dtype`. Raises `InputError`."""
+        make_abstract: Any = abstract_refiner if self._reads_poses else abstract_model
+        return _fill(
+            make_abstract(self.config['model'], dtype=dtype or self.config['dtype'], **self._size), self.arrays, self.name
+        )
 
 
 def open_trained(reference: str | pathlib.Path, checkpoint: str = 'best') -> Trained:
@@ -116,11 +126,57 @@ def open_trained(reference: str | pathlib.Path, checkpoint: str = 'best') -> Tra
     raise InputError(f'{name}: not the folder of a run, a weight file or a pretrained model; the pretrained models are {names}')
 
 
+def load_network(reference: str | pathlib.Path, checkpoint: str = 'best', *, dtype: str | None = None) -> nnx.Module:
+    """A network with its weights, in eval mode, in one line.
+
+    Args:
+        reference: as of `open_trained`, or any file of weights that `kimnet_jax.convert` wrote in our naming.
+        checkpoint: of a run: `best`, `last` or a step.
+        dtype: of the convolutions; None: that of the run, or float32.
+
+    Returns:
+        A network of videos (`models.ChainNetwork`, `models.PerFrame`), `HANet`, or the part or backbone that the file holds.
+
+    Raises:
+        InputError: there is no such thing, it is damaged, or its file does not say which network it is of.
+    """
+    path = pathlib.Path(reference).expanduser()
+    if str(reference) not in pretrained.catalogue() and path.is_file():
+        arrays, metadata, _ = read_weights(path)
+        if RECORD not in metadata:
+            weights = described(metadata, arrays, path)
+            if weights is None:
+                raise InputError(f'{path}: PyTorch weights; turn them into ours with kimnet_jax.convert')
+            return _of_weights(weights, str(reference), dtype or 'float32')
+    return open_trained(reference, checkpoint).network(dtype)
+
+
+def _of_weights(weights: Weights, name: str, dtype: str) -> nnx.Module:
+    if weights.network not in MODELS or getattr(weights.config, 'num_joints', 0) is None:  # a part, or a backbone without head
+        return check_complete(weights)
+    build, options = MODELS[weights.network].build, {'dtype': compute_dtype(dtype)}
+    return _fill(nnx.eval_shape(lambda: build(weights.config, rngs=nnx.Rngs(0), **options)), weights.arrays, name)
+
+
+def _fill(model: Network, arrays: Mapping[str, np.ndarray], name: str) -> Network:
+    """An abstract network with weights by path, in eval mode. Raises `InputError` naming their source where they do not fit."""
+    prefix = NETWORK if isinstance(model, PerFrame) else ''
+    try:
+        assign(model, {f'{prefix}{path}': array for path, array in arrays.items()})
+    except InputError as error:
+        raise InputError(f'{name}: {error}') from error
+    model.eval()
+    return model
+
+
 def open_run(folder: pathlib.Path, checkpoint: str) -> Trained:
     """`open_trained` of the folder of a run."""
     config, skeleton = read_config(folder)
+    source = str(folder / 'config.json')
+    check_config(config, source)
+    joints = _skeleton(skeleton, source)
     arrays, meta = Checkpoints(folder, read_only=True).read_weights(checkpoint)
-    return Trained(str(folder), config, get_skeleton(skeleton), meta['step'], unwrapped(arrays), folder)
+    return Trained(str(folder), config, joints, meta['step'], unwrapped(arrays), folder)
 
 
 def _of_file(file: pathlib.Path, name: str) -> Trained:
@@ -130,11 +186,20 @@ def _of_file(file: pathlib.Path, name: str) -> Trained:
             f'{name}: only weights, without the settings they were trained with; make a run of them '
             f'(kimnet_jax.train --config.init.model={name} --config.train.epochs=0), and give its folder'
         )
-    config, skeleton = parse_record(metadata[RECORD], f'{name}: metadata {RECORD!r}')
+    source = f'{name}: metadata {RECORD!r}'
+    config, skeleton = parse_record(metadata[RECORD], source)
+    check_config(config, source)
     step = metadata.get(STEP, '0')
-    if not step.isdigit():
+    if not (step.isdecimal() and step.isascii() and len(step) <= _LONGEST_STEP):
         raise InputError(f'{name}: metadata {STEP!r} is {step!r}, expected a number')
-    return Trained(name, config, get_skeleton(skeleton), int(step), arrays)
+    return Trained(name, config, _skeleton(skeleton, source), int(step), arrays)
+
+
+def _skeleton(name: str, source: str) -> Skeleton:
+    try:
+        return get_skeleton(name)
+    except InputError as error:
+        raise InputError(f'{source}: {error}') from error
 
 
 def pack(trained: Trained, target: pathlib.Path, *, dtype: str = 'float16') -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import InputError, one_line
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.video import read_frames
 from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
@@ -151,7 +151,7 @@ def predict_videos(
             print(f'{video}: {pose.frame + 1} frames -> {out / stem}{{{",".join(SUFFIXES[kind] for kind in kinds)}}}')
         except (InputError, MemoryError) as error:
             failed += 1
-            text = str(error) if isinstance(error, InputError) else f'not enough memory ({error})'
+            text = one_line(error) if isinstance(error, InputError) else f'not enough memory ({error})'
             message = text if str(video) in text else f'{video}: {text}'
             print(f'error: {message}; nothing was written for it', file=sys.stderr)
     if failed:

@@ -15,7 +15,6 @@ import numpy as np
 from tqdm import tqdm
 
 from kimnet_jax.core import heatmap, kinematics
-from kimnet_jax.core.config import make
 from kimnet_jax.core.drawing import draw_skeleton
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import draft_of, drafts_in, require_free
@@ -92,7 +91,7 @@ def open_clip(
     Raises:
         InputError: there is no such data set or clip.
     """
-    own = make(schema.DatasetConfig, found.config['dataset'], 'dataset')
+    own = found.section(schema.DatasetConfig, 'dataset')
     if dataset is not None:
         name, _, config = dataset.partition('/')
         if not (name and config):
@@ -278,7 +277,7 @@ def heatmaps(
     )
     target = truth = None
     if footage.example is not None:
-        settings = make(TargetConfig, found.config['target'], 'target')
+        settings = found.section(TargetConfig, 'target')
         visible = footage.example['visible'][run.shown]
         truth = np.where(visible[..., None], apply_affine(to_crop, footage.example['joints'][run.shown]), np.nan)
         encode = functools.partial(heatmap.encode, stride=stride, sigma=settings.sigma, centre=settings.centre)

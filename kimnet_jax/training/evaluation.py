@@ -16,7 +16,7 @@ from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Batch, Clips, Decoding, Prediction
 from kimnet_jax.metrics import PoseMetrics
-from kimnet_jax.training.sharding import local_rows
+from kimnet_jax.training.sharding import MOST_CLIPS, local_rows
 from kimnet_jax.training.state import Weights
 from kimnet_jax.training.steps import empty_chain, make_eval_step
 
@@ -40,7 +40,7 @@ class EvalConfig:
     select: str = 'torso/pck/0.2/mPCK'
 
     def __post_init__(self) -> None:
-        check_ranges('eval', self, segment=(1, 1_000_000), chain_length=(0, 1_000_000_000))
+        check_ranges('eval', self, batch_size=(1, MOST_CLIPS), segment=(1, 1_000_000), chain_length=(0, 1_000_000_000))
 
     @property
     def passes(self) -> dict[str, Any]:

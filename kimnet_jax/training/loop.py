@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from kimnet_jax.core import signals
+from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
 from kimnet_jax.training import sharding
@@ -94,13 +95,9 @@ class TrainConfig:
     save_every: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.average_decay < 1:
-            raise InputError(f'config.train.average_decay={self.average_decay}: must be 0 (none) or more, and below 1')
-        if self.log_every < 1:
-            raise InputError(f'config.train.log_every={self.log_every}: must be a positive number of steps')
-        for field in ('eval_every', 'save_every'):
-            if not getattr(self, field) > 0:
-                raise InputError(f'config.train.{field}={getattr(self, field)}: must be a positive number of epochs')
+        check_ranges('train', self, epochs=(0, 1e9), steps=(0, MOST_STEPS), batch_size=(1, sharding.MOST_CLIPS))
+        check_ranges('train', self, average_decay=(0, 0.999999), log_every=(1, MOST_STEPS))
+        check_ranges('train', self, eval_every=(1e-9, 1e9), save_every=(1e-9, 1e9))
 
 
 def make_plan(clips: int, config: TrainConfig) -> Plan:

@@ -42,20 +42,12 @@ class OptimizerConfig:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise InputError(f'config.optimizer.learning_rate={self.learning_rate}: must be positive')
-        for name, least in (('warmup_epochs', 0), ('weight_decay', 0), ('clip_norm', 0), ('accumulate', 1)):
-            if not getattr(self, name) >= least:
-                raise InputError(f'config.optimizer.{name}={getattr(self, name)}: must be {least} or more')
-        if not 0 <= self.final_rate <= 1:
-            raise InputError(f'config.optimizer.final_rate={self.final_rate}: must be a share of the peak, 0 to 1')
         largest = 3e38  # of float32
-        check_ranges('optimizer', self, learning_rate=(0, largest), clip_norm=(0, largest), weight_decay=(0, largest))
-        check_ranges('optimizer', self, warmup_epochs=(0, 1e9), accumulate=(1, 1_000_000))
-        if any(drop < 0 for drop in self.drop_epochs) or list(self.drop_epochs) != sorted(set(self.drop_epochs)):
-            raise InputError(
-                f'config.optimizer.drop_epochs={self.drop_epochs}: must be epochs from 0 on, each after the one before'
-            )
+        check_ranges('optimizer', self, learning_rate=(1e-30, largest), clip_norm=(0, largest), weight_decay=(0, largest))
+        check_ranges('optimizer', self, warmup_epochs=(0, 1e9), final_rate=(0, 1), accumulate=(1, 1_000_000))
+        check_ranges('optimizer', self, drop_epochs=(0, 1_000_000_000))
+        if list(self.drop_epochs) != sorted(set(self.drop_epochs)):
+            raise InputError(f'config.optimizer.drop_epochs={self.drop_epochs}: must be epochs, each after the one before')
 
 
 def make_schedule(config: OptimizerConfig, *, steps: int, steps_per_epoch: float) -> optax.Schedule:

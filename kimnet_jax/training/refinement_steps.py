@@ -12,11 +12,11 @@ from flax import nnx
 from kimnet_jax import losses
 from kimnet_jax.core import smpl
 from kimnet_jax.core.config import check_ranges
-from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import RefineFunction, WindowConfig, in_batches, refine
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Batch, Pairs
 from kimnet_jax.metrics import PoseMetrics, SpatialMetrics
+from kimnet_jax.training.sharding import MOST_CLIPS
 from kimnet_jax.training.state import TrainState, Weights
 from kimnet_jax.training.steps import Stepping, TrainStep
 
@@ -43,9 +43,6 @@ class LossConfig:
     space: Space = 'poses'
 
     def __post_init__(self) -> None:
-        for name in ('final_weight', 'refined_weight'):
-            if getattr(self, name) < 0:
-                raise InputError(f'config.loss.{name}={getattr(self, name)}: must be 0 or more')
         check_ranges('loss', self, final_weight=(0, 1e6), refined_weight=(0, 1e6))
 
 
@@ -64,7 +61,7 @@ class EvalConfig:
     select: str = 'torso/pck/0.05/mPCK'
 
     def __post_init__(self) -> None:
-        check_ranges('eval', self, batch_size=(1, 1_000_000), step=(1, 1_000_000))
+        check_ranges('eval', self, batch_size=(1, MOST_CLIPS), step=(1, 1_000_000))
 
 
 def make_train_step(

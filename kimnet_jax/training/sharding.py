@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kimnet_jax.core import signals
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import InputError, one_line
 from kimnet_jax.core.platform import Platform, platform_of
 
 JOIN_SECONDS = 'KIMNET_JOIN_SECONDS'  # in the environment: how long processes wait for each other at the start
@@ -95,7 +95,7 @@ def without_peers() -> Iterator[None]:
                 'output; rerun the same command in all processes to resume from the last checkpoint'
             ) from error
     except PeerError as error:
-        print(f'error: {error}', file=sys.stderr, flush=True)
+        print(f'error: {one_line(error)}', file=sys.stderr, flush=True)
         os._exit(2)
     except signals.Interrupted as stopped:
         if _tell_jax is None:
@@ -149,8 +149,6 @@ def check_batch_size(batch_size: int, field: str, mesh: Mesh) -> None:
     """Raises `InputError` naming `field` where the batch cannot be split evenly."""
     if batch_size < 1 or batch_size % mesh.size:
         raise InputError(f'config.{field}={batch_size}: must be a positive multiple of the {mesh.size} device(s)')
-    if batch_size > MOST_CLIPS:
-        raise InputError(f'config.{field}={batch_size}: must be at most {MOST_CLIPS:,}')
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

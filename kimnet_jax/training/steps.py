@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from kimnet_jax import losses, metrics
 from kimnet_jax.core import geometry, heatmap
 from kimnet_jax.core.config import check_ranges
-from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import normalise
 from kimnet_jax.core.platform import compiled_for
 from kimnet_jax.core.skeleton import Skeleton
@@ -43,8 +42,6 @@ class TargetConfig:
     outside: Outside = 'zeros'
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise InputError(f'config.target.sigma={self.sigma}: must be positive')
         check_ranges('target', self, sigma=(0.1, 1000))
 
 

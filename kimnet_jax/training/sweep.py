@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import write_text
+from kimnet_jax.core.json_files import read_json
 from kimnet_jax.training import workdir
 
 # becomes the program that follows, and that gets SIGTERM, on which a training saves and ends, when its parent has been killed
@@ -44,9 +45,8 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """The record of the evaluation at its end; None where it has not ended well."""
-        with contextlib.suppress(FileNotFoundError):
-            return json.loads((self.folder / 'result.json').read_text())
-        return None
+        file = self.folder / 'result.json'
+        return read_json(file) if file.exists() else None
 
 
 @dataclasses.dataclass

@@ -15,9 +15,9 @@ from jax.experimental import multihost_utils
 
 from kimnet_jax import __version__
 from kimnet_jax.core import files
-from kimnet_jax.core.config import check_finite
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import make_folder, read_file, write_text
+from kimnet_jax.core.json_files import parse_json, read_json
 
 # fields that may change between a run and its resumption: they change no number of the training
 FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'eval.batch_size', 'eval.segment')
@@ -101,7 +101,7 @@ def write_config(
             )
     if jax.process_index() == 0:
         if initial_weights is None:
-            initial_weights = json.loads(file.read_text()).get('initial_weights', ()) if file.exists() else ()
+            initial_weights = read_json(file).get('initial_weights', ()) if file.exists() else ()
         record = {
             'code_version': __version__,
             'skeleton': skeleton,
@@ -121,15 +121,11 @@ def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str]:
 
 def parse_record(text: str | bytes, source: str) -> tuple[dict[str, Any], str]:
     """(config, skeleton name) of the text of a `config.json`. Raises `InputError` naming `source` where it is something else."""
-    try:
-        record = json.loads(text)
-        config, skeleton = record['config'], record['skeleton']
-        if not isinstance(config, dict) or not isinstance(skeleton, str):
-            raise TypeError('config is no object, or skeleton no name')
-        check_finite(config, 'config')
-        return config, skeleton
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise InputError(f'{source}: not a config written by train ({error})') from error
+    record = parse_json(text, source)
+    for name, kind in {'config': dict, 'skeleton': str}.items():
+        if not isinstance(record, dict) or not isinstance(record.get(name), kind):
+            raise InputError(f'{source}: not a config written by train ({name} is missing or of another kind)')
+    return record['config'], record['skeleton']
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
 from kimnet_jax.data_pipelines.builders.kinetic_puppets import clip, figure, motion, render
@@ -222,3 +223,10 @@ def test_default_configs():
     names = {config.name: (config.skeleton, config.train_clips, config.test_clips) for config in Builder.BUILDER_CONFIGS}
     assert names == {'joints15': ('jhmdb', 64, 16), 'joints13': ('penn_action', 64, 16)}
     assert Builder.BUILDER_CONFIGS[0].name == 'joints15'
+
+
+@pytest.mark.parametrize('field', ['train_clips', 'test_clips', 'seed'])
+def test_numbers_that_make_no_data_set(field):
+    """Before, -3 clips were none."""
+    with pytest.raises(InputError, match=rf'PuppetsConfig\.{field}=-3: must be '):
+        PuppetsConfig(name='mine', **{field: -3})

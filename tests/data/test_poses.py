@@ -205,7 +205,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     ('name', 'data', 'message'),
     [
-        ('p.npz', b'no zip', 'not a readable npz'),
+        ('p.npz', b'no zip', 'cut short, or no npz'),
         ('p.json', b'{', 'not valid JSON'),
         ('p.json', b'{"about": {}}', 'not a file of poses that predict wrote'),
         ('q.npz', None, 'no such file'),
@@ -234,7 +234,14 @@ def test_predictions_of_another_skeleton(tmp_path):
         ('joints', np.zeros((2, 12, 2)), r'joints of shape \[2, 12, 2\] \(float64\), expected \[2, 13, 2\]'),
         ('image_size', np.zeros((0, 2)), r'image_size of shape \[0, 2\]'),
         ('boxes', np.zeros((2, 4)), 'frame 0: the box is empty'),
-        ('about', '{', 'skeleton and about must be a name and JSON'),
+        ('lengths', [1.5], '2 poses for 1.5 frames'),
+        ('lengths', np.array([2**63, 2**63, 2], np.uint64)[:1], '2 poses for 9223372036854775808 frames'),
+        ('clips', np.array([0x110000], np.uint32).view('U1'), 'a text with characters that do not exist'),
+        ('clips', np.array({}), 'refused: it holds|clips is no plain array'),
+        ('scores', np.full((2, 13), np.nan), 'scores are not all finite'),
+        ('image_size', np.array([[np.inf, 5]]), 'height and width are inf, 5: must be numbers of pixels'),
+        ('about', '{"a": NaN}', 'about: not valid JSON'),
+        ('about', '{', 'about: not valid JSON'),
         ('skeleton', 'cat', "unknown skeleton 'cat'"),
     ],
 )

@@ -303,6 +303,34 @@ def test_tables_of_anything_are_one_line(name, text, copy):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        (lambda metadata: metadata['clips']['train'][0].__setitem__(1, 10**18), "split 'train' has clips of more frames than"),
+        (lambda metadata: metadata.update(note=[1]), 'a note that is no text'),
+        (lambda metadata: metadata.update(compact=[1]), 'settings of a compact copy that are none'),
+    ],
+)
+def test_tables_that_claim_too_much_are_one_line(change, told, copy):
+    _change(copy, change)
+    with pytest.raises(InputError, match=told):
+        read_built(copy)
+
+
+def test_a_config_that_no_data_set_has_is_not_copied(built, tmp_path):
+    shutil.copytree(built / 'sub_jhmdb/fold1', tmp_path / 'sub_jhmdb/fold9')
+    with pytest.raises(InputError, match="sub_jhmdb has no config 'fold9'; known: fold1, "):
+        compact.main(['compact', 'sub_jhmdb/fold9', '--data_dir', str(tmp_path), '--out', str(tmp_path / 'out')])
+    assert not (tmp_path / 'out').exists()
+
+
+def test_what_the_doctor_says_of_a_built_data_set_is_written_as_json(built, tmp_path, capsys):
+    file = tmp_path / 'report.json'
+    assert doctor.main(['doctor', 'sub_jhmdb/fold1', str(built), '--json', str(file)]) == 0
+    capsys.readouterr()
+    assert json.loads(file.read_text())['counts']['frames'] > 0
+
+
 def test_a_flipped_bit_anywhere_is_named_by_its_file(copy):
     rng = np.random.default_rng(0)
     files = sorted(path for path in copy.iterdir())

@@ -10,11 +10,11 @@ import scipy.sparse
 from sequences import PARENTS, body_arrays, body_file, image_names, joint_files, matrices, objects, rotation_files
 
 from kimnet_jax.core import smpl
+from kimnet_jax.core.array_files import read_npz
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig
 from kimnet_jax.core.skeleton import JHMDB, SMPL
-from kimnet_jax.data_pipelines.array_files import read_npz
 from kimnet_jax.data_pipelines.pose_files import open_pose_file
 from kimnet_jax.data_pipelines.poses import PoseConfig, overlapping, train_batches, training_window
 from kimnet_jax.data_pipelines.sequence_files import read_sequences
@@ -198,6 +198,7 @@ def test_bad_sequences(tmp_path):
         '15 numbers a frame, which is no multiple of 2',
         bad_file(tmp_path, imgname=names, joints_2d=objects([np.zeros((4, 15))] * 2)),
     )
+    refused('imgname is one value', bad_file(tmp_path, imgname=np.zeros(()), joints_2d=objects([])))
     refused('no clips in it', bad_file(tmp_path, imgname=objects([]), joints_2d=objects([])))
     refused('no frames in it', bad_file(tmp_path, imgname=objects([[]]), joints_2d=objects([[]])))
     refused(

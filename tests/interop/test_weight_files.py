@@ -133,7 +133,7 @@ def test_cut_short(name, share, tmp_path):
         write_weights(file, ARRAYS, {})
     data = file.read_bytes()
     file.write_bytes(data[: int(share * len(data))])
-    assert_refused(file, 'cannot be read: cut short, or not such a file|refused')  # the name of a harmless class can be cut, too
+    assert_refused(file, 'cannot be read: cut short, or no|refused')  # the name of a harmless class can be cut, too
 
 
 @pytest.mark.parametrize('name', ['a.pth', 'a.safetensors', 'a.npz'])
@@ -189,7 +189,7 @@ def test_a_write_that_fails_leaves_what_was_there(name, tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(os, 'replace', full)
-    with pytest.raises(OSError, match='No space'):
+    with pytest.raises(InputError, match=f'the disk is full at {file}: free some space'):
         write_weights(file, {'x': np.zeros(1, np.float32)}, {})
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
     assert_arrays(read_weights(file).arrays)

@@ -127,3 +127,8 @@ def test_no_pose_initializer():
     for network in ('dkd', 'rpstn'):
         with pytest.raises(InputError, match=r"config\.model\.pose_initializer='none': choose one of resnet18"):
             abstract_model(fields | {'name': network}, num_joints=3)
+
+
+def test_a_width_that_leaves_no_channels_is_named():
+    with pytest.raises(ValueError, match="backbone 'hrnet_w32' of width 1: choose 2 or more"):
+        backbone_config('hrnet_w32', num_joints=None, width=1)

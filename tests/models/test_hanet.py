@@ -278,7 +278,7 @@ def test_initial_weights_are_pytorchs():
         ({'activation': 'tanh'}, "activation 'tanh': choose one of leaky_relu, relu, gelu"),
         ({'memory_mask': 'none'}, "memory_mask 'none': choose one of masked, released"),
         ({'width': 9}, 'width 9: must be even and a multiple of heads 2'),
-        ({'window': 0}, 'window 0: must be at least 1'),
+        ({'window': 0}, 'config.model.window=0: must be 1 to 1000'),
     ],
 )
 def test_a_bad_config_is_named(changes, message):

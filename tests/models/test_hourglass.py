@@ -78,7 +78,7 @@ def test_initial_values_are_those_of_pytorch(kernel, bound):
     [
         ({'variant': 'torch7'}, "variant 'torch7': choose one of bearpaw, princeton"),
         ({'features': 18}, '18 features: choose a multiple of 4'),
-        ({'num_stacks': 0}, '0 stacks: choose one or more'),
+        ({'num_stacks': 0}, 'config.model.num_stacks=0: must be 1 to 64'),
     ],
 )
 def test_bad_config(change, message):

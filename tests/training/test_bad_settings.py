@@ -13,8 +13,6 @@ from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.training import workdir as run_folder
 
-pytestmark = pytest.mark.filterwarnings('ignore:.*load_module:DeprecationWarning')  # how ml_collections reads a config file
-
 
 @pytest.fixture(autouse=True)
 def in_checkout(monkeypatch):
@@ -47,18 +45,18 @@ def fails(command, tmp_path, capsys, monkeypatch):
         ({'unknown': 1}, '--config.unknown: the config has no such field'),
         ({'train.batchsize': 1}, '--config.train.batchsize: the config has no such field'),
         ({'train.batch_size': 'abc'}, "flag --config.train.batch_size=abc: invalid literal for int() with base 10: 'abc'"),
-        ({'train.batch_size': 0}, 'config.train.batch_size=0: must be a positive multiple of the'),
-        ({'eval.batch_size': -2}, 'config.eval.batch_size=-2: must be a positive multiple of the'),
+        ({'train.batch_size': 0}, 'config.train.batch_size=0: must be 1 to 1000000'),
+        ({'eval.batch_size': -2}, 'config.eval.batch_size=-2: must be 1 to 1000000'),
         ({'dataset.data_dir': '/nowhere'}, '/nowhere/kinetic_puppets/mini: no built data set there; build it with'),
         ({'dataset.train_split': 'train[:0]'}, "split 'train[:0]' has no clips"),
         ({'dataset.eval_split': 'valid'}, "no split 'valid'; it has test, train"),
         ({'eval.select': 'pck'}, "config.eval.select='pck': no such metric; known: clips, frames, "),
         ({'eval.decoding': 'best'}, "config.eval.decoding='best': choose one of argmax, quarter, dark"),
         ({'eval.segment': 0}, 'config.eval.segment=0: must be 1 to'),
-        ({'train.eval_every': 0.0}, 'config.train.eval_every=0.0: must be a positive number of epochs'),
-        ({'train.save_every': -1.0}, 'config.train.save_every=-1.0: must be a positive number of epochs'),
-        ({'train.log_every': 0}, 'config.train.log_every=0: must be a positive number of steps'),
-        ({'train.average_decay': 1.0}, 'config.train.average_decay=1.0: must be 0 (none) or more, and below 1'),
+        ({'train.eval_every': 0.0}, 'config.train.eval_every=0.0: must be 1e-09 to 1e+09'),
+        ({'train.save_every': -1.0}, 'config.train.save_every=-1.0: must be 1e-09 to 1e+09'),
+        ({'train.log_every': 0}, 'config.train.log_every=0: must be 1 to 2147483647'),
+        ({'train.average_decay': 1.0}, 'config.train.average_decay=1.0: must be 0 to 0.999999'),
         ({'data.box_scale': float('inf')}, 'config.data.box_scale=inf: must be a finite number'),
         ({'data.box_scale': 1e30}, 'config.data.box_scale=1e+30: must be 0.1 to 10'),
         ({'data.box_scale': 1e-30}, 'config.data.box_scale=1e-30: must be 0.1 to 10'),
@@ -69,26 +67,31 @@ def fails(command, tmp_path, capsys, monkeypatch):
         ({'data.input_size': 48}, 'config.data.input_size=48: not a size that KIMNet halves evenly; take a multiple of 64'),
         ({'data.input_size': 1 << 30}, 'config.data.input_size=1073741824: must be 1 to 4096'),
         ({'data.frames': 1 << 30}, 'config.data.frames=1073741824: must be 1 to 10000'),
-        ({'optimizer.drop_epochs': '(-3,5)'}, 'config.optimizer.drop_epochs=(-3, 5): must be epochs from 0 on'),
-        ({'optimizer.drop_epochs': '(5,3)'}, 'config.optimizer.drop_epochs=(5, 3): must be epochs from 0 on, each after'),
+        ({'optimizer.drop_epochs': '(-3,5)'}, 'config.optimizer.drop_epochs=(-3, 5): must be 0 to 1000000000'),
+        ({'optimizer.drop_epochs': '(5,3)'}, 'config.optimizer.drop_epochs=(5, 3): must be epochs, each after'),
         ({'optimizer.learning_rate': float('inf')}, 'config.optimizer.learning_rate=inf: must be a finite number'),
         ({'optimizer.clip_norm': float('nan')}, 'config.optimizer.clip_norm=nan: must be a finite number'),
         ({'loader.threads': 10_000_000}, 'config.loader.threads=10000000: must be 1 to 1024'),
         ({'loader.workers': 10_000_000}, 'config.loader.workers=10000000: must be 0 to 1024'),
         ({'loader.prefetch': 1 << 40}, 'config.loader.prefetch=1099511627776: must be 1 to 1024'),
         ({'target.sigma': 1e-30}, 'config.target.sigma=1e-30: must be 0.1 to 1000'),
-        ({'train.steps': 1 << 40}, 'config.train.steps=1099511627776: must be at most 2,147,483,647 steps'),
-        ({'train.epochs': 1e300, 'train.steps': 0}, 'config.train.epochs=1e+300, config.train.steps=0: must be at most'),
+        ({'train.steps': 1 << 40}, 'config.train.steps=1099511627776: must be 0 to 2147483647'),
+        ({'train.epochs': 1e300, 'train.steps': 0}, 'config.train.epochs=1e+300: must be 0 to 1e+09'),
         ({'train.epochs': float('nan')}, 'config.train.epochs=nan: must be a finite number'),
-        ({'train.batch_size': 1 << 40}, 'config.train.batch_size=1099511627776: must be at most 1,000,000'),
-        ({'train.steps': -1}, 'config.train.steps=-1: the run would have no step'),
-        ({'seed': -1}, 'config.seed=-1: must be 0 to 2**32 - 1'),
+        ({'train.batch_size': 1 << 40}, 'config.train.batch_size=1099511627776: must be 1 to 1000000'),
+        ({'train.steps': -1}, 'config.train.steps=-1: must be 0 to 2147483647'),
+        ({'seed': -1}, 'config.seed=-1: must be 0 to 4294967295'),
+        ({'train.epochs': 1e9, 'train.steps': 0}, 'config.train.epochs=1000000000.0, config.train.steps=0: must be at most'),
+        ({'model.width': 0}, 'config.model.width=0: must be 1 to 4096'),
+        ({'model.width': 10**18}, 'config.model.width=1000000000000000000: must be 1 to 4096'),
+        ({'model.features': -3}, 'config.model.features=-3: must be 1 to 4096'),
+        ({'model.output_scale': float('nan')}, 'config.model.output_scale=nan: must be a finite number'),
         ({'dtype': 'int8'}, "config.dtype='int8': choose one of"),
-        ({'data.frames': 0}, 'config.data.frames is 0'),
-        ({'loader.threads': 0}, 'config.loader.threads is 0'),
+        ({'data.frames': 0}, 'config.data.frames=0: must be 1 to 10000'),
+        ({'loader.threads': 0}, 'config.loader.threads=0: must be 1 to 1024'),
         ({'target.centre': 'corner'}, "config.target.centre='corner': choose one of cell, subpixel"),
         ({'optimizer.schedule': 'linear'}, "config.optimizer.schedule='linear': choose one of constant, cosine, step, released"),
-        ({'optimizer.accumulate': 0}, 'config.optimizer.accumulate=0: must be 1 or more'),
+        ({'optimizer.accumulate': 0}, 'config.optimizer.accumulate=0: must be 1 to 1000000'),
         ({'optimizer.accumulate': 99}, 'config.optimizer.accumulate=99: the run has only 12 batches'),
         ({'model.feature_encoder': 'resnet17'}, "config.model.feature_encoder='resnet17': choose one of resnet18, "),
         ({'model.name': 'hourclass'}, "config.model.name='hourclass': choose one of kimnet, rpstn, dkd, "),
@@ -115,6 +118,43 @@ def test_setting(fails, settings, told):
 def test_config_argument(fails, tmp_path, config, told, override):
     line = fails(arguments=[f'--config={config}', f'--workdir={tmp_path / "run"}', *override])
     assert line.startswith(f'--config={config}: {told}')
+
+
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        ('def get_config(): return None', 'its get_config returns a NoneType; it must be an ml_collections.ConfigDict'),
+        ("def get_config(): return {'model': {'name': 'kimnet'}}", 'its get_config returns a dict; it must be'),
+        ('import sys\ndef get_config(): sys.exit(0)', 'the file fails with SystemExit: 0'),
+        ("raise SystemExit('bye')", 'the file fails with SystemExit: bye'),
+        ("def get_config(): raise KeyError('x')", "the file fails with KeyError: 'x'"),
+        ("def get_config(): raise AttributeError('a\\nb')", 'the file fails with AttributeError: a b'),
+        ('import nothing_of_that_name', 'the file fails with ModuleNotFoundError: No module named'),
+        ('def get_config(:', 'the file fails with SyntaxError: invalid syntax'),
+        ('get_config = 3', 'it defines no function get_config'),
+    ],
+)
+@pytest.mark.parametrize('override', [[], ['--config.train.steps=3']])
+def test_config_file_that_gives_no_config(fails, tmp_path, text, told, override):
+    file = tmp_path / 'mine.py'
+    file.write_text(text)
+    line = fails(arguments=[f'--config={file}', f'--workdir={tmp_path / "run"}', *override])
+    assert line.startswith(f'--config={file}: {told}')
+
+
+@pytest.mark.parametrize(
+    ('fields', 'told'),
+    [
+        ('', 'config.model.name: missing; choose one of kimnet, '),
+        ("{'model': 3}", 'config.model.name: missing; choose one of kimnet, '),
+        ("{'model': {'name': ['kimnet']}}", "config.model.name=['kimnet']: choose one of kimnet, "),
+        ("{'model': {'name': 'kimnet'}}", "config: field 'seed' is missing"),
+    ],
+)
+def test_config_without_what_it_takes(fails, tmp_path, fields, told):
+    file = tmp_path / 'mine.py'
+    file.write_text(f'import ml_collections\ndef get_config(): return ml_collections.ConfigDict({fields})')
+    assert fails(arguments=[f'--config={file}', f'--workdir={tmp_path / "run"}']).startswith(told)
 
 
 def test_needed_flags(fails, tmp_path):
@@ -183,19 +223,19 @@ def test_a_run_that_made_no_checkpoint_may_begin_with_other_settings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'text',
+    ('text', 'told'),
     [
-        '{"config": {"data": {"box_scale": NaN}}, "skeleton": "jhmdb"}',
-        '{"config": {}}',
-        '{',
-        '[]',
-        '[' * 100_000,
-        '{"config": 1, "skeleton": "jhmdb"}',
+        ('{"config": {"data": {"box_scale": NaN}}, "skeleton": "jhmdb"}', 'not valid JSON .NaN is no number'),
+        ('{"config": {}}', 'not a config written by train .skeleton is missing'),
+        ('{', 'not valid JSON'),
+        ('[]', 'not a config written by train'),
+        ('[' * 100_000, 'not valid JSON .nested more than 100 deep'),
+        ('{"config": 1, "skeleton": "jhmdb"}', 'not a config written by train .config is missing or of another kind'),
     ],
 )
-def test_damaged_config(tmp_path, text):
+def test_damaged_config(tmp_path, text, told):
     (tmp_path / 'config.json').write_text(text)
-    with pytest.raises(InputError, match=r'config\.json: not a config written by train'):
+    with pytest.raises(InputError, match=rf'config\.json: {told}'):
         run_folder.read_config(tmp_path)
 
 

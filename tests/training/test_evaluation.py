@@ -128,3 +128,13 @@ def test_check_stops_the_pass(clips, network):
     with pytest.raises(KeyboardInterrupt):
         evaluator(clips, network[0])(network[1], check)
     assert len(calls) == 2
+
+
+def test_joints_of_maps_that_are_not_finite_are_missing(clips, network):
+    """Before, they were joints at a cell, and plain misses."""
+    graph, weights = network
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), weights)
+    result = evaluator(clips, graph)(broken).compute()
+    assert result['missing'] == result['frames'] * clips.skeleton.num_joints > 0
+    assert result['torso']['pck']['0.2']['mPCK'] == 0
+    assert evaluator(clips, graph)(weights).compute()['missing'] == 0

@@ -10,10 +10,12 @@ from absl import flags
 
 from kimnet_jax import evaluate, occlusion
 from kimnet_jax.core.command import run_command
+from kimnet_jax.core.config import plain
 from kimnet_jax.data_pipelines import schema
 from kimnet_jax.data_pipelines.occlusion import Occlusion
 from kimnet_jax.interop.weight_files import read_weights, write_weights
-from kimnet_jax.tasks import trained
+from kimnet_jax.models import model_fields
+from kimnet_jax.tasks import refinement, trained
 from kimnet_jax.tasks.occlusion import names_of, predictor
 from kimnet_jax.training.checkpoint import Checkpoints
 
@@ -161,7 +163,7 @@ def test_length_leaves_short_clips_out_when_told(workdir, clips, tmp_path, capsy
         (['--workdir=RUN', '--side=0'], 'side 0.0'),
         (['--workdir=RUN', '--split=third'], "no split 'third'"),
         (['--workdir=RUN', '--data_dir=nowhere'], 'no built data set there'),
-        (['--workdir=RUN', '--batch_size=0'], 'batch_size=0: must be a positive multiple'),
+        (['--workdir=RUN', '--batch_size=0'], 'batch_size=0: must be 1 to'),
         (['--workdir=RUN', '--checkpoint=7'], "choose 'best', 'last' or one of the steps"),
         (['--workdir=RUN,,FILE'], 'one of these names is empty'),
     ],
@@ -192,7 +194,9 @@ def test_runs_that_do_not_compare(workdir, tmp_path, monkeypatch, capsys):
 
 def test_a_run_of_hanet_sees_no_frames(workdir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Checkpoints, 'read_weights', lambda self, which: ({'x': np.zeros(1)}, {'step': 1}))
-    other = changed(workdir, tmp_path / 'hanet', model__name='hanet')
+    data = json.loads((workdir / 'config.json').read_text())['config']['dataset']
+    config = plain(refinement.Settings()) | {'model': model_fields('hanet'), 'dataset': data}
+    other = changed(workdir, tmp_path / 'hanet', config=config)
     for argument in (f'--workdir={other}', f'--model={other},{workdir}'):
         assert command(argument) == 2
         assert f"{other}: 'hanet' refines poses and reads no video" in capsys.readouterr().err

@@ -15,9 +15,9 @@ from test_refinement import evaluate_run
 
 from kimnet_jax.configs import hanet
 from kimnet_jax.core import smpl
+from kimnet_jax.core.array_files import read_npz
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import get_skeleton
-from kimnet_jax.data_pipelines.array_files import read_npz
 from kimnet_jax.data_pipelines.smpl_files import read_body
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.metrics import SpatialMetrics

@@ -15,13 +15,14 @@ from matplotlib.collections import LineCollection
 from kimnet_jax import visualize
 from kimnet_jax.configs.kinetic_puppets import get_config
 from kimnet_jax.core.command import run_command
-from kimnet_jax.core.image import encode_png, normalise, warp
+from kimnet_jax.core.image import decode_image, encode_png, normalise, warp
 from kimnet_jax.core.kinematics import joint_angles
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.data_pipelines import schema
 from kimnet_jax.data_pipelines.export import export_clip
 from kimnet_jax.data_pipelines.loader import eval_batches
 from kimnet_jax.data_pipelines.transforms import DataConfig
+from kimnet_jax.inference.video import VideoWriter
 from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.models import build_model
 from kimnet_jax.models.weights import flatten
@@ -234,6 +235,25 @@ def test_a_folder_of_images(draw, network, clips, tmp_path, capsys):
     assert f'clip has only {len(clips[1]["joints"])} frames' in capsys.readouterr().err
     _, (figure,) = draw('heatmaps', f'--model={network}', folder, '--frames=1', f'--out={out}')
     assert 'all joints\ntarget' not in [axes.get_ylabel() for axes in figure.axes]
+
+
+def test_time_is_in_seconds_where_a_video_has_a_rate(draw, network, clips, tmp_path):
+    video, out = tmp_path / 'walk.mp4', tmp_path / 'a.svg'
+    with video.open('wb') as file:
+        writer = VideoWriter(file, 12.5)
+        for frame in clips[1]['frames'][:6]:
+            writer.write(decode_image(frame, 'frame'))
+        writer.finish()
+    box = ','.join(map(str, clips[1]['boxes'][0]))
+    status, (figure,) = draw('trajectories', f'--model={network}', video, f'--box={box}', '--frames=2:', f'--out={out}')
+    assert status == 0
+    with out.with_suffix('.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row['frame'], row['time_s'], row['poses']) for row in rows] == [
+        (str(t), f'{t / 12.5:.4f}', 'raw') for t in range(2, 6)
+    ]
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), np.arange(2, 6) / 12.5)
+    assert figure.axes[2].get_ylabel() == 'speed (pixels / s)'
 
 
 BAD = [

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import encode_jpeg
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION, Skeleton, get_skeleton
 from kimnet_jax.core.types import Example
@@ -34,6 +35,11 @@ class PuppetsConfig(tfds.core.BuilderConfig):
     seed: int = 0
     train_clips: int = 64
     test_clips: int = 16
+
+    def __post_init__(self) -> None:
+        for name, low, high in (('seed', 0, 2**32 - 1), ('train_clips', 1, 1_000_000), ('test_clips', 1, 1_000_000)):
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f'PuppetsConfig.{name}={getattr(self, name)}: must be {low} to {high}')
 
 
 def make_example(skeleton: Skeleton, seed: int, split: str, index: int) -> Example:

@@ -1,7 +1,6 @@
 """MPII's persons: from SimpleBaseline's JSON files or the official MATLAB file; both are 1-based and become 0-based here."""
 
 import collections
-import json
 import math
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -9,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kimnet_jax.core import json_files
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import read_file
 from kimnet_jax.core.skeleton import MPII
 from kimnet_jax.data_pipelines import matlab
 from kimnet_jax.data_pipelines.builders.mpii.layout import SPLITS
@@ -36,10 +35,7 @@ def read_json(files: dict[str, pathlib.Path]) -> tuple[Splits, list[Finding]]:
     """
     splits, findings = {}, []
     for split, file in files.items():
-        try:
-            entries = json.loads(read_file(file))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f'{file}: not a JSON file ({error}); replace it') from error
+        entries = json_files.read_json(file)
         if not isinstance(entries, list):
             raise InputError(f'{file}: expected a list of persons')
         splits[split], found = _kept(_json_persons(file, entries))

@@ -156,4 +156,4 @@ def _explained(first: Finding) -> dict[str, Any]:
 
 
 def _fields(config: Any) -> dict[str, Any]:
-    return config._asdict() if hasattr(config, '_asdict') else dataclasses.asdict(config)
+    return dataclasses.asdict(config)

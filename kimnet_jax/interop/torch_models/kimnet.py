@@ -14,11 +14,11 @@ from kimnet_jax.models.kimnet import KIMNetConfig
 class Fusion(nn.Module):
     """Heatmaps from the predicted ones (`predicted` of them, J or 0) and features, Eq. 4."""
 
-    def __init__(self, predicted: int, num_joints: int, features: int, norm: bool = True):
+    def __init__(self, predicted: int, num_joints: int, features: int, norm: bool = True, bias: bool = True):
         super().__init__()
-        self.conv_g = nn.Conv2d(predicted + features, features, 3, 1, 1)
+        self.conv_g = nn.Conv2d(predicted + features, features, 3, 1, 1, bias=bias)
         self.bn_g = nn.BatchNorm2d(features) if norm else None
-        self.conv_d = nn.Conv2d(features, num_joints, 1)
+        self.conv_d = nn.Conv2d(features, num_joints, 1, bias=bias)
 
     def forward(self, predicted: Tensor | None, features: Tensor) -> Tensor:
         coarse = self.conv_g(features if predicted is None else torch.cat([predicted, features], 1))
@@ -37,12 +37,14 @@ class KIMNet(nn.Module):
         self.temporal = config.temporal  # whose module has that name
         match config.temporal:
             case 'kmm':
-                self.kmm = KMM(joints, features, config.kmm_variant)
+                options = config.kmm_variant, config.kmm_activation, config.kmm_weights, config.biases
+                self.kmm = KMM(joints, features, *options)
             case 'dkd':
                 self.dkd = DKD(joints, features)
             case 'jrpsp':
                 self.jrpsp = JRPSP(joints, features)
-        self.fusion = Fusion(0 if config.temporal == 'none' else joints, joints, features, config.fusion_norm)
+        predicted = 0 if config.temporal == 'none' else joints
+        self.fusion = Fusion(predicted, joints, features, config.fusion_norm, config.biases)
         self.relation_decoder = RelationDecoder(joints, config.decoder_variant, config.first_statistics)
 
     def forward(self, frames: Tensor) -> Tensor:

@@ -7,25 +7,38 @@ from torch import Tensor, nn
 class KMM(nn.Module):
     """(features of t, features of t+1, heatmaps of t) -> (heatmaps of t+1 [B, J, h, w], correlation W_r [B, J, J]), Eq. 6-10."""
 
-    def __init__(self, num_joints: int, features: int, variant: str = 'full'):
+    def __init__(
+        self,
+        num_joints: int,
+        features: int,
+        variant: str = 'full',
+        activation: str = 'relu',
+        weights: str = 'softmax',
+        bias: bool = True,
+    ):
         super().__init__()
-        self.variant = variant
+        self.variant, self.weights = variant, weights
+        self.activation = {'relu': torch.relu, 'sigmoid': torch.sigmoid, 'none': lambda x: x}[activation]
         channels = num_joints if variant == 'heatmap' else features
-        self.conv_q = nn.Conv2d(channels, num_joints, 1)
+        self.conv_q = nn.Conv2d(channels, num_joints, 1, bias=bias)
         if variant != 'share_qk':
-            self.conv_k = nn.Conv2d(channels, num_joints, 1)
+            self.conv_k = nn.Conv2d(channels, num_joints, 1, bias=bias)
         if variant == 'heatmap':
-            self.conv_p = nn.Conv2d(features, num_joints, 1)
+            self.conv_p = nn.Conv2d(features, num_joints, 1, bias=bias)
 
     def forward(self, features: Tensor, next_features: Tensor, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
         if self.variant == 'heatmap':
             features, next_features = heatmaps, self.conv_p(next_features)
-        q = torch.relu(self.conv_q(features)).flatten(2)
-        k = torch.relu((self.conv_q if self.variant == 'share_qk' else self.conv_k)(next_features)).flatten(2)
+        q = self.activation(self.conv_q(features)).flatten(2)
+        k = self.activation((self.conv_q if self.variant == 'share_qk' else self.conv_k)(next_features)).flatten(2)
         similarity = k @ q.mT
         if self.variant != 'no_scale':
             similarity = similarity / q.shape[-1] ** 0.5
-        correlation = torch.softmax(similarity, dim=-1)
+        if self.weights == 'softmax':
+            correlation = torch.softmax(similarity, dim=-1)
+        else:
+            total = similarity.sum(-1, keepdim=True)
+            correlation = similarity / torch.where(total == 0, 1.0, total)
         predicted = (correlation @ heatmaps.flatten(2)).view_as(heatmaps)
         return predicted + heatmaps if self.variant == 'residual' else predicted, correlation
 

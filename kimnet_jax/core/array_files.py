@@ -3,9 +3,10 @@
 import io
 import pathlib
 import pickle
+import sys
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,20 +46,41 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f'refused: it holds {module}.{name}, no array; none of its code was run')
 
 
-def read_npz(path: pathlib.Path) -> dict[str, Any]:
-    """The arrays of an `.npz`. Raises `InputError` where it cannot be read or holds anything but arrays."""
+class Npz(NamedTuple):
+    """Attributes:
+    arrays: by name; of objects only where those were asked for.
+    comment: of the archive.
+    """
+
+    arrays: dict[str, Any]
+    comment: bytes
+
+
+def read_npz(path: pathlib.Path, *, objects: bool = True) -> dict[str, Any]:
+    """The arrays of an `.npz`. Raises `InputError` as `open_npz`."""
+    return open_npz(path, objects=objects).arrays
+
+
+def open_npz(path: pathlib.Path, *, objects: bool = False) -> Npz:
+    """Reads an `.npz`; `objects`: arrays of arrays may be in it, too.
+
+    Raises `InputError` where it cannot be read, is too large, holds anything but arrays, or a name twice.
+    """
     arrays: dict[str, Any] = {}
     try:
         files.require_file(path)
         with zipfile.ZipFile(path) as archive:
             files.check_npz(archive)
             for member in archive.namelist():
-                arrays[member.removesuffix('.npy')] = _read_array(archive, member)
+                name = member.removesuffix('.npy')
+                if name in arrays:
+                    raise ValueError(f'array {name!r} is there twice')
+                arrays[name] = _read_array(archive, member, objects)
+            return Npz(arrays, archive.comment)
     except InputError:
         raise
     except Exception as error:  # of zip, pickle and NumPy: on damaged files they raise all kinds
-        raise InputError(f'{path}: not a readable npz of arrays ({_line(error)})') from error
-    return arrays
+        raise InputError(f'{path}: cannot be read: cut short, or no npz of arrays ({_line(error)})') from error
 
 
 def write_npz(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
@@ -99,15 +121,22 @@ def dense(value: Any) -> np.ndarray:
     return result if kind == 'csr_matrix' else result.T
 
 
-def _read_array(archive: zipfile.ZipFile, member: str) -> Any:
+def _read_array(archive: zipfile.ZipFile, member: str, objects: bool) -> Any:
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         _, _, dtype = read(file)
+        if dtype.hasobject and not objects:
+            raise pickle.UnpicklingError('refused: it holds Python objects, not only arrays; none of their code was run')
         if dtype.hasobject:
             return _ArraysOnly(file, encoding='latin1').load()
     with archive.open(member) as file:
-        return np.lib.format.read_array(file)
+        array = np.lib.format.read_array(file)
+    if array.dtype.kind == 'U' and array.size:
+        codes = np.frombuffer(array.astype(array.dtype.newbyteorder('=')).tobytes(), np.uint32)
+        if (codes > sys.maxunicode).any():  # of which NumPy makes no text, and Python no error that can be caught everywhere
+            raise ValueError('a text with characters that do not exist')
+    return array
 
 
 def _reconstruct(kind: type, *_: Any) -> Any:
