@@ -61,7 +61,8 @@ def _request(argv: Sequence[str], options: flags.FlagValues) -> tuple[str, pathl
 
 def _out(picture: str, name: str, folder: pathlib.Path | None, asked: str | None) -> pathlib.Path:
     """The file to write. Raises `InputError` where its suffix is none that the picture can have."""
-    out = pathlib.Path(asked).expanduser() if asked else (folder or pathlib.Path()) / f'pictures/{picture}_{name}.png'
+    default = (folder or pathlib.Path()) / 'pictures' / f'{picture}_{name.replace("/", "_")}.png'
+    out = pathlib.Path(asked).expanduser() if asked else default
     known = (*PICTURE_SUFFIXES, VIDEO_SUFFIX) if picture == 'compare' else PICTURE_SUFFIXES
     if out.suffix not in known:
         raise InputError(f'--out {out}: {picture} is written as {", ".join(known)}; let the name end in one of these')

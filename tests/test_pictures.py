@@ -209,7 +209,8 @@ def test_trajectories():
                 (line,) = (line for line in axes.lines if line.get_label() == f'{joint}, {name}')
                 np.testing.assert_array_equal(line.get_ydata(), values['positions'][:, j, index])
                 assert line.get_color() == pictures.SIDE_COLOURS[joint[0]]
-        assert {line.get_linestyle() for line in (lines[f'l_knee, {name}'],)} == {{'raw': '-', 'refined': '--'}[name]}
+        assert lines[f'l_knee, {name}'].get_linestyle() == {'raw': '-', 'refined': '--'}[name]
+    assert [text.get_text() for text in figure.legends[1].get_texts()] == ['left', 'right', 'raw', 'refined']
 
 
 def test_many_joints_have_colours_of_their_own():

@@ -23,7 +23,7 @@ from kimnet_jax.core.kinematics import ANGLES, SIDES
 RIGHT_STYLE: dict[str, Any] = {'color': '#009E73', 'linestyle': '-'}  # of rings; Okabe and Ito's bluish green
 WRONG_STYLE: dict[str, Any] = {'color': '#D52B1E', 'linestyle': (0, (2, 1.2))}
 SIDE_COLOURS = {'l': '#D95F02', 'r': '#1F78B4'}  # the orange and blue of the skeleton, darker: they stand on white
-_SERIES: tuple[Any, ...] = ('-', (0, (4, 1.5)), (0, (1, 1.2)))  # line styles
+_SERIES: dict[str, Any] = {'raw': '-', 'refined': (0, (4, 1.5)), 'truth': (0, (1, 1.2))}  # line styles
 _WEIGHTS, _HEAT = 'Reds', 'magma'
 _STEPS = 5  # most steps in a row
 _SETTINGS: Any = {'font.size': 8, 'axes.titlesize': 8, 'axes.linewidth': 0.6, 'svg.fonttype': 'none', 'pdf.fonttype': 42}
@@ -310,7 +310,7 @@ def trajectories(
     Args:
         time: [T].
         unit: of time, `s` or `frame`.
-        series: name of the poses (`raw`, `refined`, `truth`) -> `positions` [T, N, 2] pixels and `speeds` [T, N] of the N joints,
+        series: some of `raw`, `refined` and `truth` -> `positions` [T, N, 2] pixels and `speeds` [T, N] of the N joints,
             and the angles by name (`core.kinematics.joint_angles`) [T] degrees.
         joints: names of the N joints.
         title: of the picture.
@@ -322,8 +322,8 @@ def trajectories(
         grid = figure.add_gridspec(12, 2)
         places = [figure.add_subplot(grid[4 * i : 4 * i + 4, 0]) for i in range(3)]
         angles = [figure.add_subplot(grid[3 * i : 3 * i + 3, 1]) for i in range(4)]
-        for s, (name, values) in enumerate(series.items()):
-            style: dict[str, Any] = {'linestyle': _SERIES[s], 'alpha': 0.75 if s == 0 and len(series) > 1 else 1.0}
+        for name, values in series.items():
+            style: dict[str, Any] = {'linestyle': _SERIES[name], 'alpha': 0.75 if name == 'raw' and len(series) > 1 else 1.0}
             for j in range(len(joints)):
                 columns = (values['positions'][:, j, 0], values['positions'][:, j, 1], values['speeds'][:, j])
                 for axes, value in zip(places, columns, strict=True):
@@ -346,7 +346,7 @@ def trajectories(
         handles = [Line2D([], [], color=_joint_colour(joints, j), linewidth=2) for j in range(len(joints))]
         figure.legend(handles, joints, loc='outside lower left', ncols=max(1, min(4, len(joints))), frameon=False)
         handles = [Line2D([], [], color=colour, linewidth=2) for colour in SIDE_COLOURS.values()]
-        handles += [Line2D([], [], color='black', linestyle=_SERIES[s]) for s in range(len(series))]
+        handles += [Line2D([], [], color='black', linestyle=_SERIES[name]) for name in series]
         figure.legend(handles, [*SIDES.values(), *series], loc='outside lower right', ncols=5, frameon=False)
         figure.suptitle(title, fontsize=9)
     return figure

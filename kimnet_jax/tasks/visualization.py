@@ -37,6 +37,7 @@ from kimnet_jax.training.steps import TargetConfig
 
 SHOWN = {'correlation': 4, 'heatmaps': 5, 'compare': 6}  # frames, where none are asked for
 TRUTH = 'truth'
+MOST = 50  # frames of a picture
 _VIEW = 400  # pixels of a panel
 _SCALE = 1.3  # side of the view over the longer side of what is in it
 _JOINTS = ('l_wrist', 'r_wrist')  # of `trajectories`, where none are asked for
@@ -73,7 +74,8 @@ class Frames(NamedTuple):
     every: int = 1
 
     def __str__(self) -> str:
-        return f'--frames {self.first}:{"" if self.end is None else self.end}:{self.every}'
+        bounds = f'{self.first}:{"" if self.end is None else self.end}'
+        return f'--frames {bounds}' + (f':{self.every}' if self.every != 1 else '')
 
 
 def open_clip(
@@ -189,7 +191,7 @@ def watch(
         maps: keep heatmaps and evidence of the frames to show.
 
     Raises:
-        InputError: there are fewer frames than asked for, or the footage cannot be read.
+        InputError: there are fewer frames than asked for, more to keep than `MOST`, or the footage cannot be read.
     """
     frames = asked or Frames(end=most)
     if footage.skeleton is not None:
@@ -204,10 +206,12 @@ def watch(
     seen, kept = [], {}
     with contextlib.closing(footage.read()) as stream:
         poses = predict_poses(watched, itertools.islice(stream, frames.end), boxes, boxes_source=footage.boxes_source)
-        for frame, pose in tqdm(poses, desc=found.name, unit='frame', disable=None, leave=False):
+        for frame, pose in tqdm(poses, desc=_label(found), unit='frame', disable=None, leave=False):
             shown = pose.frame >= frames.first and (pose.frame - frames.first) % frames.every == 0
             if shown and keep:
                 kept[pose.frame] = frame
+            if len(kept) > MOST:  # of more, Matplotlib could make no image
+                raise InputError(f'{frames}: a picture shows at most {MOST} frames; show fewer, or every n-th with A:B:STEP')
             if shown and maps:
                 state = jax.device_get((predictor.state.heatmaps, predictor.state.evidence))
                 seen.append(Seen(pose, watched.begins, state[0][0], {key: value[0] for key, value in state[1].items()}))
@@ -231,7 +235,7 @@ def correlation(
         raise InputError(f'{asked}: W_r is of a frame and the next; leave out the step')
     if 'correlation' not in _evidence(found):
         raise InputError(f'{found.name}: {_described(found)}, which has no KMM and so no W_r to draw')
-    run = watch(found, footage, asked, SHOWN['correlation'], maps=True, keep=lines is not None)
+    run = watch(found, footage, asked, SHOWN['correlation'], maps=True)
     if len(run.shown) < 2:
         raise InputError(f'{asked or footage.name}: W_r is of two frames, and there is one; show at least two')
     joints = found.skeleton.num_joints

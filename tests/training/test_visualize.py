@@ -273,8 +273,9 @@ BAD = [
     (['correlation', '--clip=0', '--dataset=kinetic_puppets/other'], 'no built data set there'),
     (['correlation', '--clip=0', '--frames=1'], 'W_r is of two frames, and there is one'),
     (['correlation', '--clip=0', '--frames=0:8:2'], 'W_r is of a frame and the next'),
-    (['correlation', '--clip=0', '--frames=9000'], '--frames 0:9000:1: puppet_test_0000 has only'),
-    (['heatmaps', '--clip=0', '--frames=9000:'], '--frames 9000::1: puppet_test_0000 has only'),
+    (['trajectories', '--clip=0', '--frames=9000'], '--frames 0:9000: puppet_test_0000 has only'),
+    (['heatmaps', '--clip=0', '--frames=9000:'], '--frames 9000:: puppet_test_0000 has only'),
+    (['correlation', '--clip=CLIP', '--frames=0:51'], '--frames 0:51: a picture shows at most 50 frames'),
     (['correlation', '--clip=0', '--frames=5:5'], '--frames 5:5: there is no frame in it'),
     (['correlation', '--clip=0', '--frames=0:4:0'], '--frames 0:4:0: there is no frame in it'),
     (['correlation', '--clip=0', '--frames=0'], '--frames 0: there is no frame in it'),
@@ -305,8 +306,8 @@ BAD = [
 
 
 @pytest.mark.parametrize(('argv', 'told'), BAD)
-def test_bad_input(draw, network, other, data_dir, argv, told, capsys, tmp_path, monkeypatch):
-    places = {'RUN': network, 'OTHER': other, 'DATA': data_dir}
+def test_bad_input(draw, network, other, clips, data_dir, argv, told, capsys, tmp_path, monkeypatch):
+    places = {'CLIP': max(range(3), key=clips.lengths.__getitem__), 'RUN': network, 'OTHER': other, 'DATA': data_dir}
     for name, place in places.items():
         argv = [part.replace(name, str(place)) for part in argv]
         told = told.replace(name, str(place))
@@ -349,6 +350,7 @@ def test_bad_videos(draw, network, tmp_path, capsys):
 
 def test_where_pictures_go():
     assert visualize._out('compare', 'clip', pathlib.Path('run'), None) == pathlib.Path('run/pictures/compare_clip.png')
+    assert visualize._out('compare', 'a/b', None, None) == pathlib.Path('pictures/compare_a_b.png')
     assert visualize._out('compare', 'clip', None, None) == pathlib.Path('pictures/compare_clip.png')
     assert visualize._out('compare', 'clip', None, 'a/b.mp4') == pathlib.Path('a/b.mp4')
 
