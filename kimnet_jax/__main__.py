@@ -24,6 +24,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     'Use trained networks': {
         'predict': Command('kimnet_jax.predict', 'Estimate the poses in videos.'),
         'refine': Command('kimnet_jax.refine', 'Refine files of poses with HANet.'),
+        'visualize': Command('kimnet_jax.visualize', 'Draw what networks predict, and what with.'),
         'models': Command('kimnet_jax.pretrained', 'List the pretrained networks, or show the card of one.'),
     },
     'Prepare data': {
