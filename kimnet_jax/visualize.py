@@ -13,6 +13,7 @@ from absl import flags
 from kimnet_jax import command_line, pretrained
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.inference.tracking import parse_box
+from kimnet_jax.reporting import PICTURE_SUFFIXES, VIDEO_SUFFIX
 
 PICTURES = {  # -> the flags that are its own
     'correlation': ('lines',),
@@ -20,8 +21,6 @@ PICTURES = {  # -> the flags that are its own
     'compare': (),
     'trajectories': ('joints', 'refine'),
 }
-SUFFIXES = ('.png', '.svg', '.pdf', '.webp')
-VIDEO_SUFFIX = '.mp4'
 
 
 def _bounds(text: str | None) -> tuple[int, int | None, int] | None:
@@ -63,7 +62,7 @@ def _request(argv: Sequence[str], options: flags.FlagValues) -> tuple[str, pathl
 def _out(picture: str, name: str, folder: pathlib.Path | None, asked: str | None) -> pathlib.Path:
     """The file to write. Raises `InputError` where its suffix is none that the picture can have."""
     out = pathlib.Path(asked).expanduser() if asked else (folder or pathlib.Path()) / f'pictures/{picture}_{name}.png'
-    known = (*SUFFIXES, VIDEO_SUFFIX) if picture == 'compare' else SUFFIXES
+    known = (*PICTURE_SUFFIXES, VIDEO_SUFFIX) if picture == 'compare' else PICTURE_SUFFIXES
     if out.suffix not in known:
         raise InputError(f'--out {out}: {picture} is written as {", ".join(known)}; let the name end in one of these')
     return out
@@ -79,7 +78,9 @@ def define_flags(values: flags.FlagValues) -> None:
     command_line.define_split(values)
     box = "With a video: the person's box in its first frame, x0,y0,x1,y1 in pixels. Default: the whole frame."
     flags.DEFINE_string('box', None, box, flag_values=values)
-    frames = 'Frames to show: the first N, A:B (A to B - 1, counted from 0) or A:B:STEP. Default: the first few; trajectories and '
+    frames = (
+        'Frames to show: the first N, A:B (A to B - 1, counted from 0) or A:B:STEP. Default: the first few; trajectories and '
+    )
     frames += 'videos show all.'
     flags.DEFINE_string('frames', None, frames, flag_values=values)
     lines = 'correlation: also draw the frames, with lines to these joints of each next frame; `all` for all joints.'
@@ -88,7 +89,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list('joints', [], joints, flag_values=values)
     refine = 'trajectories: a trained HANet that refines the poses, named like --model.'
     flags.DEFINE_string('refine', None, refine, flag_values=values)
-    out = f'File to write, ending in {", ".join(SUFFIXES)}, or {VIDEO_SUFFIX} for compare. '
+    out = f'File to write, ending in {", ".join(PICTURE_SUFFIXES)}, or {VIDEO_SUFFIX} for compare. '
     out += 'Default: <run>/pictures/PICTURE_CLIP.png, or ./pictures/... if the network is not a run.'
     flags.DEFINE_string('out', None, out, flag_values=values)
 
@@ -101,7 +102,8 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     if not all(references):
         raise InputError(f'{",".join(references)}: one of these names is empty; give them as A,B')
     if (picture == 'compare') != (len(references) > 1):
-        raise InputError(f'{",".join(references)}: {picture} takes {"two or more networks, as A,B" if picture == "compare" else "one network"}')
+        takes = 'two or more networks, as --model A,B' if picture == 'compare' else 'one network'
+        raise InputError(f'{",".join(references)}: {picture} takes {takes}')
     _out(picture, '', None, options.out)  # before anything is loaded
     box = parse_box(options.box) if options.box is not None else None
 

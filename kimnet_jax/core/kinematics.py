@@ -27,7 +27,8 @@ def joint_angles(joints: Array, skeleton: Skeleton) -> dict[str, np.ndarray]:
         skeleton: of the joints.
 
     Returns:
-        `l_elbow`, `r_elbow`, `l_shoulder`, ... -> degrees float64 [T]; NaN where a joint is not finite or a segment has no length.
+        `l_elbow`, `r_elbow`, `l_shoulder`, ... -> degrees float64 [T]; NaN where a joint is missing (NaN) or a
+            segment has no length.
 
     Raises:
         InputError: the skeleton lacks one of the joints.

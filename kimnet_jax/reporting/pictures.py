@@ -20,18 +20,17 @@ from matplotlib.patches import Circle
 
 from kimnet_jax.core.kinematics import ANGLES, SIDES
 
-SUFFIXES = ('.png', '.svg', '.pdf', '.webp')
 RIGHT_STYLE: dict[str, Any] = {'color': '#009E73', 'linestyle': '-'}  # of rings; Okabe and Ito's bluish green
 WRONG_STYLE: dict[str, Any] = {'color': '#D52B1E', 'linestyle': (0, (2, 1.2))}
 SIDE_COLOURS = {'l': '#D95F02', 'r': '#1F78B4'}  # the orange and blue of the skeleton, darker: they stand on white
-_SERIES = ('-', (0, (4, 1.5)), (0, (1, 1.2)))  # line styles
+_SERIES: tuple[Any, ...] = ('-', (0, (4, 1.5)), (0, (1, 1.2)))  # line styles
 _WEIGHTS, _HEAT = 'Reds', 'magma'
 _STEPS = 5  # most steps in a row
-_SETTINGS = {'font.size': 8, 'axes.titlesize': 8, 'axes.linewidth': 0.6, 'svg.fonttype': 'none', 'pdf.fonttype': 42}
+_SETTINGS: Any = {'font.size': 8, 'axes.titlesize': 8, 'axes.linewidth': 0.6, 'svg.fonttype': 'none', 'pdf.fonttype': 42}
 
 
 def save(figure: Figure, target: pathlib.Path | IO[bytes], suffix: str) -> None:
-    """Writes a figure; `suffix` is one of `SUFFIXES`. The same figure gives the same bytes."""
+    """Writes a figure; `suffix` is one of `PICTURE_SUFFIXES`. The same figure gives the same bytes."""
     kind = suffix.removeprefix('.')
     dateless = {'svg': {'Date': None}, 'pdf': {'CreationDate': None}}
     options: dict[str, Any] = {'pil_kwargs': {'quality': 85}} if kind == 'webp' else {'metadata': dateless.get(kind)}
@@ -82,15 +81,15 @@ def correlation(
     scale = Normalize(0, float(np.nanmax(weights)))
     cell = max(1.7, 0.115 * joints)
     width = columns * (cell + 0.15) + 1.9
-    strip = (width - 1.2) / (columns + 1) / 1.0 if lines else 0.0
+    strip = (width - 1.2) / (columns + 1) if lines else 0.0
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(width, rows * (cell + 0.3 + strip) + 1.2), layout='constrained')
+        below: Any = figure
         if lines:
-            above, below = figure.subfigures(2, 1, height_ratios=[rows * strip, rows * (cell + 0.3) + 0.9])
+            parts: Any = figure.subfigures(2, 1, height_ratios=[rows * strip, rows * (cell + 0.3) + 0.9])
+            above, below = parts
             for row, axes in enumerate(np.ravel(above.subplots(rows, 1))):
                 _draw_strip(axes, lines, weights, frames, scale, slice(row * columns, min((row + 1) * columns, steps)), columns)
-        else:
-            below = figure
         grid = below.subplots(rows, columns, squeeze=False)
         for step, axes in enumerate(grid.flat):
             if step >= steps:
@@ -107,10 +106,9 @@ def correlation(
         below.supxlabel('joint of the earlier frame', fontsize=8)
         below.supylabel('joint of the later frame', fontsize=8)
         bar = below.colorbar(ScalarMappable(scale, _WEIGHTS), ax=grid, shrink=0.9, aspect=25, pad=0.02)
-        bar.set_label('weight in $W_r$ (each row sums to 1)')
+        bar.set_label(f'weight in $W_r$ (rows sum to 1; 1/{joints}: all the same)')
         bar.ax.axhline(1 / joints, color='black', linewidth=0.8)
-        bar.ax.annotate('uniform', (0, 1 / joints), (-3, 0), xycoords=bar.ax.get_yaxis_transform(), textcoords='offset points',
-                        ha='right', va='center', fontsize=6, rotation=90)  # fmt: skip
+        bar.set_ticks([1 / joints], labels=[f'1/{joints}'], minor=True)
         figure.suptitle(title, fontsize=9)
     return figure
 
@@ -121,6 +119,7 @@ def _draw_strip(
     """The frames of some steps side by side, and the lines between them; the weak ones below, so that the strong stay visible."""
     size = lines.images.shape[1]
     pitch = 1.08 * size
+    shift = np.array([pitch, 0])
     for place, t in enumerate(range(steps.start, steps.stop + 1)):
         left = place * pitch
         axes.imshow(lines.images[t], extent=(left - 0.5, left + size - 0.5, size - 0.5, -0.5))
@@ -131,7 +130,7 @@ def _draw_strip(
             for earlier, weight in enumerate(weights[step, later]):
                 if np.isfinite(weight):
                     start, end = lines.joints[step, earlier], lines.joints[step + 1, later]
-                    segments.append([start + (place * pitch, 0), end + ((place + 1) * pitch, 0)])
+                    segments.append([start + shift * place, end + shift * (place + 1)])
                     strengths.append(weight)
     order = np.argsort(strengths, kind='stable')
     share = np.asarray(strengths)[order] / scale.vmax
@@ -178,34 +177,45 @@ def heatmaps(images: np.ndarray, frames: Sequence[int], groups: Sequence[MapRows
     for group in groups:
         kinds = {'target': group.target, 'predicted $m^p$': group.predicted, 'final $m$': group.final}
         rows += [(f'{group.name}\n{kind}', maps, group.truth) for kind, maps in kinds.items() if maps is not None]
-    side, count = 1.25, len(frames)
+    side, gap, count = 1.25, 0.06, len(frames)
+    margin, head, bar_width = 0.45, 0.42 if title else 0.25, 0.55  # inches
+    width, height = margin + count * (side + gap) + bar_width, head + (1 + len(rows)) * (side + gap)
     extent = (-0.5, size - 0.5, size - 0.5, -0.5)
     with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(count * side + 1.75, (1 + len(rows)) * side + 0.4), layout='constrained')
-        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0.01, wspace=0.01)  # type: ignore[union-attr, call-arg]
-        grid = figure.subplots(1 + len(rows), count, squeeze=False)
-        for axes in grid.flat:
-            axes.set(xticks=[], yticks=[])
-        for t, axes in enumerate(grid[0]):
+        figure = Figure(figsize=(width, height))
+
+        def panel(row: int, column: int) -> Axes:
+            left, bottom = margin + column * (side + gap), height - head - (row + 1) * (side + gap) + gap
+            axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+            axes.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
+            return axes
+
+        for t, frame in enumerate(frames):
+            axes = panel(0, t)
             axes.imshow(images[t], extent=extent)
-            axes.set_title(f'frame {frames[t]}')
-        grid[0, 0].set_ylabel('input')
-        for (label, maps, truth), line in zip(rows, grid[1:], strict=True):
+            axes.set_title(f'frame {frame}', pad=3)
+            if t == 0:
+                axes.set_ylabel('input')
+        for row, (label, maps, truth) in enumerate(rows, 1):
             known = maps[np.isfinite(maps)]
             scale = Normalize(0, max(float(known.max()) if len(known) else 0.0, 1e-6))
-            for t, axes in enumerate(line):
+            for t in range(count):
+                axes = panel(row, t)
+                if t == 0:
+                    axes.set_ylabel(label, labelpad=3)
                 if np.isnan(maps[t]).all():
-                    axes.text(0.5, 0.5, 'first frame:\nno prediction', ha='center', va='center', transform=axes.transAxes)
+                    axes.text(0.5, 0.5, 'chain begins:\nno prediction', ha='center', va='center', transform=axes.transAxes)
                     continue
                 axes.imshow(maps[t], cmap=_HEAT, norm=scale, extent=extent, interpolation='nearest')
                 if truth is not None and np.isfinite(truth[t]).all():
-                    axes.plot(*truth[t], '+', color='#56B4E9', markersize=7, markeredgewidth=0.9)
-                axes.set(xlim=extent[:2], ylim=extent[2:])
-            line[0].set_ylabel(label)
-            bar = figure.colorbar(ScalarMappable(scale, _HEAT), ax=list(line), aspect=14, pad=0.01)
+                    axes.plot(*truth[t], '+', color='#56B4E9', markersize=7, markeredgewidth=0.9, scalex=False, scaley=False)
+            last = figure.axes[-1].get_position()
+            bar_axes = figure.add_axes((last.x1 + gap / width, last.y0, 0.09 / width, last.height), label='<colorbar>')
+            bar = figure.colorbar(ScalarMappable(scale, _HEAT), cax=bar_axes)
             bar.ax.tick_params(labelsize=6, length=2)
             bar.ax.locator_params(nbins=4)
-        figure.suptitle(title, fontsize=9)
+        if title:
+            figure.suptitle(title, fontsize=9, y=1 - 0.06 / height, va='top')
     return figure
 
 
@@ -326,7 +336,7 @@ def trajectories(
         places[1].invert_yaxis()  # as in the image
         for axes, (joint, ends) in zip(angles, ANGLES.items(), strict=True):
             axes.set_ylabel(f'{joint} (°)')
-            axes.set_title(f'{ends[0]} – {joint} – {ends[1]}, 180° is straight', fontsize=7, pad=2)
+            axes.set_title(f'{ends[0]}-{joint}-{ends[1]}, 180° is straight', fontsize=7, pad=2)
             axes.set(ylim=(0, 190), yticks=[0, 90, 180])
         for axes in (*places, *angles):
             axes.set_xlim(time[0], time[-1])

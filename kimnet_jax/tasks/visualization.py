@@ -7,8 +7,8 @@ import functools
 import itertools
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,14 +30,12 @@ from kimnet_jax.inference.predictor import FramePose, PosePredictor, predict_pos
 from kimnet_jax.inference.tracking import TrackerConfig
 from kimnet_jax.inference.video import VideoWriter
 from kimnet_jax.metrics import REPORTED, pck_state, torso_length
-from kimnet_jax.reporting import require_matplotlib
+from kimnet_jax.reporting import VIDEO_SUFFIX, require_matplotlib
 from kimnet_jax.tasks import videos
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.training.steps import TargetConfig
 
-Picture = Literal['correlation', 'heatmaps', 'compare', 'trajectories']
-SHOWN: dict[Picture, int | None] = {'correlation': 4, 'heatmaps': 5, 'compare': 6, 'trajectories': None}  # None: all
-VIDEO_SUFFIX = '.mp4'
+SHOWN = {'correlation': 4, 'heatmaps': 5, 'compare': 6}  # frames, where none are asked for
 TRUTH = 'truth'
 _VIEW = 400  # pixels of a panel
 _SCALE = 1.3  # side of the view over the longer side of what is in it
@@ -59,7 +57,7 @@ class Footage:
     """
 
     name: str
-    read: Callable[[], Iterator[np.ndarray]]
+    read: Callable[[], Generator[np.ndarray, None, None]]
     rate: float | None
     boxes: np.ndarray | None
     boxes_source: str
@@ -102,7 +100,7 @@ def open_clip(
     source = own.open('eval', data_dir, split)
     example = find_clip(source, clip)
 
-    def read() -> Iterator[np.ndarray]:
+    def read() -> Generator[np.ndarray, None, None]:
         for i, frame in enumerate(example['frames']):
             yield decode_image(frame, f'{source.folder}: clip {example["clip"]!r}, frame {i}')
 
@@ -114,7 +112,7 @@ def open_video(path: pathlib.Path, box: np.ndarray | None = None) -> Footage:
     rate = None if path.is_dir() else frame_rate(path)
     damaged: set[int] = set()
 
-    def read() -> Iterator[np.ndarray]:
+    def read() -> Generator[np.ndarray, None, None]:
         told = bool(damaged)
         yield from read_frames(path, damaged.add)
         if damaged and not told:
@@ -272,10 +270,7 @@ def heatmaps(
     predicted = np.stack([np.full_like(final[0], np.nan) if one.begins else one.evidence['predicted'] for one in seen])
     to_crop = np.stack([run.predictor.to_crop(one.pose.box) for one in seen])
     images = np.stack(
-        [
-            warp(run.frames[t], run.predictor.to_crop(one.pose.box, _VIEW), _VIEW)
-            for t, one in zip(run.shown, seen, strict=True)
-        ]
+        [warp(run.frames[t], run.predictor.to_crop(one.pose.box, _VIEW), _VIEW) for t, one in zip(run.shown, seen, strict=True)]
     )
     target = truth = None
     if footage.example is not None:
@@ -336,8 +331,7 @@ def compare(networks: Mapping[str, Trained], footage: Footage, asked: Frames | N
     else:
         least = TrackerConfig().joint_score
         sure = {
-            name: np.stack([run.seen[t].pose.scores >= least for t in shown])
-            for name, run in zip(networks, runs, strict=True)
+            name: np.stack([run.seen[t].pose.scores >= least for t in shown]) for name, run in zip(networks, runs, strict=True)
         }
     view = _view(*(np.where(sure[name][..., None], joints, np.nan) for name, joints in poses.items()))
     places = {name: apply_affine(view, joints) for name, joints in poses.items()}
@@ -392,7 +386,7 @@ def trajectories(
         from kimnet_jax.tasks import refinement  # with what it needs it takes longer to import than all the rest
 
         behind = videos.with_refiner(videos.load(found), refinement.load(refine), None).refiner
-    run = watch(found, footage, asked, SHOWN['trajectories'], keep=False)
+    run = watch(found, footage, asked, None, keep=False)
     shown = list(run.shown)
     if len(shown) < 2:
         raise InputError(f'{asked or footage.name}: a course takes at least two frames, and there is one')
@@ -401,7 +395,7 @@ def trajectories(
     sure = np.stack([pose.scores for pose in every]) >= TrackerConfig().joint_score
     poses = {'raw': np.where(sure[..., None], found_joints, np.nan)[shown]}
     if behind is not None:
-        size = next(footage.read()).shape[:2]
+        size = _image_size(footage)
         poses['refined'] = behind(found_joints, np.stack([pose.box for pose in every]), size)[shown]
     if footage.example is not None:
         known = footage.example['visible'][shown][..., None]
@@ -454,7 +448,8 @@ def joint_indices(skeleton: Skeleton, names: Sequence[str], flag: str) -> list[i
         return list(range(skeleton.num_joints))
     for name in names:
         if name not in skeleton.joints:
-            raise InputError(f'{flag}: {name!r} is no joint of {skeleton.name!r}; choose all or some of {", ".join(skeleton.joints)}')
+            known = ', '.join(skeleton.joints)
+            raise InputError(f'{flag}: {name!r} is no joint of {skeleton.name!r}; choose from {known}, or all')
     return [skeleton.joints.index(name) for name in dict.fromkeys(names)]
 
 
@@ -473,6 +468,12 @@ def _evidence(found: Trained) -> set[str]:
         return model.step_with_evidence(model.init_state(frames)[1], frames)[2]
 
     return set(jax.eval_shape(stream, jax.ShapeDtypeStruct((1, size, size, 3), np.float32)))
+
+
+def _image_size(footage: Footage) -> tuple[int, int]:
+    with contextlib.closing(footage.read()) as stream:
+        rows, columns, _ = next(stream).shape
+    return rows, columns
 
 
 def _described(found: Trained) -> str:
