@@ -207,7 +207,7 @@ def _groups(runs: Sequence[Run], key: Callable[[Run], Any]) -> Iterator[tuple[An
 
 def _facts(runs: Sequence[Run]) -> Table:
     headings = dict.fromkeys(heading for run in runs for heading in run.facts)
-    lines = [Line(heading, [Cell(run.facts.get(heading, '–')) for run in runs]) for heading in headings]
+    lines = [Line(heading, [Cell(run.facts.get(heading, '-')) for run in runs]) for heading in headings]
     return Table('', [run.name for run in runs], lines, range(len(runs)))
 
 
@@ -229,7 +229,7 @@ def _differences(runs: Sequence[Run]) -> Table | None:
     fields = [flatten(run.config) for run in runs]
     names = sorted(dict.fromkeys(name for one in fields for name in one))
     lines = [
-        Line(name, [Cell(one.get(name, '–')) for one in fields]) for name in names if len({one.get(name) for one in fields}) > 1
+        Line(name, [Cell(one.get(name, '-')) for one in fields]) for name in names if len({one.get(name) for one in fields}) > 1
     ]
     return Table('', [run.name for run in runs], lines, range(len(runs)))
 
@@ -285,7 +285,9 @@ def _evaluations(runs: Sequence[Run]) -> Iterator[Block]:
         texts = [f'{title}: {clips} clips, {frames} frames.']
         texts += [note if alike and len(notes) == 1 else f'{runs[i].name}: {note}' for i, note in notes.items() if note]
         if not plane:
-            lines = [Line(row.name, [Cell(number(row.row[key], None, '.4g')) for key in SPATIAL_COLUMNS], row.run) for row in rows]
+            lines = [
+                Line(row.name, [Cell(number(row.row[key], None, '.4g')) for key in SPATIAL_COLUMNS], row.run) for row in rows
+            ]
             table = Table('In the unit of the poses', [*SPATIAL_COLUMNS.values()], lines)
             yield Block(f'Evaluation{where}', texts, tables=[table])
             continue
@@ -322,7 +324,7 @@ def _pick(part: Mapping[str, Any] | None, key: str, column: str) -> Any:
 
 def _share(value: float | None, interval: Sequence[float | None] | None = None) -> Cell:
     known = interval is not None and None not in interval
-    return Cell(percent(value), f'{100 * interval[0]:.1f} – {100 * interval[1]:.1f}' if known and value is not None else '')  # type: ignore[index, operator]
+    return Cell(percent(value), f'{100 * interval[0]:.1f} to {100 * interval[1]:.1f}' if known and value is not None else '')  # type: ignore[index, operator]
 
 
 def _overview(rows: Sequence[_Row], published: Mapping[str, Any]) -> str:
@@ -341,20 +343,29 @@ def _tables(rows: Sequence[_Row], published: Mapping[str, Any]) -> Iterator[Tabl
     for key in NORMALISERS:
         columns = (*REPORTED, 'AUC')
         lines = [
-            Line(row.name, [_share(*(_pick(row.row[part], key, name) for part in ('values', 'intervals'))) for name in columns], row.run)
+            Line(
+                row.name,
+                [_share(*(_pick(row.row[part], key, name) for part in ('values', 'intervals'))) for name in columns],
+                row.run,
+            )
             for row in rows
         ]
         printed = published.get(key)
         if printed:
-            named = {'KIMNet (paper)': printed['KIMNet'][MEAN]} | {f'{name} (paper)': one for name, one in printed['peers'].items()}
-            lines += [Line(name, [Cell(f'{one:.1f}'), *[Cell('–')] * (len(columns) - 1)]) for name, one in named.items()]
+            named = {'KIMNet (paper)': printed['KIMNet'][MEAN]} | {
+                f'{name} (paper)': one for name, one in printed['peers'].items()
+            }
+            lines += [Line(name, [Cell(f'{one:.1f}'), *[Cell('-')] * (len(columns) - 1)]) for name, one in named.items()]
         yield Table(_BY[key], [name if name == 'AUC' else f'{MEAN}@{name}' for name in columns], lines)
         parts = [*rows[0].row['values'][key]['pck'][ALPHA]]
         lines = [
             Line(
                 row.name,
                 [
-                    _share(row.row['values'][key]['pck'][ALPHA][part], row.row['intervals'] and row.row['intervals'][key]['pck'][ALPHA][part])
+                    _share(
+                        row.row['values'][key]['pck'][ALPHA][part],
+                        row.row['intervals'] and row.row['intervals'][key]['pck'][ALPHA][part],
+                    )
                     for part in parts
                 ],
                 row.run,
@@ -384,7 +395,10 @@ def _joints(rows: Sequence[_Row], members: Sequence[int], runs: Sequence[Run]) -
     lines = [
         Line(
             joint,
-            [_share(row['values'][key]['joints'][joint], row['intervals'] and row['intervals'][key]['joints'][joint]) for row in ours],
+            [
+                _share(row['values'][key]['joints'][joint], row['intervals'] and row['intervals'][key]['joints'][joint])
+                for row in ours
+            ],
         )
         for joint in ours[0]['values'][key]['joints']
     ]
