@@ -35,14 +35,18 @@ def panel(frame: np.ndarray, predicted: Array, joints: Array, visible: Array, sk
     view = crop_matrix(*square_of_box(box, SCALE if visible.any() else 1.0), size)
     canvas = warp(frame, view, size)
     found, truth = apply_affine(view, np.nan_to_num(predicted)), apply_affine(view, joints)
-    draw_skeleton(canvas, found, there, skeleton)
     arm = np.array([0.012 * size, 0])
-    for j in np.flatnonzero(visible):
-        crosses = [(truth[j] - arm, truth[j] + arm), (truth[j] - arm[::-1], truth[j] + arm[::-1])]
-        lines = [(truth[j], found[j])] if there[j] else []
-        for (start, end), rim in [(line, rim) for rim in (2, 0) for line in crosses + lines]:
-            points = fixed_point([start, end])
-            cv2.line(canvas, *points, DARK if rim else _WHITE, 1 + rim, cv2.LINE_AA, SHIFT)
+
+    def line(start: Array, end: Array, colour: tuple[int, int, int], thickness: int) -> None:
+        cv2.line(canvas, *fixed_point(np.stack([start, end])), colour, thickness, cv2.LINE_AA, SHIFT)
+
+    for j in np.flatnonzero(visible & there):
+        line(truth[j], found[j], _WHITE, 1)
+    draw_skeleton(canvas, found, there, skeleton)
+    for colour, thickness in ((DARK, 3), (_WHITE, 1)):
+        for j in np.flatnonzero(visible):
+            for way in (arm, arm[::-1]):
+                line(truth[j] - way, truth[j] + way, colour, thickness)
     return canvas
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
+import markupsafe
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
@@ -181,7 +182,7 @@ def render(runs: Sequence[Run], version: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {'percent': percent, 'jpeg': lambda image: plots.data_uri(image, 'jpeg')}
+    environment.filters |= {'code': _code, 'percent': percent, 'jpeg': lambda image: plots.data_uri(image, 'jpeg')}
     groups = [*_groups(runs, lambda run: run.data)]
     return environment.get_template('report.html.j2').render(
         title=', '.join(run.name for run in runs),
@@ -194,6 +195,13 @@ def render(runs: Sequence[Run], version: str) -> str:
         blocks=[*_training(runs, groups), *_evaluations(runs), *_details(runs)],
         version=version,
     )
+
+
+def _code(text: str) -> markupsafe.Markup:
+    """A sentence in which what stands between backticks becomes code, as in Markdown."""
+    parts = [markupsafe.escape(part) for part in text.split('`')]
+    marked = [part if i % 2 == 0 or i == len(parts) - 1 else f'<code>{part}</code>' for i, part in enumerate(parts)]
+    return markupsafe.Markup(''.join(marked))
 
 
 def _groups(runs: Sequence[Run], key: Callable[[Run], Any]) -> Iterator[tuple[Any, list[int]]]:
@@ -213,7 +221,7 @@ def _facts(runs: Sequence[Run]) -> Table:
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
     """The fields of a config, `section.field` -> its value as JSON."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             found |= flatten(value, f'{prefix}{key}.')
@@ -426,9 +434,9 @@ def _details(runs: Sequence[Run]) -> Iterator[Block]:
         explained += 'Left limbs are orange, right ones blue.'
         yield Block(f'Worst and best clips{name}', [explained], clips={'Worst': one.worst, 'Best': one.best})
         if one.correlation:
-            counted = ', '.join(f'{action}: {part.steps} steps of {part.clips} clips' for action, part in one.correlation.items())
-            matrices = {action: part.mean for action, part in one.correlation.items()}
-            text = f'W_r of the KMM, averaged over the steps of a few clips of each action ({counted}). Each row sums to 1.'
+            matrices = {f'{action}, {part.steps} steps': part.mean for action, part in one.correlation.items()}
+            most = max(part.clips for part in one.correlation.values())
+            text = f'W_r of the KMM, averaged over the steps of at most {most} clips of each action. Each row sums to 1.'
             yield Block(f'Temporal correlation{name}', [text], plots.correlations(matrices, one.joints))
 
 
@@ -436,8 +444,9 @@ def _actions(runs: Sequence[Run], measured: Mapping[int, Measured]) -> Table:
     one = next(iter(measured.values()))
     lines = []
     for action in sorted(one.actions, key=lambda action: (one.actions[action][1] or 0.0, action)):
-        cells = [_share(part.actions[action][1], part.actions[action][2]) for part in measured.values()]
-        lines.append(Line(f'{action} ({one.actions[action][0]} clips)', cells))
+        clips = one.actions[action][0]  # one says nothing of others: no interval
+        cells = [_share(part.actions[action][1], part.actions[action][2] if clips > 1 else None) for part in measured.values()]
+        lines.append(Line(f'{action}, {clips} clip{"s" * (clips > 1)}', cells))
     title = f'{MEAN}@{ALPHA} by torso length, the hardest for {runs[next(iter(measured))].name} first'
     return Table(title, [runs[i].name for i in measured], lines, [*measured])
 

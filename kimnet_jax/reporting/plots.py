@@ -22,7 +22,7 @@ BIN, LAST = 0.02, 0.6  # torso lengths: width of a bin of the histogram, end of 
 MOST_POINTS = 400  # of a curve
 _LINES = ('-', (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _INK = '#010203'  # becomes the colour of the page's text
-_SETTINGS = {
+_SETTINGS: Any = {
     'font.size': 8,
     'axes.titlesize': 9,
     'axes.linewidth': 0.6,
@@ -37,6 +37,13 @@ _SETTINGS = {
     'axes.spines.top': False,
     'axes.spines.right': False,
 }
+
+
+class _PlainLogFormatter(LogFormatter):
+    """0.02, not 2e-02."""
+
+    def _num_to_string(self, x: float, *_: float) -> str:
+        return f'{x:g}'
 
 
 class Curve(NamedTuple):
@@ -90,7 +97,7 @@ def curves(shown: Sequence[Curve]) -> str:
             if curve.log and all((np.asarray(values) > 0).any() for _, values in curve.series.values()):
                 axes.set_yscale('log')
                 axes.yaxis.set_major_formatter('{x:g}')
-                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.4)))
+                axes.yaxis.set_minor_formatter(_PlainLogFormatter(minor_thresholds=(1.5, 0.4)))
             axes.set_title(curve.title, loc='left')
             axes.set_xlabel('step')
             axes.grid(True)
@@ -100,7 +107,7 @@ def curves(shown: Sequence[Curve]) -> str:
 
 
 def thin(steps: Array, values: Array) -> tuple[np.ndarray, np.ndarray]:
-    """A curve of at most `MOST_POINTS` points: means of as many runs of records of the same length. Values that are none drop out."""
+    """A curve of at most `MOST_POINTS` points, means of consecutive values; those that are not finite drop out."""
     steps, values = np.asarray(steps, float), np.asarray(values, float)
     steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
     every = -(-len(values) // MOST_POINTS)

@@ -116,7 +116,7 @@ def read_records(file: pathlib.Path) -> list[dict[str, Any]]:
     """
     if not file.exists():
         return []
-    *lines, last = read_text(file).split('\n')
+    *lines, _ = read_text(file).split('\n')
     records = []
     for i, line in enumerate(lines, 1):  # what comes after the last line break is what a killed run was writing
         source = f'{file}: line {i}'
@@ -219,7 +219,8 @@ def _measured(found: Trained, evaluation: Mapping[str, Any], file: pathlib.Path,
     if estimates.keys() != set(clips.names):
         raise InputError(f'{file}: poses of other clips than those of {clips.split!r} in {clips.folder}; evaluate again')
 
-    metrics, actions, courses, errors = PoseMetrics(clips.skeleton, len(clips)), {}, [], []
+    metrics, courses, errors = PoseMetrics(clips.skeleton, len(clips)), [], []
+    actions: dict[str, list[int]] = {}
     for i, clip in enumerate(tqdm(clips.names, desc='measuring', unit='clip', disable=None, leave=False)):
         example, joints = clips[i], estimates[clip].joints
         if joints.shape != example['joints'].shape:
@@ -230,8 +231,9 @@ def _measured(found: Trained, evaluation: Mapping[str, Any], file: pathlib.Path,
         errors.append(torso_errors(joints, example['joints'], example['visible'], clips.skeleton))
     _check_same(metrics, evaluation, file)
 
-    shares = [one.compute() for one in _each(metrics, [[i] for i in range(len(clips))])]
-    shares = [one['torso']['pck'][_ALPHA][MEAN] for one in shares]
+    shares: list[float] = []
+    for one in _each(metrics, [[i] for i in range(len(clips))]):
+        shares.append(one.compute()['torso']['pck'][_ALPHA][MEAN])
     means = [float(np.mean(part[np.isfinite(part)])) if np.isfinite(part).any() else math.nan for part in errors]
     ranked = sorted((i for i, share in enumerate(shares) if math.isfinite(share)), key=lambda i: (shares[i], -means[i], i))
     count = min(_SHOWN_CLIPS, len(ranked) // 2) or len(ranked)
