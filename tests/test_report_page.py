@@ -202,6 +202,25 @@ def test_a_run_with_nothing_but_a_config():
     assert found.tables == {'Run': [['', 'bare'], ['Seed', '1']]}
 
 
+def test_calibrations():
+    """Two bins with something in them, ten points too sure and exactly right."""
+    bins = [
+        {'from': 0.0, 'to': 0.5, 'joints': 0, 'confidence': None, 'hits': None, 'interval': None},
+        {'from': 0.5, 'to': 1.0, 'joints': 9, 'confidence': 0.75, 'hits': 0.65, 'interval': [0.6, 0.7]},
+    ]
+    fitted = {'clips': 31, 'data': 'sub_jhmdb/fold1', 'split': 'train'}
+    parts = {'score': {'ece': 0.1, 'brier': 0.2, 'bins': bins}, 'probability': {'ece': 0.012, 'brier': 0.15, 'bins': bins}}
+    calibrated = run('a', evaluation=evaluation(5) | {'calibration': {'fitted_on': fitted, 'joints': 9, **parts}})
+    text = page.render([calibrated, run('b')], '1')
+    assert Parsed(text).tables['Calibration of the scores'] == [
+        ['', 'ECE', 'Brier score'],
+        ['a: scores as they are', '0.100', '0.200'],
+        ['a: scores as probabilities', '0.012', '0.150'],
+    ]
+    assert 'a: the probabilities were fitted on 31 other clips of sub_jhmdb/fold1, split train.' in text
+    assert 'Calibration' not in page.render([run('b')], '1')
+
+
 def test_poses_in_3d():
     row = {'clips': 2, 'frames': 9, 'mpjpe': 51.25, 'pa_mpjpe': 40.0, 'acceleration': None, 'jitter': 3.0}
     spatial = {'title': 'AIST++', 'notes': [], 'rows': {'HANet (ours)': row, 'estimates': row}}

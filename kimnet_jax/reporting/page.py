@@ -23,10 +23,14 @@ _TRAINING = {  # key of a record -> title; those that a run has
     'gradient_norm': 'Norm of the gradient',
     'frames_per_second': 'Frames per second',
 }
+_CONFIDENCES = {'score': 'Scores as they are', 'probability': 'Scores as probabilities'}  # key of a calibration -> title
 _LOG = ('loss', 'gradient_norm')
 _PERCENT = ('pck',)
 _DATA_FREE = ('learning_rate', 'gradient_norm', 'frames_per_second')  # the same thing on any data
-_EVALUATED = f'torso/pck/{ALPHA}/{MEAN}', f'mPCK@{ALPHA} of evaluations (%)'
+_EVALUATED = {  # key of a record -> title, factor
+    f'torso/pck/{ALPHA}/{MEAN}': (f'mPCK@{ALPHA} of evaluations (%)', 100),
+    'mpjpe': ('MPJPE of evaluations', 1),
+}
 
 
 class Clip(NamedTuple):
@@ -36,7 +40,7 @@ class Clip(NamedTuple):
         name: of the clip.
         action: what is done in it, '' where the data set does not say.
         share: PCK@0.2 by torso length.
-        error: mean error, torso lengths; NaN where nothing can be measured.
+        error: mean error of the joints that were found, torso lengths.
         image: JPEG of a few frames.
     """
 
@@ -159,6 +163,7 @@ class Block(NamedTuple):
         plot: SVG; '' for none.
         tables: beneath.
         clips: heading -> clips.
+        key: whether to say above the plot which colour is which run's.
     """
 
     title: str
@@ -166,6 +171,7 @@ class Block(NamedTuple):
     plot: str = ''
     tables: Sequence[Table] = ()
     clips: Mapping[str, Sequence[Clip]] = {}
+    key: bool = False
 
 
 def render(runs: Sequence[Run], version: str) -> str:
@@ -265,12 +271,15 @@ def _training(runs: Sequence[Run], groups: Sequence[tuple[str, list[int]]]) -> I
     for data, members in groups:
         keys = [key for key in _TRAINING if together or key not in _DATA_FREE]
         curves = shown(members, keys)
-        evaluated = plots.Curve(_EVALUATED[1], _series(runs, members, 'eval', _EVALUATED[0], 100), dots=True)
-        curves = curves[:1] + ([evaluated] if evaluated.series else []) + curves[1:]
+        evaluated = [
+            plots.Curve(title, _series(runs, members, 'eval', key, factor), dots=True)
+            for key, (title, factor) in _EVALUATED.items()
+        ]
+        curves = curves[:1] + [curve for curve in evaluated if curve.series] + curves[1:]
         if curves:
-            yield Block('Training' + ('' if together else f' on {data}'), plot=plots.curves(curves))
+            yield Block('Training' + ('' if together else f' on {data}'), plot=plots.curves(curves), key=True)
     if not together and (curves := shown(range(len(runs)), _DATA_FREE)):
-        yield Block('Optimizer and speed', plot=plots.curves(curves))
+        yield Block('Optimizer and speed', plot=plots.curves(curves), key=True)
 
 
 def _values(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -302,6 +311,8 @@ def _evaluations(runs: Sequence[Run]) -> Iterator[Block]:
         evaluation: Mapping[str, Any] = runs[members[0]].evaluation or {}
         texts.append('PCK in percent, below it the 95 % interval by bootstrap over clips.')
         yield Block(f'Evaluation{where}', texts, _overview(rows, evaluation['paper']), [*_tables(rows, evaluation['paper'])])
+        if calibrated := {i: one for i in members if (one := (runs[i].evaluation or {}).get('calibration'))}:
+            yield _calibration(runs, calibrated, where)
         yield Block(f'Joint by joint{where}', tables=[_joints(rows, members, runs)])
 
 
@@ -330,15 +341,21 @@ def _pick(part: Mapping[str, Any] | None, key: str, column: str) -> Any:
     return part[key]['auc'][MEAN] if column == 'AUC' else part[key]['pck'][column][MEAN]
 
 
+def _known(interval: Sequence[float | None] | None) -> tuple[float, float] | None:
+    """An interval with two ends; None where one is not known."""
+    low, high = interval or (None, None)
+    return None if low is None or high is None else (low, high)
+
+
 def _share(value: float | None, interval: Sequence[float | None] | None = None) -> Cell:
-    known = interval is not None and None not in interval
-    return Cell(percent(value), f'{100 * interval[0]:.1f} to {100 * interval[1]:.1f}' if known and value is not None else '')  # type: ignore[index, operator]
+    ends = None if value is None else _known(interval)
+    return Cell(percent(value), f'{100 * ends[0]:.1f} to {100 * ends[1]:.1f}' if ends else '')
 
 
 def _overview(rows: Sequence[_Row], published: Mapping[str, Any]) -> str:
     key = NORMALISERS[0]
     marks = [
-        plots.Interval(row.name, value, _pick(row.row['intervals'], key, ALPHA), row.run)
+        plots.Interval(row.name, value, _known(_pick(row.row['intervals'], key, ALPHA)), row.run)
         for row in rows
         if (value := _pick(row.row['values'], key, ALPHA)) is not None
     ]
@@ -395,6 +412,26 @@ def _tables(rows: Sequence[_Row], published: Mapping[str, Any]) -> Iterator[Tabl
         for row in rows
     ]
     yield Table('Smoothness', [*SMOOTHNESS.values()], lines)
+
+
+def _calibration(runs: Sequence[Run], found: Mapping[int, Mapping[str, Any]], where: str) -> Block:
+    """How well scores tell whether a joint is right, before and after they are made probabilities."""
+    panels = {title: {i: one[key]['bins'] for i, one in found.items()} for key, title in _CONFIDENCES.items()}
+    lines = [
+        Line(f'{runs[i].name}: {title.lower()}', [Cell(f'{one[key]["ece"]:.3f}'), Cell(f'{one[key]["brier"]:.3f}')], i)
+        for i, one in found.items()
+        for key, title in _CONFIDENCES.items()
+    ]
+    texts = [f'How often a joint lies within {ALPHA} torso lengths of its true place, by its score. ECE is the mean gap between what '
+             'is expected and what is observed, the Brier score a mean squared error; both are best at 0.']  # fmt: skip
+    for i, one in found.items():
+        about = one['fitted_on']
+        texts.append(
+            f'{runs[i].name}: the probabilities were fitted on {about["clips"]} other clips of {about["data"]}, split {about["split"]}.'
+        )
+    return Block(
+        f'Calibration of the scores{where}', texts, plots.reliability(panels), [Table('', ['ECE', 'Brier score'], lines)]
+    )
 
 
 def _joints(rows: Sequence[_Row], members: Sequence[int], runs: Sequence[Run]) -> Table:

@@ -174,6 +174,29 @@ def histogram(errors: Mapping[int, Array], names: Mapping[int, str]) -> str:
         return _svg(figure, 'histogram of errors')
 
 
+def reliability(panels: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]) -> str:
+    """Shares of hits against what was expected of them, as SVG; the diagonal is perfect.
+
+    Args:
+        panels: title -> place of the run in the page -> bins, each with `confidence`, `hits` and its `interval`, shares of 1; None
+            in an empty one.
+    """
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(3.1 * len(panels), 3.2), layout='constrained')
+        for axes, (title, runs) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True):
+            axes.plot([0, 100], [0, 100], color=OTHER, linewidth=0.8, linestyle=(0, (3, 2)))
+            for run, bins in runs.items():
+                filled = [one for one in bins if one['hits'] is not None]
+                x, y = ([100 * one[key] for one in filled] for key in ('confidence', 'hits'))
+                ends = np.reshape([100 * end for one in filled for end in one['interval']], (-1, 2)).T
+                low, high = np.abs(ends - y)
+                axes.errorbar(x, y, [low, high], marker='o', markersize=3, elinewidth=0.8, linewidth=1.3, **style(run))
+            axes.set(xlim=(0, 100), ylim=(0, 100), aspect='equal', xlabel='expected (%)', ylabel='observed (%)')
+            axes.set_title(title, loc='left')
+            axes.grid(True)
+        return _svg(figure, 'reliability of the scores')
+
+
 def correlations(matrices: Mapping[str, np.ndarray], joints: Sequence[str]) -> str:
     """Mean W_r by name, on one scale, as SVG.
 

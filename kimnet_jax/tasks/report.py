@@ -22,7 +22,7 @@ from kimnet_jax.core.json_files import parse_json, read_json
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array
 from kimnet_jax.data_pipelines import schema
-from kimnet_jax.data_pipelines.pose_files import read_predictions
+from kimnet_jax.data_pipelines.pose_files import open_pose_file
 from kimnet_jax.metrics import MEAN, PoseMetrics, Ratio, measurable, torso_length
 from kimnet_jax.models import MODELS, count_parameters
 from kimnet_jax.reporting import require_jinja2, require_matplotlib
@@ -104,8 +104,7 @@ def _gather(name: str, found: Trained, folder: pathlib.Path, data_dir: str | Non
                 measured = _measured(found, evaluation, predictions, data_dir)
             except _LackingError as error:
                 notes.append(f'no actions, errors and clips: {error}.')
-    dataset = found.config['dataset']
-    data = f'{dataset.get("name")}/{dataset.get("config")}, joints of {found.skeleton.name}'
+    data = f'{_data(found)}, joints of {found.skeleton.name}' + (', refinement of poses' if _refines(found) else '')
     return page.Run(name, _facts(found, folder, records, data_dir), data, found.config, records, evaluation, measured, notes)
 
 
@@ -152,6 +151,16 @@ def _about(file: pathlib.Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _refines(found: Trained) -> bool:
+    return MODELS[found.kind].reads == 'poses'
+
+
+def _data(found: Trained) -> str:
+    """What it was trained on: a built data set, or files of poses."""
+    dataset = found.config['dataset']
+    return f'{dataset.get("name")}/{dataset.get("config")}' if dataset.get('name') else str(found.config['poses'].get('train'))
+
+
 class _LackingError(Exception):
     """What is to be measured is not there; says why."""
 
@@ -169,7 +178,7 @@ def _facts(found: Trained, folder: pathlib.Path, records: Sequence[Mapping[str, 
     facts = {
         'Network': found.kind + (f', temporal module {temporal}' if temporal else ''),
         'Parameters': f'{count_parameters(found.network()):,}',
-        'Data set': f'{dataset.name}/{dataset.config}',
+        'Data set': _data(found),
         'Training clips': _size(dataset, 'train', data_dir),
         'Evaluation clips': _size(dataset, 'eval', data_dir),
         'Joints': f'{found.skeleton.num_joints} of {found.skeleton.name}',
@@ -187,7 +196,9 @@ def _facts(found: Trained, folder: pathlib.Path, records: Sequence[Mapping[str, 
 
 
 def _size(dataset: schema.DatasetConfig, part: Literal['train', 'eval'], data_dir: str | None) -> str:
-    """A split and, where the data set is there, how much is in it."""
+    """A split and, where the data set is there, how much is in it; '' where the training had files of poses."""
+    if not dataset.name:
+        return ''
     split = dataset.train_split if part == 'train' else dataset.eval_split
     try:
         clips = dataset.open(part, data_dir)
@@ -215,7 +226,7 @@ def _measured(found: Trained, evaluation: Mapping[str, Any], file: pathlib.Path,
             raise
         raise _LackingError(f'{error}; or give --data_dir') from error
     found.require_skeleton(clips.skeleton, str(clips.folder))
-    estimates = {one.clip: one for one in read_predictions(str(file), clips.skeleton.name)}
+    estimates = {one.clip: one for one in open_pose_file(file, '2d').clips}
     if estimates.keys() != set(clips.names):
         raise InputError(f'{file}: poses of other clips than those of {clips.split!r} in {clips.folder}; evaluate again')
 
@@ -234,7 +245,7 @@ def _measured(found: Trained, evaluation: Mapping[str, Any], file: pathlib.Path,
     shares: list[float] = []
     for one in _each(metrics, [[i] for i in range(len(clips))]):
         shares.append(one.compute()['torso']['pck'][_ALPHA][MEAN])
-    means = [float(np.mean(part[np.isfinite(part)])) if np.isfinite(part).any() else math.nan for part in errors]
+    means = [float(np.mean(part[np.isfinite(part)])) if np.isfinite(part).any() else math.inf for part in errors]
     ranked = sorted((i for i, share in enumerate(shares) if math.isfinite(share)), key=lambda i: (shares[i], -means[i], i))
     count = min(_SHOWN_CLIPS, len(ranked) // 2) or len(ranked)
 
@@ -301,7 +312,7 @@ def _correlation(found: Trained, clips: schema.ClipSource, actions: Mapping[str,
     """Mean W_r of each action, on a few clips of it with the true boxes; {} where the network has no KMM."""
     from kimnet_jax.reporting import page
 
-    if found.kind not in MODELS or MODELS[found.kind].reads != 'frames':
+    if _refines(found):
         return {}
     predictor, chain_length = videos.load(found, watch=True).predictor, found.config['eval'].get('chain_length', 0)
     chosen = [(action, i) for action, members in actions.items() for i in members[:_CORRELATED_CLIPS]]
