@@ -244,6 +244,19 @@ def test_curves_are_thinned_by_means():
     np.testing.assert_array_equal(plots.thin([1, 2], [5, None])[1], [5])
 
 
+def test_curves_are_drawn_in_proportion():
+    text = plots.curves([plots.Curve('t', {0: ([0, 1, 2], [0, 1, 4]), 1: ([0, 2], [4, 4])})])
+    first, second = (
+        np.array(re.findall(r'[ML] ([\d.]+) ([\d.]+)', path), float)
+        for colour in plots.COLOURS[:2]
+        for path in re.findall(r'<path d="([^"]*)"[^>]*stroke: ' + colour.lower(), text)
+    )
+    np.testing.assert_allclose(np.diff(first[:, 0]), np.diff(first[:, 0])[0], rtol=1e-5)
+    assert np.diff(first[:, 1])[1] == pytest.approx(3 * np.diff(first[:, 1])[0])  # upwards: y of an SVG falls
+    assert np.diff(first[:, 1])[0] < 0
+    np.testing.assert_allclose(second, [[first[0, 0], first[2, 1]], first[2]])
+
+
 def test_shares_of_errors():
     shares, beyond = plots.error_shares(np.array([0.0, 0.01, 0.59, 0.61, np.inf]))
     assert (shares[0], shares[-1], shares.sum(), beyond) == pytest.approx((0.4, 0.2, 0.6, 0.4))

@@ -422,13 +422,13 @@ def _calibration(runs: Sequence[Run], found: Mapping[int, Mapping[str, Any]], wh
         for i, one in found.items()
         for key, title in _CONFIDENCES.items()
     ]
-    texts = [f'How often a joint lies within {ALPHA} torso lengths of its true place, by its score. ECE is the mean gap between what '
-             'is expected and what is observed, the Brier score a mean squared error; both are best at 0.']  # fmt: skip
+    texts = [
+        f'How often a joint lies within {ALPHA} torso lengths of its true place, by its score. ECE is the mean gap between what '
+        'is expected and what is observed, the Brier score a mean squared error; both are best at 0.'
+    ]
     for i, one in found.items():
-        about = one['fitted_on']
-        texts.append(
-            f'{runs[i].name}: the probabilities were fitted on {about["clips"]} other clips of {about["data"]}, split {about["split"]}.'
-        )
+        others = '{clips} other clips of {data}, split {split}'.format(**one['fitted_on'])
+        texts.append(f'{runs[i].name}: the probabilities were fitted on {others}.')
     return Block(
         f'Calibration of the scores{where}', texts, plots.reliability(panels), [Table('', ['ECE', 'Brier score'], lines)]
     )

@@ -178,8 +178,8 @@ def reliability(panels: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]])
     """Shares of hits against what was expected of them, as SVG; the diagonal is perfect.
 
     Args:
-        panels: title -> place of the run in the page -> bins, each with `confidence`, `hits` and its `interval`, shares of 1; None
-            in an empty one.
+        panels: title -> place of the run in the page -> bins, each with `confidence`, `hits` and its `interval`, shares of 1;
+            None in an empty one.
     """
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(3.1 * len(panels), 3.2), layout='constrained')
