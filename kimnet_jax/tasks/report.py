@@ -6,7 +6,7 @@ import re
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
@@ -30,6 +30,10 @@ from kimnet_jax.tasks import task_of, videos
 from kimnet_jax.tasks.occlusion import names_of
 from kimnet_jax.tasks.reports import EvaluationRequest
 from kimnet_jax.tasks.trained import Trained, open_run
+from kimnet_jax.training.loop import TrainConfig
+
+if TYPE_CHECKING:
+    from kimnet_jax.reporting import page
 
 _ALPHA = '0.2'
 _SHOWN_CLIPS, _SHOWN_FRAMES, _PANEL, _QUALITY = 3, 4, 220, 82  # worst and best ones; frames of each; pixels; of JPEG
@@ -76,7 +80,7 @@ def write(
     print(f'written: {out}')
 
 
-def _gather(name: str, found: Trained, folder: pathlib.Path, data_dir: str | None, evaluate: bool) -> Any:
+def _gather(name: str, found: Trained, folder: pathlib.Path, data_dir: str | None, evaluate: bool) -> 'page.Run':
     from kimnet_jax.reporting import page
 
     notes: list[str] = []
@@ -157,8 +161,8 @@ def _refines(found: Trained) -> bool:
 
 def _data(found: Trained) -> str:
     """What it was trained on: a built data set, or files of poses."""
-    dataset = found.config['dataset']
-    return f'{dataset.get("name")}/{dataset.get("config")}' if dataset.get('name') else str(found.config['poses'].get('train'))
+    dataset = found.section(schema.DatasetConfig, 'dataset')
+    return f'{dataset.name}/{dataset.config}' if dataset.name else str(found.config.get('poses', {}).get('train'))
 
 
 class _LackingError(Exception):
@@ -169,12 +173,12 @@ def _facts(found: Trained, folder: pathlib.Path, records: Sequence[Mapping[str, 
     """The rows of the first table."""
     config, dataset = found.config, found.section(schema.DatasetConfig, 'dataset')
     temporal = config['model'].get('temporal')
-    origin = read_json(folder / 'config.json').get('initial_weights') or ()
-    plan, conditions = config['train'], dict(found.conditions)
+    record, plan, conditions = read_json(folder / 'config.json'), found.section(TrainConfig, 'train'), found.conditions
+    origin = record.get('initial_weights')
     rates = [record['frames_per_second'] for record in records if record.get('frames_per_second')]
     devices, processes = conditions.get('devices'), conditions.get('processes', 1)
     versions = {key.removeprefix('version of '): text for key, text in conditions.items() if key.startswith('version of ')}
-    made_by = read_json(folder / 'config.json').get('code_version')
+    versions = {'kimnet_jax': record.get('code_version')} | versions
     facts = {
         'Network': found.kind + (f', temporal module {temporal}' if temporal else ''),
         'Parameters': f'{count_parameters(found.network()):,}',
@@ -182,14 +186,14 @@ def _facts(found: Trained, folder: pathlib.Path, records: Sequence[Mapping[str, 
         'Training clips': _size(dataset, 'train', data_dir),
         'Evaluation clips': _size(dataset, 'eval', data_dir),
         'Joints': f'{found.skeleton.num_joints} of {found.skeleton.name}',
-        'Initial weights': '; '.join(map(str, origin)),
+        'Initial weights': '; '.join(map(str, origin)) if isinstance(origin, list) else '',
         'Seed': str(config['seed']),
-        'Length': f'{plan["steps"]:,} steps' if plan.get('steps') else f'{plan["epochs"]:g} epochs',
-        'Batch size': str(plan.get('batch_size', '')),
+        'Length': f'{plan.steps:,} steps' if plan.steps else f'{plan.epochs:g} epochs',
+        'Batch size': str(plan.batch_size),
         'Checkpoint': f'step {found.step:,}' + (f' of {records[-1]["step"]:,} trained' if records else ''),
         'Training speed': f'{statistics.median(rates):,.0f} frames per second (median)' if rates else '',
         'Devices': f'{devices}' + (f', {processes} processes' if processes > 1 else '') if devices else '',
-        'Versions': ', '.join(f'{key} {text}' for key, text in ({'kimnet_jax': made_by} | versions).items() if text),
+        'Versions': ', '.join(f'{key} {text}' for key, text in versions.items() if text),
         'Folder': str(folder),
     }
     return {heading: text for heading, text in facts.items() if text}
@@ -209,7 +213,7 @@ def _size(dataset: schema.DatasetConfig, part: Literal['train', 'eval'], data_di
     return f'{split}: {len(clips):,} clips, {sum(clips.lengths):,} frames'
 
 
-def _measured(found: Trained, evaluation: Mapping[str, Any], file: pathlib.Path, data_dir: str | None) -> Any:
+def _measured(found: Trained, evaluation: Mapping[str, Any], file: pathlib.Path, data_dir: str | None) -> 'page.Measured':
     """What `page.Run.measured` is, from predictions of all clips of a split.
 
     Raises:
@@ -249,7 +253,7 @@ def _measured(found: Trained, evaluation: Mapping[str, Any], file: pathlib.Path,
     ranked = sorted((i for i, share in enumerate(shares) if math.isfinite(share)), key=lambda i: (shares[i], -means[i], i))
     count = min(_SHOWN_CLIPS, len(ranked) // 2) or len(ranked)
 
-    def drawn(i: int) -> Any:
+    def drawn(i: int) -> page.Clip:
         example = clips[i]
         frames = overlays.spread(len(courses[i]), _SHOWN_FRAMES)
         image = overlays.strip(example, courses[i], clips.skeleton, frames, _PANEL)
@@ -308,7 +312,7 @@ def _plain(values: Mapping[str, Any], intervals: Mapping[str, Any]) -> tuple[flo
     return (None if math.isnan(share) else share), [None if math.isnan(end) else float(end) for end in ends]
 
 
-def _correlation(found: Trained, clips: schema.ClipSource, actions: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+def _correlation(found: Trained, clips: schema.ClipSource, actions: Mapping[str, Sequence[int]]) -> dict[str, 'page.Correlation']:
     """Mean W_r of each action, on a few clips of it with the true boxes; {} where the network has no KMM."""
     from kimnet_jax.reporting import page
 
