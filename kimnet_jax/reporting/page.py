@@ -245,7 +245,7 @@ def _differences(runs: Sequence[Run]) -> Table | None:
     lines = [
         Line(name, [Cell(one.get(name, '-')) for one in fields]) for name in names if len({one.get(name) for one in fields}) > 1
     ]
-    return Table('', [run.name for run in runs], lines, range(len(runs)))
+    return Table(f'Settings that differ: {len(lines)}', [run.name for run in runs], lines, range(len(runs)))
 
 
 def _series(runs: Sequence[Run], members: Sequence[int], kind: str, key: str, scale: float) -> dict[int, Any]:
