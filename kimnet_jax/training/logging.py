@@ -12,8 +12,9 @@ import numpy as np
 import tqdm
 
 from kimnet_jax.core.files import write_text
-from kimnet_jax.core.image import encode_png
+from kimnet_jax.core.image import encode_jpeg
 
+_QUALITY = 85  # of TensorBoard's images, as JPEG: there are some after every evaluation
 SHOWN = {'loss': '.2e', 'pck': '.3f', 'final_error': '.2e'}  # of a step's metrics, beside the progress bar
 
 
@@ -73,7 +74,7 @@ class RunLog:
 
         for name, image in draw().items():  # encoded here: tensorboardX would need Pillow
             height, width = image.shape[:2]
-            encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encode_png(image))
+            encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encode_jpeg(image, _QUALITY))
             self._events.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=encoded)]), step)
 
     def text(self, name: str, text: str) -> None:

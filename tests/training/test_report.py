@@ -127,7 +127,7 @@ def test_tensorboard_shows_poses_after_every_evaluation_and_the_config(whole_run
         for step in (6, STEP)
     )
     assert first.shape == (256, 3 * 256, 3)
-    changed = (first != last).any(-1).mean()
+    changed = (np.abs(first.astype(int) - last) > 32).any(-1).mean()
     assert 0 < changed < 0.5  # the frames and the truth stay, the predicted joints move
     shown = json.loads(texts[0])
     assert shown == json.loads((whole_run[0] / 'config.json').read_text())['config']
