@@ -178,7 +178,7 @@ def open_run(folder: pathlib.Path, checkpoint: str) -> Trained:
     check_config(config, source)
     joints = _skeleton(skeleton, source)
     arrays, meta = Checkpoints(folder, read_only=True).read_weights(checkpoint)
-    return Trained(str(folder), config, joints, meta['step'], unwrapped(arrays), folder, meta.get('conditions', {}))
+    return Trained(str(folder), config, joints, meta['step'], unwrapped(arrays), folder, conditions=meta.get('conditions', {}))
 
 
 def _of_file(file: pathlib.Path, name: str) -> Trained:
