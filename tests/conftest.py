@@ -26,6 +26,8 @@ WHOLE_RUN = (  # files that share the training of this name
     'test_refinement',
     'test_correlation',
     'test_occlusion_command',
+    'test_report',
+    'test_visualize',
 )
 LONGEST = (  # files, the longest first
     *WHOLE_RUN,

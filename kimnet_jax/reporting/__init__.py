@@ -11,3 +11,11 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
         raise InputError('Matplotlib is needed for pictures: pip install "kimnet-jax[report]"') from None
+
+
+def require_jinja2() -> None:
+    """Raises `InputError` where Jinja2 is not installed: it is an extra."""
+    try:
+        import jinja2  # noqa: F401
+    except ModuleNotFoundError:
+        raise InputError('Jinja2 is needed for reports: pip install "kimnet-jax[report]"') from None
