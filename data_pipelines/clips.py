@@ -1,10 +1,27 @@
-"""Clips to windows: which frames of which clip make up one row of a batch."""
+"""Some clips of a split, and clips to windows: which frames of which clip make up one row of a batch."""
 
 import dataclasses
 import heapq
 from collections.abc import Sequence
 
 import numpy as np
+
+from kimnet_jax.core.types import Clips, Example
+
+
+class SomeClips:
+    """The clips of a split with these indices, in their order; an instance of `core.types.Clips`."""
+
+    def __init__(self, source: Clips, indices: Sequence[int]):
+        self.folder, self.split, self.skeleton = source.folder, source.split, source.skeleton
+        self._source, self._indices = source, [*indices]
+        self.lengths: Sequence[int] = [source.lengths[i] for i in self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[self._indices[index]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ from kimnet_jax.core.geometry import invert_affine
 from kimnet_jax.core.types import Array, Batch, Clips, Example
 from kimnet_jax.data_pipelines.backgrounds import background_window
 from kimnet_jax.data_pipelines.clips import Window, consecutive_windows, fill_slots, random_window
+from kimnet_jax.data_pipelines.occlusion import random_occlusion
 from kimnet_jax.data_pipelines.transforms import DataConfig, Paint, closeup, crop_window, draw_augmentation
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ class _TrainBatch:
         else:
             if data.augment_closeup and rng.random() < data.augment_closeup:
                 augmentation = closeup(example, window, data, augmentation, rng)
+            if data.augment_occlusion and rng.random() < data.augment_occlusion:
+                place['paint'] = random_occlusion(example, window, rng)
             row = crop_window(example, window, data.frames, data, augmentation=augmentation, **place)
         return {key: row[key] for key in ('frames', 'joints', 'visible', 'mask')} | {'clip': np.int32(clip)}
 

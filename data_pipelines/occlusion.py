@@ -5,16 +5,19 @@ They are placed and drawn in the original frames, before any crop, so that netwo
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Array, Clips, Example
+from kimnet_jax.data_pipelines.clips import SomeClips, Window
+from kimnet_jax.data_pipelines.transforms import Paint
 
 Study: TypeAlias = Literal['temporal', 'spatial', 'joints', 'length']
 Fill: TypeAlias = Literal['black', 'mean', 'noise', 'background']
+FILLS: tuple[Fill, ...] = get_args(Fill)
+MOST_JOINTS = 9  # that are masked at a time, in KIMNet's Fig. 9 and in training
 SIDE = 0.15  # of a mask, over the longer side of the person's box
 PLACES = 32  # among which the one for a patch of background is chosen
 
@@ -77,6 +80,23 @@ class Occlusion:
         """Frames that a clip needs."""
         return (self.count if self.study == 'length' else 1) + (not self.first_frame)
 
+    def __str__(self) -> str:
+        """For reports: size, fill, seed and whether first frames have masks."""
+        first = 'the first frame included' if self.first_frame else 'none in the first frame'
+        squares = f'squares of {self.side:g} of the longer side of the box about the true positions'
+        return f'{squares}, fill `{self.fill}`, seed {self.seed}, {first}'
+
+    def require(self, source: Clips) -> None:
+        """Raises `InputError` where the clips have fewer joints than are to be masked, or too few frames."""
+        if self.study != 'length' and self.count > source.skeleton.num_joints:
+            raise InputError(f'occlusion of {self.count} joints: {source.skeleton.name} has {source.skeleton.num_joints}')
+        shortest = min(source.lengths)
+        if shortest < self.least_frames:
+            raise InputError(
+                f'{source.folder}: the shortest clip of {source.split!r} has {shortest} frames; to mask {self._words()} takes '
+                f'{self.least_frames}'
+            )
+
     def place(self, example: Example) -> Masks:
         """The masks of a clip; a joint that is not visible in a masked frame gets none there.
 
@@ -112,7 +132,7 @@ class Occlusion:
         under = (points >= masks[..., :2] - 0.5) & (points < masks[..., 2:] - 0.5)
         return Masks(chosen.tolist(), rectangles, under.all(-1).any(-1) & visible)
 
-    def __call__(self, example: Example) -> Callable[[np.ndarray, int], np.ndarray]:
+    def __call__(self, example: Example) -> Paint:
         """For `loader.eval_batches`: (image uint8 [H, W, 3], index of the frame) -> the image with the masks of this clip."""
         rectangles = self.place(example).rectangles
 
@@ -137,6 +157,14 @@ class Occlusion:
     def _words(self) -> str:
         what = f'{self.count} frames in a row' if self.study == 'length' else 'a frame'
         return what if self.first_frame else f'{what} after the first'
+
+
+def random_occlusion(example: Example, window: Window, rng: np.random.Generator) -> Paint:
+    """A draw for training: masks of any fill follow 1 to `MOST_JOINTS` joints, in half of the windows not in the first frame."""
+    fill, seed = FILLS[rng.integers(len(FILLS))], int(rng.integers(2**32))
+    paint = Occlusion('joints', int(rng.integers(1, MOST_JOINTS + 1)), seed=seed, fill=fill, first_frame=True)(example)
+    whole = window.first if window.count > 1 and rng.random() < 0.5 else -1
+    return lambda image, frame: image if frame == whole else paint(image, frame)
 
 
 def draw_masks(image: np.ndarray, rectangles: Array, fill: Fill, *, box: Array, rng: np.random.Generator) -> np.ndarray:
@@ -170,22 +198,9 @@ def _filling(image: np.ndarray, rows: int, columns: int, fill: Fill, box: Array,
     return image[y : y + rows, x : x + columns]
 
 
-class LongEnough:
-    """The clips of a split that have at least so many frames; an instance of `core.types.Clips`.
-
-    Raises `InputError` where there is none.
-    """
-
-    def __init__(self, source: Clips, frames: int):
-        self.folder, self.split, self.skeleton = source.folder, source.split, source.skeleton
-        self._source = source
-        self._indices = [i for i, length in enumerate(source.lengths) if length >= frames]
-        self.lengths: Sequence[int] = [source.lengths[i] for i in self._indices]
-        if not self._indices:
-            raise InputError(f'{source.folder}: no clip of {source.split!r} has the {frames} frames that it takes')
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Example:
-        return self._source[self._indices[index]]
+def long_enough(source: Clips, frames: int) -> SomeClips:
+    """The clips of a split that have at least so many frames. Raises `InputError` where there is none."""
+    indices = [i for i, length in enumerate(source.lengths) if length >= frames]
+    if not indices:
+        raise InputError(f'{source.folder}: no clip of {source.split!r} has the {frames} frames that it takes')
+    return SomeClips(source, indices)

@@ -39,6 +39,7 @@ class DataConfig:
             centred as truly.
         augment_colour: range of the random gain of each colour channel, +- this share, and of brightness, +- half of it.
         augment_closeup: share of the windows that show a part of the person, magnified up to four times about a joint.
+        augment_occlusion: share of the windows in which masks hide up to nine joints; the paper has masks in tests only.
         augment_background: share of the windows without a person, in which the network learns to find nobody.
     """
 
@@ -52,6 +53,7 @@ class DataConfig:
     augment_shift: float = 0.05
     augment_colour: float = 0.2
     augment_closeup: float = 0.05
+    augment_occlusion: float = 0.0
     augment_background: float = 0.1
 
     def __post_init__(self) -> None:
@@ -67,6 +69,7 @@ class DataConfig:
             augment_shift=(0, 0.5),
             augment_colour=(0, 1),
             augment_closeup=(0, 1),
+            augment_occlusion=(0, 1),
             augment_background=(0, 1),
         )
         low, high = self.augment_scale

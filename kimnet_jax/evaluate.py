@@ -28,6 +28,14 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum('decoding', None, get_args(Decoding), decoding, flag_values=values)
     predictions = 'Also write the poses of the split to this .npz file, for kimnet_jax.train --config configs/hanet.py.'
     flags.DEFINE_string('predictions', None, predictions, flag_values=values)
+    calibration = 'Most training clips that scores are calibrated on, for the probabilities of `predict`; 0: they are not.'
+    flags.DEFINE_integer('calibration_clips', 50, calibration, lower_bound=0, flag_values=values)
+    control = 'Does time help? Compare the true past of the frames with a frozen one, that of another clip, and none.'
+    flags.DEFINE_bool('temporal_control', False, control, flag_values=values)
+    occlusion = 'Also evaluate with this many joints behind black squares in all frames of a clip but the first.'
+    flags.DEFINE_integer('occlusion', None, occlusion, lower_bound=1, flag_values=values)
+    seed = 'Seed of what --temporal_control and --occlusion draw.'
+    flags.DEFINE_integer('seed', 0, seed, lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
 
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> None:
@@ -42,6 +50,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
         out=command_line.out_folder(options, found.folder, 'evaluation'),
         predictions=pathlib.Path(options.predictions).expanduser() if options.predictions else None,
         **command_line.values_of(options, 'protocol', 'split', 'data_dir', 'chain_length', 'decoding', 'batch_size'),
+        **command_line.values_of(options, 'temporal_control', 'occlusion', 'seed', 'calibration_clips'),
     )
     task_of(found.kind).evaluate(found, request)
 

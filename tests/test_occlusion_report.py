@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kimnet_jax.core.skeleton import JHMDB
-from kimnet_jax.reporting.occlusion import measure, render, report
+from kimnet_jax.reporting.occlusion import measure, plot, render, report
 
 J, FRAMES = JHMDB.num_joints, 4
 HEAD, WRIST = 2, 11
@@ -127,3 +127,24 @@ def test_what_never_counts_has_no_number(rows):
     found = report('T', {'a': row, 'b': row}, [('a', 'b')], study='length', occluded=hidden, notes=[], about={})
     assert found['rows']['a']['1']['occluded']['torso'] == {'value': None, 'interval': [None, None]}
     assert cells(render(found), 'mPCK@0.2 by torso length: occluded joints')['a - b'] == ['-', '-']
+
+
+def test_the_curves_show_the_rows(result, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, 'savefig', lambda self, *args, **kwargs: figures.append(self) or save(self, *args, **kwargs))
+    assert plot(result).startswith(b'\x89PNG')
+    panels = figures[0].axes
+    assert [axes.get_title() for axes in panels] == ['occluded joints', 'joints that are not occluded', 'all joints']
+    for axes, group in zip(panels, ('occluded', 'visible', 'all'), strict=True):
+        assert [container.get_label() for container in axes.containers] == ['good', 'bad']
+        for i, container in enumerate(axes.containers):
+            row = result['rows'][container.get_label()]
+            cells = [(int(count), parts[group]['torso']) for count, parts in row.items() if parts[group]]
+            assert [count for count, _ in cells] == ([0, 1, 2] if group == 'all' else [1, 2])
+            expected = [[count + 0.04 * i, 100 * cell['value']] for count, cell in cells]
+            np.testing.assert_allclose(container.lines[0].get_xydata(), expected)
+            ends = [segment[:, 1] for segment in container.lines[2][0].get_segments()]
+            np.testing.assert_allclose(ends, [[100 * end for end in cell['interval']] for _, cell in cells], atol=1e-9)

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from kimnet_jax.core.calibration import WITHIN
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import make_folder, place_together, require_free, work_folder
 from kimnet_jax.core.skeleton import Skeleton
@@ -64,6 +65,7 @@ class PoseOutputs:
         skeleton: Skeleton,
         model: Mapping[str, Any],
         joint_score: float,
+        calibrated: bool = False,
     ):
         """Describes what to write.
 
@@ -75,7 +77,9 @@ class PoseOutputs:
             skeleton: the joints' names and limbs.
             model: goes into the JSON files as it is, e.g. the model's name and the checkpoint's step.
             joint_score: joints of a smaller score are left out of the overlay, and are `1` (not visible) in COCO's terms.
+            calibrated: the poses have probabilities.
         """
+        self._calibrated = calibrated
         self._folder, self._stem, self._kinds, self._video = folder, stem, tuple(kinds), video
         self._skeleton, self._model, self._joint_score = skeleton, dict(model), joint_score
         self._writers: list[_Writer] = []
@@ -93,6 +97,7 @@ class PoseOutputs:
         if not self._writers:
             rows, columns = frame.shape[:2]
             about = {'video': str(self._video), 'width': columns, 'height': rows, 'rate': frame_rate(self._video), **self._model}
+            about |= {'probabilities_within': f'{WITHIN} torso lengths'} if self._calibrated else {}
             self._writers = [self._open(kind, about) for kind in self._kinds]
         for writer in self._writers:
             writer.write(frame, pose)
@@ -122,7 +127,7 @@ class PoseOutputs:
         if kind == 'json':
             return _JsonWriter(text, about, self._skeleton)
         if kind == 'csv':
-            return _CsvWriter(text, self._skeleton)
+            return _CsvWriter(text, self._skeleton, self._calibrated)
         names = [file.name for file in image_files(self._video)] if self._video.is_dir() else None
         return _CocoWriter(text, about, self._skeleton, self._joint_score, names)
 
@@ -165,7 +170,9 @@ class _JsonWriter:
             'box': _numbers(pose.box),
             'joints': _numbers(pose.joints),
             'scores': _numbers(pose.scores, 4),
-        } | ({'damaged': True} if pose.damaged else {})
+        }
+        record |= {} if pose.probabilities is None else {'probabilities': _numbers(pose.probabilities, 4)}
+        record |= {'damaged': True} if pose.damaged else {}
         self._file.write((',\n' if pose.frame else '\n') + json.dumps(record, allow_nan=False))
 
     def finish(self) -> None:
@@ -173,18 +180,21 @@ class _JsonWriter:
 
 
 class _CsvWriter:
-    """One row a frame: frame, score, lost, box, then x, y and score of each joint; last, whether the frame is damaged."""
+    """One row a frame: frame, score, lost, box, x, y and score of each joint, whether it is damaged, and probabilities."""
 
-    def __init__(self, file: IO[str], skeleton: Skeleton):
+    def __init__(self, file: IO[str], skeleton: Skeleton, calibrated: bool):
         self._rows = csv.writer(file, lineterminator='\n')
         joints = [f'{joint}_{part}' for joint in skeleton.joints for part in ('x', 'y', 'score')]
-        self._rows.writerow(['frame', 'score', 'lost', 'x0', 'y0', 'x1', 'y1', *joints, 'damaged'])
+        probabilities = [f'{joint}_probability' for joint in skeleton.joints] if calibrated else []
+        self._rows.writerow(['frame', 'score', 'lost', 'x0', 'y0', 'x1', 'y1', *joints, 'damaged', *probabilities])
 
     def write(self, frame: np.ndarray, pose: 'FramePose') -> None:
         joints = [
             n for point, score in zip(_numbers(pose.joints), _numbers(pose.scores, 4), strict=True) for n in (*point, score)
         ]
-        self._rows.writerow([pose.frame, round(pose.score, 4), int(pose.lost), *_numbers(pose.box), *joints, int(pose.damaged)])
+        about = [pose.frame, round(pose.score, 4), int(pose.lost), *_numbers(pose.box)]
+        probabilities = [] if pose.probabilities is None else _numbers(pose.probabilities, 4)
+        self._rows.writerow([*about, *joints, int(pose.damaged), *probabilities])
 
     def finish(self) -> None:
         """A table has no end to write."""
@@ -218,6 +228,7 @@ class _CocoWriter:
             'num_keypoints': len(seen),
             'keypoints': [n for point, v in zip(_numbers(pose.joints), seen.tolist(), strict=True) for n in (*point, v)],
         }
+        annotation |= {} if pose.probabilities is None else {'probabilities': _numbers(pose.probabilities, 4)}
         self._file.write((',\n' if pose.frame else '\n') + json.dumps(annotation, allow_nan=False))
         self._count += 1
 

@@ -30,6 +30,7 @@ class FramePose:
         box: float32 [4], where the person was looked for, pixels of the original frame.
         lost: whether that was a search, the person being lost.
         damaged: whether the frame is not as it was filmed, its file being damaged there.
+        probabilities: float64 [J], of lying near the true joint (`core.calibration`); None where the scores are not calibrated.
     """
 
     frame: int
@@ -38,6 +39,7 @@ class FramePose:
     box: np.ndarray
     lost: bool
     damaged: bool = False
+    probabilities: np.ndarray | None = None
 
     @property
     def score(self) -> float:

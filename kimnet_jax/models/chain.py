@@ -25,6 +25,7 @@ class ChainNetwork(nnx.Module):
     """
 
     stride: ClassVar[int] = 4  # crop pixels per heatmap cell
+    reads_past: bool = True  # whether heatmaps depend on frames before their own
     feature_encoder: nnx.Module
     transition: nnx.Module
 

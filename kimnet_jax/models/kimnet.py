@@ -157,6 +157,7 @@ class KIMNet(ChainNetwork):
         self.pose_initializer = pose_initializer(config, dtype=dtype, rngs=rngs)
         self.from_features = config.pose_initializer == 'none'
         self.transition = Transition(config, dtype=dtype, rngs=rngs)
+        self.reads_past = config.temporal != 'none'
 
     def begin(self, frames: Array, features: Array) -> tuple[ChainState, tuple[Array, ...]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""

@@ -17,6 +17,7 @@ class PerFrame(nnx.Module):
     """Every frame by itself through `network`; the interface is that of `KIMNet`, its state is empty."""
 
     stride: ClassVar[int] = 4  # crop pixels per heatmap cell
+    reads_past: ClassVar[bool] = False
 
     def __init__(self, network: Callable[..., ImageNetwork], config: Any, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
         """`network(config, dtype=..., rngs=...)` makes the module that maps [B, H, W, 3] to heatmaps [B, h, w, J]."""

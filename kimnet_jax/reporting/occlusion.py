@@ -1,5 +1,6 @@
 """Poses under occlusion as tables: mPCK against what was masked, and paired differences (KIMNet Sec. IV-E, Fig. 9)."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ GROUPS = {  # of joints and frames, by heading
     'all': 'all joints',
 }
 _SIGNED = ('drop',)
+_PLOTTED = ('occluded', 'visible', 'all')
 _HEADINGS = {'torso': 'by torso length', 'person': 'by person size'}
 _COUNTED = {
     'temporal': 'masks on one frame',
@@ -121,6 +123,46 @@ def render(report: Mapping[str, Any]) -> str:
                 header = [_COUNTED[report['study']], *(counts[i] for i in kept)]
                 lines.append(table(header, [[line[0], *(line[1 + i] for i in kept)] for line in cells]))
     return '\n\n'.join(lines) + '\n'
+
+
+def plot(report: Mapping[str, Any]) -> bytes:
+    """The curves of the paper's Fig. 9 as a PNG file: mPCK by torso length against what was masked, with the intervals.
+
+    A panel each for occluded joints, the others and all. Raises `ImportError` without Matplotlib.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.5), layout='constrained')
+    panels = figure.subplots(1, len(_PLOTTED), sharey=True)
+    counts = [*next(iter(report['rows'].values()))]
+    colours = {name: f'C{i}' for i, name in enumerate(name for name in report['rows'] if not name.endswith(f', {LAST_SEEN}'))}
+    for axes, group in zip(panels, _PLOTTED, strict=True):
+        for number_of_row, (name, row) in enumerate(report['rows'].items()):
+            found = [(int(count), row[count][group]['torso']) for count in counts if row[count][group]]
+            points = [(count, cell['value'], *cell['interval']) for count, cell in found if None not in cell['interval']]
+            x, y, low, high = np.array(points, np.float64).reshape(-1, 4).T
+            network = name.removesuffix(f', {LAST_SEEN}')
+            axes.errorbar(
+                x + 0.04 * number_of_row,  # beside each other, not on top
+                100 * y,
+                100 * np.abs([y - low, high - y]),
+                color=colours[network],
+                linestyle='-' if network == name else '--',
+                marker='o',
+                markersize=3,
+                linewidth=1,
+                capsize=2,
+                label=name,
+            )
+        axes.set(title=GROUPS[group], xlabel=_COUNTED[report['study']], ylim=(0, 100))
+        axes.set_xticks([int(count) for count in counts])
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel(f'{MEAN}@{ALPHA} by torso length, %')
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc='outside lower center', ncols=3, fontsize=8)
+    figure.suptitle(report['title'])
+    file = io.BytesIO()
+    figure.savefig(file, format='png', dpi=120)
+    return file.getvalue()
 
 
 def _values(terms: Sequence[tuple[float, Mapping[int, Groups]]]) -> dict[str, Any]:

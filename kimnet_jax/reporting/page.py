@@ -11,6 +11,7 @@ import numpy as np
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.metrics import MEAN, NORMALISERS
 from kimnet_jax.reporting import plots
+from kimnet_jax.reporting.calibration import HEADINGS
 from kimnet_jax.reporting.smoothing import SPATIAL_COLUMNS
 from kimnet_jax.reporting.tables import MEAN_POSE, RANDOM, SMOOTHNESS, number, percent
 
@@ -23,7 +24,6 @@ _TRAINING = {  # key of a record -> title; those that a run has
     'gradient_norm': 'Norm of the gradient',
     'frames_per_second': 'Frames per second',
 }
-_CONFIDENCES = {'score': 'Scores as they are', 'probability': 'Scores as probabilities'}  # key of a calibration -> title
 _LOG = ('loss', 'gradient_norm')
 _PERCENT = ('pck',)
 _DATA_FREE = ('learning_rate', 'gradient_norm', 'frames_per_second')  # the same thing on any data
@@ -416,11 +416,11 @@ def _tables(rows: Sequence[_Row], published: Mapping[str, Any]) -> Iterator[Tabl
 
 def _calibration(runs: Sequence[Run], found: Mapping[int, Mapping[str, Any]], where: str) -> Block:
     """How well scores tell whether a joint is right, before and after they are made probabilities."""
-    panels = {title: {i: one[key]['bins'] for i, one in found.items()} for key, title in _CONFIDENCES.items()}
+    panels = {title: {i: one[key]['bins'] for i, one in found.items()} for key, title in HEADINGS.items()}
     lines = [
         Line(f'{runs[i].name}: {title.lower()}', [Cell(f'{one[key]["ece"]:.3f}'), Cell(f'{one[key]["brier"]:.3f}')], i)
         for i, one in found.items()
-        for key, title in _CONFIDENCES.items()
+        for key, title in HEADINGS.items()
     ]
     texts = [
         f'How often a joint lies within {ALPHA} torso lengths of its true place, by its score. ECE is the mean gap between what '

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kimnet_jax.core.files import drafts_in
-from kimnet_jax.metrics import MEAN, NORMALISERS, PoseMetrics
+from kimnet_jax.metrics import MEAN, NORMALISERS, PoseMetrics, contrast
 from kimnet_jax.reporting import paper
 
 RANDOM, MEAN_POSE = 'random', 'mean pose'  # the rows that every table carries
@@ -35,8 +35,20 @@ class Row(NamedTuple):
         """The row of some metrics, with 95 % intervals by bootstrap over clips."""
         return cls(metrics.compute(), metrics.bootstrap(samples, seed))
 
+    @classmethod
+    def difference(cls, metrics: PoseMetrics, other: PoseMetrics) -> 'Row':
+        """The first minus the second, over the same clips in each draw of the bootstrap."""
+        return cls(*contrast([(1.0, metrics), (-1.0, other)]))
 
-def report(title: str, rows: Mapping[str, Row], *, dataset: str | None = None, notes: Sequence[str] = ()) -> dict[str, Any]:
+
+def report(
+    title: str,
+    rows: Mapping[str, Row],
+    *,
+    dataset: str | None = None,
+    notes: Sequence[str] = (),
+    differences: Mapping[str, Row] | None = None,
+) -> dict[str, Any]:
     """The results as one dict of plain values, ready for JSON (None where nothing was counted).
 
     Args:
@@ -44,6 +56,7 @@ def report(title: str, rows: Mapping[str, Row], *, dataset: str | None = None, n
         rows: name -> row, in the order of the tables; `RANDOM` and `MEAN_POSE` must be among them.
         dataset: name of the data set; one in `paper.KIMNET` gets the paper's row beneath.
         notes: sentences under the heading.
+        differences: name -> paired difference of two rows (`Row.difference`), beneath the rows.
 
     Raises:
         ValueError: a reference row is missing, or the rows are not over the same clips and frames.
@@ -65,7 +78,8 @@ def report(title: str, rows: Mapping[str, Row], *, dataset: str | None = None, n
         'title': title,
         'notes': list(notes),
         'dataset': dataset,
-        'rows': {name: {'values': _plain(row.values), 'intervals': _plain(row.intervals)} for name, row in rows.items()},
+        'rows': _plain_rows(rows),
+        'differences': _plain_rows(differences or {}),
         'saturated': {key: _saturated(rows[RANDOM].values[key]) for key in NORMALISERS},
         'paper': published,
     }
@@ -74,16 +88,21 @@ def report(title: str, rows: Mapping[str, Row], *, dataset: str | None = None, n
 def render(report: Mapping[str, Any]) -> str:
     """The tables of a report as Markdown, aligned; shares in percent, [95 % interval] beside them."""
     rows: Mapping[str, Any] = report['rows']
+    differences: Mapping[str, Any] = report['differences']
     blocks = [f'# {report["title"]}', *report['notes'], _clips(rows)]
     for key in NORMALISERS:
-        blocks += [f'## {_HEADINGS[key]}', _threshold_table(rows, key), _joint_table(rows, key, report['paper'].get(key))]
+        blocks += [
+            f'## {_HEADINGS[key]}',
+            _threshold_table(rows, differences, key),
+            _joint_table(rows, key, report['paper'].get(key)),
+        ]
         if key in report['paper']:
             peers = ', '.join(f'{name} {value:.1f}' for name, value in report['paper'][key]['peers'].items())
             blocks.append(f'mPCK@0.2 of others, as printed in {report["paper"][key]["source"]}: {peers}.')
         if report['saturated'][key]:
             blocks.append(_warning(report['saturated'][key]))
         blocks += _skipped(rows, key)
-    blocks += ['## Smoothness', _smoothness_table(rows)]
+    blocks += ['## Smoothness', _smoothness_table(rows, differences)]
     return '\n\n'.join(blocks) + '\n'
 
 
@@ -101,8 +120,7 @@ def write_report(
         InputError: the folder is a file, or a folder is in the place of one of the files.
     """
     folder = pathlib.Path(folder)
-    if len(name) > _LONGEST_NAME:
-        name = f'{name[: _LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}'
+    name = short_name(name)
     texts = {'.md': as_text(report), '.json': json.dumps(report, indent=2, allow_nan=False) + '\n'}
     with drafts_in(folder) as drafts:
         for suffix, text in texts.items():
@@ -110,17 +128,25 @@ def write_report(
     return folder / f'{name}.md', folder / f'{name}.json'
 
 
-def _threshold_table(rows: Mapping[str, Any], key: str) -> str:
-    def cells(row: Mapping[str, Any]) -> list[str]:
+def short_name(name: str) -> str:
+    """The name, or, where it is too long for a file, its beginning with a digest."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f'{name[: _LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}'
+
+
+def _threshold_table(rows: Mapping[str, Any], differences: Mapping[str, Any], key: str) -> str:
+    def cells(row: Mapping[str, Any], form: str) -> list[str]:
         def pick(part: Mapping[str, Any] | None, name: str) -> Any:
             if part is None:
                 return None
             return part[key]['auc'][MEAN] if name == 'AUC' else part[key]['pck'][name][MEAN]
 
-        return [percent(pick(row['values'], name), pick(row['intervals'], name)) for name in _THRESHOLDS]
+        return [percent(pick(row['values'], name), pick(row['intervals'], name), form) for name in _THRESHOLDS]
 
     header = [name if name == 'AUC' else f'{MEAN}@{name}' for name in _THRESHOLDS]
-    return table(['', *header], [[name, *cells(row)] for name, row in rows.items()])
+    lines = [[name, *cells(row, form)] for part, form in ((rows, '.1f'), (differences, '+.1f')) for name, row in part.items()]
+    return table(['', *header], lines)
 
 
 def _joint_table(rows: Mapping[str, Any], key: str, published: Mapping[str, Any] | None) -> str:
@@ -132,12 +158,14 @@ def _joint_table(rows: Mapping[str, Any], key: str, published: Mapping[str, Any]
     return table(['PCK@0.2', *(_SHORT.get(column, column) for column in columns)], lines)
 
 
-def _smoothness_table(rows: Mapping[str, Any]) -> str:
-    def cell(row: Mapping[str, Any], key: str) -> str:
-        interval = row['intervals'] and row['intervals'][key]['mean']
-        return number(row['values'][key]['mean'], interval, '.2f')
+def _smoothness_table(rows: Mapping[str, Any], differences: Mapping[str, Any]) -> str:
+    def cells(row: Mapping[str, Any], form: str) -> list[str]:
+        return [
+            number(row['values'][key]['mean'], row['intervals'] and row['intervals'][key]['mean'], form) for key in SMOOTHNESS
+        ]
 
-    return table(['', *SMOOTHNESS.values()], [[name, *(cell(row, key) for key in SMOOTHNESS)] for name, row in rows.items()])
+    lines = [[name, *cells(row, form)] for part, form in ((rows, '.2f'), (differences, '+.2f')) for name, row in part.items()]
+    return table(['', *SMOOTHNESS.values()], lines)
 
 
 def _clips(rows: Mapping[str, Any]) -> str:
@@ -167,12 +195,12 @@ def _warning(columns: Sequence[str]) -> str:
     return f'**Random predictions score {SATURATED:.0%} or more in {", ".join(columns)}: {what} tell models apart.**'
 
 
-def percent(share: float | None, interval: Sequence[float] | None = None) -> str:
+def percent(share: float | None, interval: Sequence[float] | None = None, form: str = '.1f') -> str:
     """A share of 1 and its interval as a cell."""
     return number(
         None if share is None else 100 * share,
         None if interval is None or None in interval else [100 * end for end in interval],
-        '.1f',
+        form,
     )
 
 
@@ -194,6 +222,10 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         return f'| {" | ".join([line[0].ljust(widths[0]), *numbers])} |'
 
     return '\n'.join(joined(line) for line in (header, rule, *lines))
+
+
+def _plain_rows(rows: Mapping[str, Row]) -> dict[str, Any]:
+    return {name: {'values': _plain(row.values), 'intervals': _plain(row.intervals)} for name, row in rows.items()}
 
 
 def _plain(value: Any) -> Any:

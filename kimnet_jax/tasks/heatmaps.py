@@ -3,30 +3,33 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
+from kimnet_jax import pretrained
 from kimnet_jax.core import overlays
+from kimnet_jax.core.calibration import Calibration
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Array, Batch, Clips, Prediction
 from kimnet_jax.data_pipelines import schema
-from kimnet_jax.data_pipelines.loader import LoaderConfig, eval_batches, num_eval_batches, prefetch_to_device, train_batches
+from kimnet_jax.data_pipelines.loader import LoaderConfig, prefetch_to_device, train_batches
 from kimnet_jax.data_pipelines.occlusion import Occlusion
 from kimnet_jax.data_pipelines.pose_files import write_predictions
 from kimnet_jax.data_pipelines.poses import Estimates
 from kimnet_jax.data_pipelines.transforms import DataConfig
 from kimnet_jax.interop.weight_files import read_weights
-from kimnet_jax.models import Dtype, abstract_model, build_model, check_input_size, model_fields, network_name
+from kimnet_jax.models import Dtype, VideoModel, abstract_model, build_model, check_input_size, model_fields, network_name
 from kimnet_jax.models.weights import initialise, part_of
 from kimnet_jax.released import rpstn
+from kimnet_jax.reporting import calibration as reliability
 from kimnet_jax.reporting import reference, tables
-from kimnet_jax.tasks import fit
-from kimnet_jax.tasks.reports import EvaluationRequest, publish
+from kimnet_jax.tasks import calibration, fit, temporal_control
+from kimnet_jax.tasks.evaluators import make_evaluator, on_clips
+from kimnet_jax.tasks.reports import EvaluationRequest, publish, publish_plot
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.tasks.videos import load
 from kimnet_jax.training import evaluation, loop, sharding
@@ -34,7 +37,7 @@ from kimnet_jax.training.initial import initialise_parts
 from kimnet_jax.training.state import Weights, split_model
 from kimnet_jax.training.steps import Stepping, TargetConfig, TrainStep, make_train_step
 
-__all__ = ['evaluate', 'load', 'make_evaluator', 'train']
+__all__ = ['evaluate', 'load', 'train']
 _DRAWN_CLIPS, _DRAWN_FRAMES, _DRAWN_SIZE = 4, 3, 256  # pixels; of TensorBoard's images
 WHOLE = {'sub_jhmdb': 316}  # clips of the data set that the paper's numbers are of
 
@@ -133,66 +136,29 @@ def _drawn(clips: Clips, poses: Mapping[int, np.ndarray]) -> Iterator[tuple[str,
         yield example['clip'], overlays.strip(example, joints, clips.skeleton, frames, _DRAWN_SIZE)
 
 
-def make_evaluator(
-    graph: nnx.GraphDef,
-    stride: int,
-    config: Mapping[str, Any],
-    clips: Clips,
-    mesh: Mesh,
-    *,
-    occlusion: Callable[[], Occlusion | None] = lambda: None,
-) -> evaluation.Evaluator:
-    """The evaluation of a network on clips.
-
-    Args:
-        graph: its structure in eval mode.
-        stride: pixels of the crop in a cell of its heatmaps.
-        config: of its training; crop, loader, decoding, chains and batch size are taken from it.
-        clips: of a split.
-        mesh: of the devices.
-        occlusion: asked at the beginning of each pass: what is painted over the frames.
-
-    Raises:
-        InputError: the batch size does not go with the devices.
-    """
-    settings, target = make(evaluation.EvalConfig, config['eval'], 'eval'), make(TargetConfig, config['target'], 'target')
-    data, loader = make(DataConfig, config['data'], 'data'), make(LoaderConfig, config['loader'], 'loader')
-    sharding.check_batch_size(settings.batch_size, 'eval.batch_size', mesh)
-
-    def stream() -> Generator[tuple[Batch, Batch], None, None]:
-        batches = eval_batches(clips, data, paint=occlusion(), loader=loader, **settings.passes, **fit.this_process())
-        return prefetch_to_device(batches, sharding.split(mesh), evaluation.DEVICE_KEYS)
-
-    return evaluation.Evaluator(
-        graph,
-        stream,
-        num_eval_batches(clips, **settings.passes),
-        clips,
-        stride=stride,
-        decoding=settings.decoding,
-        mesh=mesh,
-        sigma=target.sigma,
-    )
-
-
 def evaluate(found: Trained, request: EvaluationRequest) -> None:
     """Evaluates a trained network beside the mean pose and random ones, and writes the report.
 
     Raises `InputError` where the clips have other joints, or the request does not go with the protocol.
     """
     released = request.protocol == 'released'
+    _check_combination(request)
     changed = {key: value for key in ('chain_length', 'decoding', 'batch_size') if (value := getattr(request, key)) is not None}
     if released:
-        _check_released(request)
         changed |= {'chain_length': 0, 'decoding': 'argmax'}
     config = {**found.config, 'eval': {**found.config['eval'], **changed}}
     settings, dataset = config['eval'], found.section(schema.DatasetConfig, 'dataset')
     found.section(LoaderConfig, 'loader')
+    mesh, model = sharding.make_mesh(), found.load()
+    if request.temporal_control:
+        temporal_control.check(model, found.name, settings['chain_length'])
     source = dataset.open('eval', request.data_dir, request.split)
     training_clips = dataset.open('train', request.data_dir)
     found.require_skeleton(source.skeleton, str(source.folder))
+    occlusion = None if request.occlusion is None else Occlusion('joints', request.occlusion, seed=request.seed)
+    if occlusion is not None:
+        occlusion.require(source)
     clips: Clips = rpstn.OneWindow(source) if released else source
-    mesh, model = sharding.make_mesh(), found.load()
     graph, weights = split_model(model, training=False)
     evaluator, weights = make_evaluator(graph, model.stride, config, clips, mesh), sharding.put(weights, mesh)
 
@@ -217,23 +183,96 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     length = settings['chain_length']
     chain = f'chains of {length} frames' if length else 'each clip one chain'
     notes.append(f'{checkpoint}; protocol `full`, {chain}, decoding `{settings["decoding"]}`.')
+    name += f'_chain{length}' if length else ''
+    if request.temporal_control:
+        result = _control_report(f'Does time help? {ours}, {title}', model, config, clips, request.seed, references, notes)
+        publish(request.out, f'{name}_temporal_control_seed{request.seed}', result, tables.render)
+        return
     predictions = list(evaluator.predict(weights))
     if request.predictions:
         _write_predictions(request.predictions, source, predictions, found)
-    rows = {ours: evaluation.measure(clips, predictions)} | {
-        key: evaluation.measure(clips, poses) for key, poses in references.items()
+    curve, told = _calibration(found, request, config, training_clips, source, evaluator, weights)
+    rows, differences = {ours: evaluation.measure(clips, predictions)}, {}
+    if occlusion is not None:
+        hidden = f'{ours}, {occlusion.count} joints occluded'
+        rows[hidden] = evaluation.measure(clips, on_clips(evaluator, config, clips, occlusion).predict(weights))
+        differences[f'{hidden} - {ours}'] = tables.Row.difference(rows[hidden], rows[ours])
+        told.append(f'Occluded: {occlusion}.')
+    rows |= {key: evaluation.measure(clips, poses) for key, poses in references.items()}
+    measured_rows = {key: tables.Row.of(metrics) for key, metrics in rows.items()}
+    result = tables.report(title, measured_rows, dataset=dataset.name, notes=notes + told, differences=differences)
+    if curve is not None:
+        result['calibration'] = reliability.reliability(calibration.outcomes(clips, predictions), curve)
+    publish(request.out, name, result, _render)
+    if curve is not None:
+        publish_plot(request.out, f'{name}_calibration', lambda: reliability.plot(result['calibration'], f'{ours}, {title}'))
+
+
+def _control_report(
+    title: str,
+    model: VideoModel,
+    config: Mapping[str, Any],
+    clips: Clips,
+    seed: int,
+    references: Mapping[str, Iterable[Prediction]],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    by_past, told = temporal_control.rows(model, config, clips, seed)
+    true = by_past[temporal_control.TRUE]
+    rows = by_past | {key: evaluation.measure(clips, poses) for key, poses in references.items()}
+    differences = {
+        f'{key} - {temporal_control.TRUE}': tables.Row.difference(metrics, true)
+        for key, metrics in by_past.items()
+        if metrics is not true
     }
     measured_rows = {key: tables.Row.of(metrics) for key, metrics in rows.items()}
-    result = tables.report(title, measured_rows, dataset=dataset.name, notes=notes)
-    publish(request.out, name + (f'_chain{length}' if length else ''), result, tables.render)
+    return tables.report(title, measured_rows, notes=[*notes, *told], differences=differences)
 
 
-def _check_released(request: EvaluationRequest) -> None:
-    given = [key for key in ('chain_length', 'decoding') if getattr(request, key) is not None]
-    if given:
-        raise InputError(f'--{given[0]} belongs to --protocol full; released is fixed: chains of 5 frames, decoding argmax')
-    if request.predictions:
-        raise InputError('--predictions belongs to --protocol full, in which every frame is predicted')
+def _calibration(
+    found: Trained,
+    request: EvaluationRequest,
+    config: Mapping[str, Any],
+    training_clips: schema.ClipSource,
+    source: schema.ClipSource,
+    evaluator: evaluation.Evaluator,
+    weights: Weights,
+) -> tuple[Calibration | None, list[str]]:
+    """The calibration to judge, newly fitted unless the network came with one or none is wanted, and why there is none."""
+    changed = [key for key in ('chain_length', 'decoding') if config['eval'][key] != found.config['eval'][key]]
+    if changed:
+        return None, [f'Scores are not calibrated: --{changed[0]} is not that of the run.']
+    packaged = found.file is not None and found.name in pretrained.catalogue()
+    if packaged or not request.calibration_clips:
+        return found.calibration(), []
+    fitting = calibration.fitting_clips(training_clips, source, request.calibration_clips)
+    if fitting is None:
+        return None, ['Scores are not calibrated: all training clips are among those that are evaluated.']
+    curve = calibration.fit(found, evaluator, weights, config, fitting)
+    return curve, [] if curve else ['Scores are not calibrated: no joint of the training clips counts.']
+
+
+def _render(report: Mapping[str, Any]) -> str:
+    text = tables.render(report)
+    return f'{text}\n{reliability.render(report["calibration"])}' if 'calibration' in report else text
+
+
+def _check_combination(request: EvaluationRequest) -> None:
+    """Raises `InputError` where two of the things asked for do not go together."""
+    if request.protocol == 'released':
+        given = [key for key in ('chain_length', 'decoding') if getattr(request, key) is not None]
+        if given:
+            raise InputError(f'--{given[0]} belongs to --protocol full; released is fixed: chains of 5 frames, decoding argmax')
+        if request.predictions:
+            raise InputError('--predictions belongs to --protocol full, in which every frame is predicted')
+        if request.temporal_control:
+            raise InputError('--temporal_control belongs to --protocol full; released is fixed: chains of 5 frames')
+        if request.occlusion is not None:
+            raise InputError('--occlusion belongs to --protocol full')
+    if request.temporal_control and request.occlusion is not None:
+        raise InputError('--occlusion and --temporal_control: give one of them')
+    if request.temporal_control and request.predictions:
+        raise InputError('--predictions and --temporal_control: give one of them; the poses are those of the plain evaluation')
 
 
 def _reference_predictions(clips: Clips, training_clips: schema.ClipSource) -> dict[str, Iterable[Prediction]]:

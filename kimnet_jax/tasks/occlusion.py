@@ -9,13 +9,13 @@ import numpy as np
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Clips, Example
 from kimnet_jax.data_pipelines import schema
-from kimnet_jax.data_pipelines.occlusion import LongEnough, Occlusion
+from kimnet_jax.data_pipelines.occlusion import Occlusion, long_enough
 from kimnet_jax.interop.weight_files import PLAIN_SUFFIXES
 from kimnet_jax.models import VideoModel, network_name
 from kimnet_jax.reporting import occlusion as reporting
 from kimnet_jax.reporting import reference, tables
-from kimnet_jax.tasks.heatmaps import make_evaluator
-from kimnet_jax.tasks.reports import publish
+from kimnet_jax.tasks.evaluators import make_evaluator
+from kimnet_jax.tasks.reports import publish, publish_plot
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.training import sharding
 from kimnet_jax.training.state import split_model
@@ -98,8 +98,7 @@ def compare(
 
     some = next(iter(occlusions.values()))
     notes += [
-        f'Masks: squares of {some.side:g} of the longer side of the box about the true positions, fill `{some.fill}`, seed '
-        f'{some.seed}, {"the first frame included" if some.first_frame else "none in the first frame"}.',
+        f'Masks: {some}.',
         f'`{reporting.LAST_SEEN}`: an occluded joint stays where the network saw it in the last frame in which it was not.',
         *(f'{label}: {network_name(models[label])}, {_describe(found)}.' for label, found in networks.items()),
     ]
@@ -118,7 +117,9 @@ def compare(
             'networks': {label: found.about for label, found in networks.items()},
         },
     )
-    publish(out, f'occlusion_{some.study}_{source.split}_{name}_step{first.step}_seed{some.seed}', result, reporting.render)
+    file = f'occlusion_{some.study}_{source.split}_{name}_step{first.step}_seed{some.seed}'
+    publish(out, file, result, reporting.render)
+    publish_plot(out, file, lambda: reporting.plot(result))
 
 
 def _long_enough(source: schema.ClipSource, frames: int, skip_short: bool) -> tuple[Clips, list[str]]:
@@ -133,7 +134,7 @@ def _long_enough(source: schema.ClipSource, frames: int, skip_short: bool) -> tu
             f'{source.folder}: {told} (the shortest, {shortest.name!r}, has {shortest.length}): ask for smaller --counts, or '
             'leave these clips out of all counts with --skip_short'
         )
-    return LongEnough(source, frames), [f'Left out: {told}.']
+    return long_enough(source, frames), [f'Left out: {told}.']
 
 
 def _describe(found: Trained) -> str:

@@ -180,7 +180,8 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
 
     Raises `InputError` where the request is none of a network that reads poses.
     """
-    given = [key for key in ('chain_length', 'decoding') if getattr(request, key) is not None]
+    given = [key for key in ('chain_length', 'decoding', 'occlusion') if getattr(request, key) is not None]
+    given += ['temporal_control'] if request.temporal_control else []
     if given:
         raise InputError(f'--{given[0]}: {found.name} is HANet, which reads poses and no video')
     config = found.config

@@ -1,8 +1,10 @@
 """A trained network wherever it lies: in the folder of a run, in a file of weights, or in the package under a name."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -10,8 +12,10 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax import pretrained
+from kimnet_jax.core.calibration import Calibration, parse
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.files import read_file
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
 from kimnet_jax.data_pipelines.poses import DIMS
 from kimnet_jax.interop.convert import Weights, check_complete, describe, described, make_config
@@ -40,6 +44,7 @@ class Trained:
     arrays: parameters and statistics by path, without the prefix of `models.PerFrame`.
     folder: of the run; None where the weights are a file.
     conditions: of the training of a run (`training.conditions`); {} where the weights are a file.
+    file: of the weights; None where they are a run's.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Trained:
     arrays: Mapping[str, np.ndarray]
     folder: pathlib.Path | None = None
     conditions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    file: pathlib.Path | None = None
 
     @property
     def kind(self) -> str:
@@ -59,6 +65,32 @@ class Trained:
     def about(self) -> dict[str, Any]:
         """What files say of it."""
         return {'model': self.kind, 'weights': self.name, 'step': self.step}
+
+    @property
+    def calibration_file(self) -> pathlib.Path | None:
+        """Where the calibration of its scores is kept: in the run, a file for each checkpoint, or beside the weights."""
+        if self.folder is not None:
+            return self.folder / 'calibration' / f'step_{self.step}.json'
+        return None if self.file is None else self.file.with_suffix('.calibration.json')
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the file of the weights; None for those of a run."""
+        return None if self.file is None else hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+    def calibration(self) -> Calibration | None:
+        """That of its scores; None where `evaluate` has left none, or one of a file that was overwritten since (it warns).
+
+        Raises `InputError` where the file is damaged.
+        """
+        file = self.calibration_file
+        if file is None or not file.exists():
+            return None
+        found = parse(read_file(file), str(file))
+        if found.about.get('weights') != self.digest:
+            print(f'warning: {file} belongs to other weights, so it is not used; run evaluate on {self.name}', file=sys.stderr)
+            return None
+        return found
 
     @property
     def weights(self) -> Weights:
@@ -194,7 +226,7 @@ def _of_file(file: pathlib.Path, name: str) -> Trained:
     step = metadata.get(STEP, '0')
     if not (step.isdecimal() and step.isascii() and len(step) <= _LONGEST_STEP):
         raise InputError(f'{name}: metadata {STEP!r} is {step!r}, expected a number')
-    return Trained(name, config, _skeleton(skeleton, source), int(step), arrays)
+    return Trained(name, config, _skeleton(skeleton, source), int(step), arrays, file=file)
 
 
 def _skeleton(name: str, source: str) -> Skeleton:

@@ -13,11 +13,12 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from kimnet_jax.core.calibration import Calibration
 from kimnet_jax.core.errors import InputError, one_line
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.video import read_frames
 from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
-from kimnet_jax.inference.predictor import PosePredictor, predict_poses
+from kimnet_jax.inference.predictor import FramePose, PosePredictor, predict_poses
 from kimnet_jax.inference.refiner import PoseRefiner, refine_video
 from kimnet_jax.inference.tracking import TrackerConfig
 from kimnet_jax.inference.video import stated_frame_count
@@ -39,6 +40,7 @@ class VideoPoses:
         about: goes into the JSON files.
         refiner: of its poses, None to leave them as they are.
         look_ahead: frames that a refined pose may wait for; None: the whole video.
+        calibration: of the scores, None where there is none; refined poses lie elsewhere, so they get no probabilities.
     """
 
     predictor: PosePredictor
@@ -46,6 +48,11 @@ class VideoPoses:
     about: Mapping[str, Any]
     refiner: PoseRefiner | None = None
     look_ahead: int | None = None
+    calibration: Calibration | None = None
+
+    def calibrated(self, pose: FramePose) -> FramePose:
+        """The pose with the probabilities of its scores, where they are calibrated."""
+        return pose if self.calibration is None else dataclasses.replace(pose, probabilities=self.calibration(pose.scores))
 
 
 class Watched(NamedTuple):
@@ -96,7 +103,7 @@ def load(found: Trained, *, watch: bool = False) -> VideoPoses:
         decoding=config['eval']['decoding'],
         sigma=config['target']['sigma'],
     )
-    return VideoPoses(predictor, found.skeleton, found.about)
+    return VideoPoses(predictor, found.skeleton, found.about, calibration=found.calibration())
 
 
 def with_refiner(model: VideoPoses, behind: 'TrainedRefiner', look_ahead: int | None) -> VideoPoses:
@@ -106,7 +113,7 @@ def with_refiner(model: VideoPoses, behind: 'TrainedRefiner', look_ahead: int | 
             f'--refine {behind.about["weights"]}: refines poses of {behind.skeleton!r}, the model has {model.skeleton.name!r}'
         )
     about = {**model.about, 'refined': {**behind.about, 'look_ahead': look_ahead}}
-    return dataclasses.replace(model, about=about, refiner=behind.refiner, look_ahead=look_ahead)
+    return dataclasses.replace(model, about=about, refiner=behind.refiner, look_ahead=look_ahead, calibration=None)
 
 
 def predict_videos(
@@ -134,7 +141,14 @@ def predict_videos(
     for video, stem, (source, given) in zip(videos, stems, boxes, strict=True):
         try:
             outputs = PoseOutputs(
-                out, stem, kinds, video=video, skeleton=model.skeleton, model=model.about, joint_score=config.joint_score
+                out,
+                stem,
+                kinds,
+                video=video,
+                skeleton=model.skeleton,
+                model=model.about,
+                joint_score=config.joint_score,
+                calibrated=model.calibration is not None,
             )
             damaged: set[int] = set()
             frames = read_frames(video, damaged.add)
@@ -145,7 +159,7 @@ def predict_videos(
                     read_again = functools.partial(read_frames, video, damaged.add)
                     poses = refine_video(model.refiner, poses, read_again, model.look_ahead)
                 for frame, pose in poses:
-                    outputs.write(frame, dataclasses.replace(pose, damaged=pose.frame in damaged))
+                    outputs.write(frame, dataclasses.replace(model.calibrated(pose), damaged=pose.frame in damaged))
                     progress.update()
             _warn(video, damaged, pose.frame + 1, stated)
             print(f'{video}: {pose.frame + 1} frames -> {out / stem}{{{",".join(SUFFIXES[kind] for kind in kinds)}}}')

@@ -1,5 +1,7 @@
 """Evaluation: every frame of every clip through the recursion, joints in original pixels, metrics as sums."""
 
+import contextlib
+import copy
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
@@ -48,6 +50,7 @@ class EvalConfig:
         return {'batch_size': self.batch_size, 'segment': self.segment, 'chain_length': self.chain_length or None}
 
 
+PASTS = ('true', 'frozen', 'shuffled', 'restarted')  # of a frame: its own; itself, given twice; another clip's; none
 DEVICE_KEYS = ('frames', 'start', 'to_image')  # what the step reads; the rest of a batch stays on the host
 
 
@@ -80,6 +83,14 @@ class Evaluator:
         self._step = make_eval_step(graph, stride=stride, decoding=decoding, mesh=mesh, sigma=sigma)
         self._empty: Any = None
 
+    def on(
+        self, batches: Callable[[], Generator[tuple[Batch, Batch], None, None]], num_batches: int, truth: Clips
+    ) -> 'Evaluator':
+        """The evaluation of other clips by the same compiled program; batches as those of `self`."""
+        other = copy.copy(self)
+        other._batches, other._num_batches, other._truth = batches, num_batches, truth
+        return other
+
     def __call__(
         self,
         weights: Weights,
@@ -103,37 +114,75 @@ class Evaluator:
 
     def predict(self, weights: Weights, check: Callable[[], None] = lambda: None) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yields (clip, joints float32 [T, J, 2] original pixels, scores float32 [T, J]) for each clip of this process."""
-        parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
-        row_clips: dict[int, int] = {}  # row of the batch -> the clip that it streams
+        with contextlib.closing(self._batches()) as batches:
+            yield from _whole_clips(self._outputs(weights, batches, check))
+
+    def predict_with_pasts(
+        self, weights: Weights, others: Callable[[], Generator[tuple[Batch, Batch], None, None]]
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """The poses of every frame after each of `PASTS`, in one pass; takes batches in segments of one frame.
+
+        The first frame of a chain has no past and is the same after all of them.
+
+        Args:
+            weights: of the network.
+            others: begins a pass over other clips, as `batches` in all but the pictures: the past that is `shuffled`.
+
+        Yields:
+            (clip, joints float32 [T, 4, J, 2] original pixels, scores float32 [T, 4, J]) for each clip of this process.
+        """
+        with contextlib.closing(self._batches()) as batches, contextlib.closing(others()) as strangers:
+            yield from _whole_clips(self._outputs_with_pasts(weights, batches, strangers))
+
+    def _outputs(
+        self, weights: Weights, batches: Iterable[tuple[Batch, Batch]], check: Callable[[], None]
+    ) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
         chain: Any = None
-        batches = self._batches()
-        progress = tqdm.tqdm(
-            batches,
-            total=self._num_batches,
-            desc='evaluating',
-            unit='batch',
-            leave=False,
-            disable=jax.process_index() > 0 or None,
-        )
-        try:
-            for batch, on_device in progress:
-                check()
-                if self._empty is None:  # made once: it would be a compilation every time
-                    self._empty = empty_chain(self._graph, weights, on_device, self._mesh)
-                outputs = self._step(weights, on_device, self._empty if chain is None else chain)
-                joints, scores, chain = local_rows(outputs[0]), local_rows(outputs[1]), outputs[2]
-                for row, clip in enumerate(batch['clip'].tolist()):
-                    before = row_clips.get(row, -1)
-                    if before not in (clip, -1):
-                        yield before, *_joined(parts.pop(before))
-                    row_clips[row] = clip
-                    if clip >= 0:
-                        real = batch['mask'][row]
-                        parts.setdefault(clip, []).append((joints[row][real], scores[row][real]))
-            for clip, pieces in parts.items():
-                yield clip, *_joined(pieces)
-        finally:
-            batches.close()
+        for batch, on_device in self._progress(batches):
+            check()
+            joints, scores, chain = self._advance(weights, on_device, chain)
+            yield batch, local_rows(joints), local_rows(scores)
+
+    def _outputs_with_pasts(
+        self, weights: Weights, batches: Iterable[tuple[Batch, Batch]], others: Iterable[tuple[Batch, Batch]]
+    ) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
+        chain: Any = None
+        strange: Any = None
+        for (batch, frame), (_, other) in zip(self._progress(batches), others, strict=True):
+            *restarted, own = self._advance(weights, {**frame, 'start': frame['start'] | True}, chain)
+            *frozen, _ = self._advance(weights, frame, own)
+            *shuffled, _ = self._advance(weights, frame, strange)
+            *true, chain = self._advance(weights, frame, chain)
+            strange = self._advance(weights, other, strange)[2]
+            by_past = {'true': true, 'frozen': frozen, 'shuffled': shuffled, 'restarted': restarted}
+            joints, scores = (np.stack([local_rows(by_past[past][i]) for past in PASTS], 2) for i in (0, 1))
+            yield batch, joints, scores
+
+    def _advance(self, weights: Weights, batch: Batch, chain: Any) -> tuple[jax.Array, jax.Array, Any]:
+        if self._empty is None:  # made once: it would be a compilation every time
+            self._empty = empty_chain(self._graph, weights, batch, self._mesh)
+        return self._step(weights, batch, self._empty if chain is None else chain)
+
+    def _progress(self, batches: Iterable[tuple[Batch, Batch]]) -> Iterable[tuple[Batch, Batch]]:
+        hidden = jax.process_index() > 0 or None
+        return tqdm.tqdm(batches, total=self._num_batches, desc='evaluating', unit='batch', leave=False, disable=hidden)
+
+
+def _whole_clips(outputs: Iterable[tuple[Batch, np.ndarray, np.ndarray]]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Windows to clips: (batch, joints [B, T, ...], scores [B, T, ...]) to (clip, joints [T, ...], scores [T, ...])."""
+    parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+    row_clips: dict[int, int] = {}  # row of the batch -> the clip that it streams
+    for batch, joints, scores in outputs:
+        for row, clip in enumerate(batch['clip'].tolist()):
+            before = row_clips.get(row, -1)
+            if before not in (clip, -1):
+                yield before, *_joined(parts.pop(before))
+            row_clips[row] = clip
+            if clip >= 0:
+                real = batch['mask'][row]
+                parts.setdefault(clip, []).append((joints[row][real], scores[row][real]))
+    for clip, pieces in parts.items():
+        yield clip, *_joined(pieces)
 
 
 def metric_names(skeleton: Skeleton) -> list[str]:

@@ -21,6 +21,8 @@ from kimnet_jax.core.json_files import parse_json, read_json
 
 # fields that may change between a run and its resumption: they change no number of the training
 FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'eval.batch_size', 'eval.segment')
+# fields that came later, and what runs from before did: (section, one of its fields from the beginning) -> field -> value
+LATER: dict[tuple[str, str], dict[str, Any]] = {('data', 'augment_background'): {'augment_occlusion': 0.0}}
 
 _LONGEST = 1024  # bytes of a message to the other processes
 
@@ -120,12 +122,19 @@ def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str]:
 
 
 def parse_record(text: str | bytes, source: str) -> tuple[dict[str, Any], str]:
-    """(config, skeleton name) of the text of a `config.json`. Raises `InputError` naming `source` where it is something else."""
+    """(config, skeleton name) of the text of a `config.json`, with the fields that came later than its run.
+
+    Raises `InputError` naming `source` where it is something else.
+    """
     record = parse_json(text, source)
     for name, kind in {'config': dict, 'skeleton': str}.items():
         if not isinstance(record, dict) or not isinstance(record.get(name), kind):
             raise InputError(f'{source}: not a config written by train ({name} is missing or of another kind)')
-    return record['config'], record['skeleton']
+    config = record['config']
+    for (section, known), fields in LATER.items():
+        if isinstance(config.get(section), dict) and known in config[section]:
+            config[section] = fields | config[section]
+    return config, record['skeleton']
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from memory_clips import make_clips
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
-from kimnet_jax.data_pipelines.loader import LoaderConfig, eval_batches
-from kimnet_jax.data_pipelines.occlusion import Fill, LongEnough, Occlusion, Study, draw_masks
+from kimnet_jax.data_pipelines.loader import LoaderConfig, eval_batches, train_batches
+from kimnet_jax.data_pipelines.occlusion import Fill, Occlusion, Study, draw_masks, long_enough
 from kimnet_jax.data_pipelines.transforms import DataConfig
 
 SIZE = 37, 53  # rows, columns
@@ -281,9 +281,52 @@ def test_clips_that_are_too_short(study, count, first_frame, least):
 
 def test_the_clips_that_are_long_enough():
     source = make_clips([3, 7, 2, 5])
-    clips = LongEnough(source, 5)
+    clips = long_enough(source, 5)
     assert clips.lengths == [7, 5]
     assert [clips[i]['clip'] for i in range(len(clips))] == ['clip1', 'clip3']
     assert (clips.folder, clips.split, clips.skeleton) == (source.folder, source.split, source.skeleton)
     with pytest.raises(InputError, match="no clip of 'test' has the 8 frames"):
-        LongEnough(source, 8)
+        long_enough(source, 8)
+
+
+def test_what_clips_it_takes():
+    source = make_clips([3, 1])
+    Occlusion('joints', 3, first_frame=True).require(source)
+    with pytest.raises(InputError, match=r'the shortest clip of .* has 1 frames; to mask a frame after the first takes 2'):
+        Occlusion('joints', 3).require(source)
+    with pytest.raises(InputError, match='occlusion of 14 joints: penn_action has 13'):
+        Occlusion('joints', 14, first_frame=True).require(source)
+
+
+def windows(**data):
+    rng = np.random.default_rng(0)
+
+    def noise(image, joints):
+        image[:] = rng.integers(0, 256, image.shape)
+
+    settings = DataConfig(frames=3, input_size=32, augment_background=0, augment_closeup=0, **data)
+    batches = train_batches(make_clips([6, 4, 1], size=(60, 80), draw=noise), settings, batch_size=3, seed=1)
+    try:
+        return [next(batches) for _ in range(12)]
+    finally:
+        batches.close()
+
+
+def test_training_windows_with_masks():
+    """They change pixels about joints and nothing else; a joint stays visible, so that the network must find it."""
+    plain, masked = windows(), windows(augment_occlusion=1.0)
+    whole, hidden, later = 0, 0, []
+    for before, after in zip(plain, masked, strict=True):
+        for key in ('joints', 'visible', 'mask', 'clip'):
+            np.testing.assert_array_equal(before[key], after[key])
+        changed = (before['frames'] != after['frames']).any((2, 3, 4))  # [B, T]
+        later += changed[:, 1:][after['mask'][:, 1:]].tolist()
+        several = after['mask'].sum(1) > 1
+        whole, hidden = whole + (~changed[several, 0]).sum(), hidden + changed[several, 0].sum()
+    assert np.mean(later) > 0.8  # in the others the joints are not visible
+    assert whole > 3
+    assert hidden > 3
+    some, half = windows(augment_occlusion=0.5), 0
+    for before, after in zip(plain, some, strict=True):
+        half += (before['frames'] != after['frames']).any((1, 2, 3, 4)).sum()
+    assert 9 < half < 27  # of 36 windows

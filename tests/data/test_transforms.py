@@ -198,6 +198,7 @@ def test_a_closeup_shows_a_visible_joint_large(dotted):
         ('augment_flip', 1.5),
         ('augment_colour', 2.0),
         ('augment_closeup', -0.1),
+        ('augment_occlusion', 1.5),
         ('augment_background', float('nan')),
     ],
 )

@@ -96,6 +96,24 @@ def test_files_are_valid_and_agree(outputs, write_video, tmp_path, skeleton, nam
     assert frame_rate(out / 'clip.overlay.mp4') == pytest.approx(rate)
 
 
+def test_probabilities_of_calibrated_scores(write_video, tmp_path, skeleton):
+    video = write_video('clip', [draw(None)])
+    pose = dataclasses.replace(poses(1)[0], probabilities=np.array([0.98768, 0.5, 0.25, 0]))
+    with PoseOutputs(
+        tmp_path, 'c', ('json', 'csv', 'coco'), video=video, skeleton=skeleton, model={}, joint_score=0.1, calibrated=True
+    ) as files:
+        files.write(draw(None), pose)
+    expected = [0.9877, 0.5, 0.25, 0.0]
+    data = json.loads((tmp_path / 'c.json').read_text())
+    assert data['about']['probabilities_within'] == '0.2 torso lengths'
+    assert data['frames'][0]['probabilities'] == expected
+    assert data['frames'][0]['scores'] == [1.0, 0.75, 0.5, 0.05]
+    (row,) = csv.DictReader((tmp_path / 'c.csv').read_text().splitlines())
+    assert [float(row[f'{joint}_probability']) for joint in skeleton.joints] == expected
+    assert list(row)[-5] == 'damaged'
+    assert json.loads((tmp_path / 'c.coco.json').read_text())['annotations'][0]['probabilities'] == expected
+
+
 def test_only_the_kinds_asked_for(outputs, write_video, tmp_path):
     video = write_video('clip', [draw(None)])
     with outputs(video, ['csv']) as files:

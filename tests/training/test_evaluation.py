@@ -10,12 +10,15 @@ from flax import nnx
 from tiny import STRIDE, TinyNet, one_device
 
 from kimnet_jax.core import heatmap
+from kimnet_jax.core.image import normalise
 from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines.clips import Window
 from kimnet_jax.data_pipelines.loader import eval_batches, num_eval_batches, prefetch_to_device
-from kimnet_jax.data_pipelines.transforms import DataConfig
+from kimnet_jax.data_pipelines.other_clips import OtherClips
+from kimnet_jax.data_pipelines.transforms import DataConfig, crop_window
 from kimnet_jax.models.outputs import VideoOutput
 from kimnet_jax.training import sharding, steps
-from kimnet_jax.training.evaluation import DEVICE_KEYS, Evaluator, metric_names, scalars
+from kimnet_jax.training.evaluation import DEVICE_KEYS, PASTS, Evaluator, metric_names, scalars
 from kimnet_jax.training.state import Weights, split_model
 
 pytestmark = pytest.mark.quick_compilation
@@ -71,6 +74,48 @@ def test_chains_begin_anew(clips, network, expected):
         np.testing.assert_allclose(joints[:3], expected[clip][:3], atol=0.01)
     # a chain that begins at frame 3 is not one that goes on
     assert max(np.abs(joints[3:6] - expected[clip][3:6]).max() for clip, joints in found.items()) > 0.1
+
+
+def test_every_past_is_what_it_says(clips, network):
+    """Frame by frame, against the network called on the frames themselves."""
+    graph, weights = network
+    passes = {'batch_size': 2, 'segment': 1, 'chain_length': None}
+    others, mesh = OtherClips(clips, seed=1), one_device()
+
+    def strangers():
+        return prefetch_to_device(eval_batches(others, DATA, **passes), sharding.split(mesh), DEVICE_KEYS)
+
+    found = {clip: scores for clip, _, scores in evaluator(clips, graph, segment=1).predict_with_pasts(weights, strangers)}
+    assert found.keys() == set(range(len(clips)))
+    model = nnx.merge(graph, *weights)
+
+    def maps(source, clip):
+        return [np.asarray(model.init_state(normalise(frame[None], jnp))[0][0]) for frame in whole_clip(source, clip)]
+
+    def score(*chain):
+        heatmaps = sum(part * 0.5**age for age, part in enumerate(reversed(chain)))  # what TinyNet does
+        return heatmap.decode(heatmaps, 'argmax', np)[1]
+
+    for clip, scores in found.items():
+        own, strange = maps(clips, clip), maps(others, clip)
+        assert scores.shape == (len(own), len(PASTS), clips.skeleton.num_joints)
+        for t, frame in enumerate(own):
+            expected = {
+                'true': score(*own[:t], frame),
+                'frozen': score(frame, frame) if t else score(frame),
+                'shuffled': score(*strange[:t], frame),
+                'restarted': score(frame),
+            }
+            for i, past in enumerate(PASTS):
+                np.testing.assert_allclose(scores[t, i], expected[past], rtol=1e-4, err_msg=f'{past}, frame {t}')
+        assert np.abs(scores[1:, PASTS.index('shuffled')] - scores[1:, PASTS.index('true')]).max() > 1e-3
+
+
+def whole_clip(source, clip: int) -> np.ndarray:
+    """The crops of all frames."""
+    example = source[clip]
+    window = Window(clip, 0, len(example['joints']))
+    return crop_window(example, window, window.count, DATA, skeleton=source.skeleton, folder=source.folder)['frames']
 
 
 class Truth(nnx.Module):

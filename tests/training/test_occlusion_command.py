@@ -142,6 +142,44 @@ def test_length_leaves_short_clips_out_when_told(workdir, clips, tmp_path, capsy
     assert any('Left out' in note for note in found['notes'])
 
 
+def evaluation(*argv: object) -> int:
+    values = flags.FlagValues()
+    evaluate.define_flags(values)
+    with pytest.raises(SystemExit) as caught:
+        run_command(evaluate.run, values(['evaluate', '--calibration_clips=0', *map(str, argv)]), values)
+    return caught.value.code
+
+
+def test_a_row_of_the_evaluation(workdir, tmp_path):
+    """The numbers of the study of the same joints, in the table of `evaluate`."""
+    study, plain = tmp_path / 'study', tmp_path / 'plain'
+    assert command(f'--workdir={workdir}', '--counts=3', '--seed=4', f'--out={study}') == 0
+    assert evaluation(f'--workdir={workdir}', '--occlusion=3', '--seed=4', f'--out={plain}') == 0
+    expected, found = (json.loads(next(folder.glob('*.json')).read_text()) for folder in (study, plain))
+    name = 'KIMNet (ours), 3 joints occluded'
+    assert list(found['rows']) == ['KIMNet (ours)', name, 'mean pose', 'random']
+    for key in ('torso', 'person'):
+        hidden, whole = (found['rows'][row]['values'][key]['pck']['0.2']['mPCK'] for row in (name, 'KIMNet (ours)'))
+        assert hidden == pytest.approx(value(expected['rows']['run'], 3, 'all', key), abs=1e-3)
+        difference = found['differences'][f'{name} - KIMNet (ours)']['values'][key]['pck']['0.2']['mPCK']
+        assert difference == pytest.approx(hidden - whole)
+    assert any('Occluded: squares of 0.15 of' in note and 'seed 4' in note for note in found['notes'])
+
+
+@pytest.mark.parametrize(
+    ('argv', 'told'),
+    [
+        (['--workdir=RUN', '--occlusion=16'], 'occlusion of 16 joints: jhmdb has 15'),
+        (['--workdir=RUN', '--occlusion=3', '--protocol=released'], '--occlusion belongs to --protocol full'),
+        (['--workdir=RUN', '--occlusion=3', '--temporal_control'], '--occlusion and --temporal_control: give one of them'),
+        (['--model=hanet-s-jhmdb', '--occlusion=3'], '--occlusion: hanet-s-jhmdb is HANet'),
+    ],
+)
+def test_bad_input_of_that_row(workdir, argv, told, capsys):
+    assert evaluation(*(part.replace('RUN', str(workdir)) for part in argv)) == 2
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ('argv', 'told'),
     [
@@ -235,3 +273,4 @@ def test_as_a_command(workdir, run, tmp_path):
     found = json.loads(file.read_text())
     assert (list(found['rows']['run']), found['fill']) == (['0', '2'], 'background')
     assert found['occluded']['2']['frames'] == found['clips']
+    assert file.with_suffix('.png').read_bytes().startswith(b'\x89PNG')
