@@ -166,7 +166,7 @@ def test_clips_to_fit_on_are_never_those_of_the_evaluation(data_dir):
 def test_without_matplotlib_there_is_no_diagram_and_a_hint(workdir, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     assert call(evaluate, f'--workdir={workdir}', f'--out={tmp_path}', '--calibration_clips=1') == 0
-    assert "no reliability diagram: it takes Matplotlib (pip install 'kimnet-jax[report]')" in capsys.readouterr().err
+    assert "no plot: it takes Matplotlib (pip install 'kimnet-jax[report]')" in capsys.readouterr().err
     assert {path.suffix for path in tmp_path.iterdir()} == {'.md', '.json'}
 
 

@@ -1,0 +1,18 @@
+"""Configs of runs that are older than a field."""
+
+import json
+
+from kimnet_jax.training.workdir import parse_record
+
+
+def parsed(config: dict) -> dict:
+    return parse_record(json.dumps({'config': config, 'skeleton': 'jhmdb'}), 'a file')[0]
+
+
+def test_a_field_that_came_later_is_off_in_older_runs():
+    old = {'data': {'augment_background': 0.1}, 'seed': 0}
+    assert parsed(old) == {'data': {'augment_background': 0.1, 'augment_occlusion': 0.0}, 'seed': 0}
+    new = {'data': {'augment_background': 0.1, 'augment_occlusion': 0.3}}
+    assert parsed(new) == new
+    assert parsed({'poses': {'kind': 'x'}}) == {'poses': {'kind': 'x'}}
+    assert parsed({'data': {'frames': 5}}) == {'data': {'frames': 5}}  # of no run: the check of the fields tells
