@@ -24,6 +24,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     'Use trained networks': {
         'predict': Command('kimnet_jax.predict', 'Estimate the poses in videos.'),
         'refine': Command('kimnet_jax.refine', 'Refine files of poses with HANet.'),
+        'visualize': Command('kimnet_jax.visualize', 'Draw what networks predict, and what with.'),
         'models': Command('kimnet_jax.pretrained', 'List the pretrained networks, or show the card of one.'),
     },
     'Prepare data': {
@@ -35,6 +36,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     'Train and measure': {
         'train': Command('kimnet_jax.train', 'Train a network, or resume a training.'),
         'evaluate': Command('kimnet_jax.evaluate', 'Measure a network on a split of a data set.'),
+        'report': Command('kimnet_jax.report', 'Put runs side by side on one HTML page.'),
         'occlusion': Command('kimnet_jax.occlusion', 'Measure networks under occlusion.'),
         'reproduce': Command('kimnet_jax.reproduce', "Train the rows of the paper's tables and compare them."),
     },

@@ -105,9 +105,13 @@ def out_folder(options: flags.FlagValues, run: pathlib.Path | None, name: str) -
 
 
 def define_split(values: flags.FlagValues) -> None:
-    """The flags of a command that measures networks on a split."""
-    split = "Split to evaluate. Default: the network's own, usually `test`."
+    """The flags of a command that reads the clips of a split."""
+    split = "Split of the data set. Default: the network's own, usually `test`."
     flags.DEFINE_string('split', None, split, flag_values=values)
     data_dir = 'Folder of the built data set. Default: the one used in training.'
     flags.DEFINE_string('data_dir', None, data_dir, flag_values=values)
+
+
+def define_batch_size(values: flags.FlagValues) -> None:
+    """The flag of a command that measures networks on a split."""
     flags.DEFINE_integer('batch_size', None, "Clips per batch. Default: the config's.", flag_values=values)

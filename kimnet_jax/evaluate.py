@@ -18,6 +18,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """The command's flags; called when the command runs, so that commands can be imported side by side."""
     command_line.define_network(values)
     command_line.define_split(values)
+    command_line.define_batch_size(values)
     command_line.define_out(values, 'evaluation')
     protocol = "'full': every frame. 'released': what RPSTN's released code computes, for judging such numbers."
     flags.DEFINE_enum('protocol', 'full', ('full', 'released'), protocol, flag_values=values)

@@ -47,6 +47,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool('first_frame', False, 'Also mask the first frame.', flag_values=values)
     flags.DEFINE_bool('skip_short', False, 'Leave out clips that are too short for the largest count.', flag_values=values)
     command_line.define_split(values)
+    command_line.define_batch_size(values)
     command_line.define_out(values, 'evaluation', of=' of the first network')
 
 

@@ -26,6 +26,8 @@ WHOLE_RUN = (  # files that share the training of this name
     'test_refinement',
     'test_correlation',
     'test_occlusion_command',
+    'test_report',
+    'test_visualize',
     'test_temporal_control',
     'test_calibration_command',
 )

@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import importlib.util
 import json
 import pathlib
 import re
@@ -142,7 +143,7 @@ IMPORTS = [
 
 @pytest.mark.parametrize(('page', 'module', 'name'), IMPORTS)
 def test_what_an_example_imports_is_there(page, module, name):
-    assert hasattr(importlib.import_module(module), name)
+    assert hasattr(importlib.import_module(module), name) or importlib.util.find_spec(f'{module}.{name}')
 
 
 @pytest.mark.parametrize('page', [*PAGES, *CARDS], ids=lambda page: page.name)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ('kimnet_jax', 'data_pipelines', 'configs')  # the others are part of the first, by two links in its folder
-ENTRY = ('train', 'evaluate', 'predict', 'refine', 'convert', 'parity', 'reproduce', 'export', 'occlusion')
+ENTRY = ('train', 'evaluate', 'predict', 'refine', 'convert', 'parity', 'reproduce', 'export', 'occlusion', 'visualize', 'report')
 CORE = 'kimnet_jax.core'
 BELOW_TASKS = ('models', 'losses', 'metrics', 'training', 'interop', 'inference', 'reporting', 'released', 'pretrained')
 
@@ -252,5 +252,6 @@ def test_commands_hold_flags_and_nothing_else(command):
         'predict': {'requested_boxes'},
         'occlusion': {'_counts'},
         'reproduce': {'_length'},
+        'visualize': {'_bounds', '_request', '_out'},
     }
     assert functions - {'define_flags', 'run', 'cli'} == reading.get(command, set())

@@ -18,6 +18,7 @@ SLOW = {'torch', 'tensorboardX', 'matplotlib', 'scipy'}
     [
         (('predict', 'export', 'tasks.videos', 'tasks.export', 'tasks.trained'), {*SLOW, 'grain', 'tensorflow_datasets'}),
         (('train', 'evaluate', 'occlusion', 'tasks.reports', 'tasks.occlusion', 'tasks.trained'), SLOW),
+        (('visualize', 'tasks.visualization'), SLOW),
     ],
 )
 def test_commands_import_nothing_slow_before_they_need_it(modules, slow):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,11 @@ class PosePredictor:
     """A trained model on one video at a time; batch size 1, each of its two functions compiled once.
 
     The host crops; normalisation, network and decoding are one call on the device, from which only the joints return.
+
+    Attributes:
+        state: the recursion's after the last frame, on the device; None before the first.
+        size: H = W, pixels of the crop.
+        stride: crop pixels per heatmap cell.
     """
 
     def __init__(
@@ -78,8 +83,8 @@ class PosePredictor:
             sigma: of the target maps in training.
         """
         self._weights, tree = jax.tree.flatten(jax.device_put(weights))  # a list: a tree would be walked at every call
-        self._size, self._stride, self._box_scale = size, stride, box_scale
-        self._state: State = None
+        self.size, self.stride, self._box_scale = size, stride, box_scale
+        self.state: State = None
 
         def decoded(heatmaps: Array, state: State) -> tuple[Array, Array, State]:
             cells, scores = heatmap.decode(heatmaps[0], decoding, jnp, sigma=sigma)
@@ -106,18 +111,28 @@ class PosePredictor:
         Returns:
             (joints float32 [J, 2] in pixels of the frame, scores float32 [J]).
         """
-        to_crop = geometry.crop_matrix(*geometry.square_of_box(box, self._box_scale), self._size)
-        crop = image.warp(frame, to_crop, self._size)[None]
+        to_crop = self.to_crop(box)
+        crop = image.warp(frame, to_crop, self.size)[None]
         if restart:
-            *pose, self._state = self._first(self._weights, crop)
+            *pose, self.state = self._first(self._weights, crop)
         else:
-            *pose, self._state = self._following(self._weights, self._state, crop)
+            *pose, self.state = self._following(self._weights, self.state, crop)
         cells, scores = jax.device_get(pose)
-        return geometry.apply_affine(geometry.invert_affine(to_crop), heatmap.cells_to_pixels(cells, self._stride)), scores
+        return geometry.apply_affine(geometry.invert_affine(to_crop), heatmap.cells_to_pixels(cells, self.stride)), scores
+
+    def to_crop(self, box: Array, size: int | None = None) -> np.ndarray:
+        """The affine map [2, 3] from pixels of the frame to those of the crop; `size` for the same view at another scale."""
+        return geometry.crop_matrix(*geometry.square_of_box(box, self._box_scale), size or self.size)
+
+
+class FramePredictor(Protocol):
+    """What `PosePredictor` is to `predict_poses`."""
+
+    def __call__(self, frame: np.ndarray, box: Array, *, restart: bool) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 def predict_poses(
-    predictor: PosePredictor,
+    predictor: FramePredictor,
     frames: Iterable[np.ndarray],
     boxes: np.ndarray | None = None,
     *,

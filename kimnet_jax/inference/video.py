@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING
 import av
 import numpy as np
 
+from kimnet_jax.core.drawing import DARK, SHIFT, draw_skeleton, fixed_point, line_thickness
 from kimnet_jax.core.image import opencv
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.video import image_files
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
     from kimnet_jax.inference.predictor import FramePose
 
 cv2 = opencv()
-_LEFT, _RIGHT, _CENTRE = (255, 128, 0), (64, 190, 255), (120, 230, 90)  # R G B, apart for the colour-blind too
-_BOX, _LOST, _DARK = (235, 235, 235), (255, 70, 70), (20, 20, 20)
-_SHIFT = 4  # OpenCV draws at 1 / 2**4 pixel
+_BOX, _LOST = (235, 235, 235), (255, 70, 70)  # R G B
 
 
 def stated_frame_count(path: str | pathlib.Path) -> int | None:
@@ -39,45 +38,19 @@ def draw_pose(frame: np.ndarray, pose: 'FramePose', skeleton: Skeleton, joint_sc
     Args:
         frame: uint8 [H, W, 3] RGB; left as it is.
         pose: joints in pixels of the frame.
-        skeleton: left limbs are orange, right ones blue, those in the middle green.
+        skeleton: of the joints (`core.drawing.draw_skeleton`).
         joint_score: joints of a smaller score are not drawn, nor are their limbs.
 
     Returns:
         uint8 [H, W, 3] RGB.
     """
     canvas = frame.copy()
-    thickness = max(1, round(min(frame.shape[:2]) / 160))
-    joints = _fixed_point(pose.joints)
-    sure = pose.scores >= joint_score
     box_colour = _LOST if pose.lost else _BOX
-    low, high = _fixed_point(pose.box.reshape(2, 2))
-    cv2.rectangle(canvas, low, high, box_colour, max(1, thickness // 2), cv2.LINE_AA, _SHIFT)
-    limbs = [(a, b) for a, b in skeleton.limbs if sure[a] and sure[b]]
-    for a, b in limbs:  # a dark rim keeps limbs visible on any ground
-        cv2.line(canvas, joints[a], joints[b], _DARK, thickness + 2, cv2.LINE_AA, _SHIFT)
-    for a, b in limbs:
-        cv2.line(canvas, joints[a], joints[b], _limb_colour(skeleton, a, b), thickness, cv2.LINE_AA, _SHIFT)
-    radius = round((thickness + 0.5) * 2**_SHIFT)
-    for i in np.flatnonzero(sure).tolist():
-        cv2.circle(canvas, joints[i], radius + 2**_SHIFT, _DARK, -1, cv2.LINE_AA, _SHIFT)
-        cv2.circle(canvas, joints[i], radius, _joint_colour(skeleton, i), -1, cv2.LINE_AA, _SHIFT)
+    low, high = fixed_point(pose.box.reshape(2, 2))
+    cv2.rectangle(canvas, low, high, box_colour, max(1, line_thickness(frame) // 2), cv2.LINE_AA, SHIFT)
+    draw_skeleton(canvas, pose.joints, pose.scores >= joint_score, skeleton)
     _draw_label(canvas, f'{"lost " if pose.lost else ""}{pose.score:.2f}', pose.box, box_colour)
     return canvas
-
-
-def _fixed_point(points: np.ndarray) -> list[tuple[int, int]]:
-    limit = 2**15  # beyond any image, within OpenCV's integers
-    return [(int(x), int(y)) for x, y in np.rint(np.clip(points, -limit, limit) * 2**_SHIFT)]
-
-
-def _joint_colour(skeleton: Skeleton, joint: int) -> tuple[int, int, int]:
-    return {'l': _LEFT, 'r': _RIGHT}.get(skeleton.joints[joint].partition('_')[0], _CENTRE)
-
-
-def _limb_colour(skeleton: Skeleton, a: int, b: int) -> tuple[int, int, int]:
-    """The side of a limb, where its ends do not lie on opposite sides."""
-    sides = {_joint_colour(skeleton, a), _joint_colour(skeleton, b)} - {_CENTRE}
-    return sides.pop() if len(sides) == 1 else _CENTRE
 
 
 def _draw_label(canvas: np.ndarray, text: str, box: np.ndarray, colour: tuple[int, int, int]) -> None:
@@ -87,7 +60,7 @@ def _draw_label(canvas: np.ndarray, text: str, box: np.ndarray, colour: tuple[in
     (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)
     x = int(np.clip(box[0], 0, max(0, canvas.shape[1] - width - 4)))
     y = int(np.clip(box[1] - below - 1, height + 2, max(height + 2, canvas.shape[0] - below)))
-    cv2.rectangle(canvas, (x, y - height - 2), (x + width + 3, y + below - 1), _DARK, -1)
+    cv2.rectangle(canvas, (x, y - height - 2), (x + width + 3, y + below - 1), DARK, -1)
     cv2.putText(canvas, text, (x + 2, y), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, weight, cv2.LINE_AA)
 
 

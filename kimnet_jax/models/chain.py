@@ -70,8 +70,13 @@ class ChainNetwork(nnx.Module):
 
     def step(self, state: Any, frames: Array) -> tuple[Array, Any]:
         """Goes on with a stream: the next frames [B, H, W, 3] -> (heatmaps [B, h, w, J], state)."""
-        state, _ = self.transition(state, self.feature_encoder(frames))
-        return state.heatmaps, state
+        heatmaps, state, _ = self.step_with_evidence(state, frames)
+        return heatmaps, state
+
+    def step_with_evidence(self, state: Any, frames: Array) -> tuple[Array, Any, dict[str, Array]]:
+        """`step`, and what the temporal module predicted with, by name, [B, ...] (`VideoOutput.evidence`)."""
+        state, evidence = self.transition(state, self.feature_encoder(frames))
+        return state.heatmaps, state, evidence
 
 
 def encode_clip(encoder: nnx.Module, frames: Array, *, frame_by_frame: bool = False) -> Array:

@@ -42,3 +42,7 @@ class PerFrame(nnx.Module):
     def step(self, state: tuple[()], frames: Array) -> tuple[Array, tuple[()]]:
         """Goes on with a stream: as `init_state`."""
         return self.init_state(frames)
+
+    def step_with_evidence(self, state: tuple[()], frames: Array) -> tuple[Array, tuple[()], dict[str, Array]]:
+        """`step`, and no evidence."""
+        return *self.step(state, frames), {}

@@ -18,7 +18,7 @@ from kimnet_jax.reporting.tables import number, percent, table
 
 BINS = 10  # of equal width, 0 to 1
 RAW, CALIBRATED = 'score', 'probability'
-_HEADINGS = {RAW: 'Scores as they are', CALIBRATED: 'Scores as probabilities'}
+HEADINGS = {RAW: 'Scores as they are', CALIBRATED: 'Scores as probabilities'}
 
 
 class Outcomes(NamedTuple):
@@ -119,7 +119,7 @@ def render(result: Mapping[str, Any]) -> str:
         table(
             ['', 'ECE', 'Brier score'],
             [
-                [_HEADINGS[key], f'{part["ece"]:.3f}', f'{part["brier"]:.3f}']
+                [HEADINGS[key], f'{part["ece"]:.3f}', f'{part["brier"]:.3f}']
                 for key, part in ((RAW, before), (CALIBRATED, after))
             ],
         ),
@@ -134,7 +134,7 @@ def render(result: Mapping[str, Any]) -> str:
             ]
             for entry in part['bins']
         ]
-        lines.append(table([f'{_HEADINGS[key]}: bin', 'joints', f'mean {key}, %', 'hits, %'], rows))
+        lines.append(table([f'{HEADINGS[key]}: bin', 'joints', f'mean {key}, %', 'hits, %'], rows))
     return '\n\n'.join(lines) + '\n'
 
 

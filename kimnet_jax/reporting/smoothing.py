@@ -19,7 +19,7 @@ from kimnet_jax.reporting.tables import SMOOTHNESS, number, percent, render, tab
 
 RAW = 'raw input'
 _SUMMARY = ('0.05', '0.1', '0.2')
-_SPATIAL = {'mpjpe': 'MPJPE', 'pa_mpjpe': 'PA-MPJPE', 'acceleration': 'Acceleration error', 'jitter': 'Jitter'}
+SPATIAL_COLUMNS = {'mpjpe': 'MPJPE', 'pa_mpjpe': 'PA-MPJPE', 'acceleration': 'Acceleration error', 'jitter': 'Jitter'}
 
 
 def one_euro(
@@ -117,10 +117,10 @@ def spatial_report(title: str, rows: Mapping[str, Mapping[str, Any]], notes: lis
 def render_spatial(report: Mapping[str, Any]) -> str:
     """The table of a `spatial_report` as Markdown."""
     first = next(iter(report['rows'].values()))
-    lines = [[name, *(number(row[key], None, '.4g') for key in _SPATIAL)] for name, row in report['rows'].items()]
+    lines = [[name, *(number(row[key], None, '.4g') for key in SPATIAL_COLUMNS)] for name, row in report['rows'].items()]
     blocks = [
         f'# {report["title"]}',
         *report['notes'],
         f'{first["clips"]} clips, {first["frames"]} frames; in the unit of the poses.',
     ]
-    return '\n\n'.join([*blocks, table(['', *_SPATIAL.values()], lines)]) + '\n'
+    return '\n\n'.join([*blocks, table(['', *SPATIAL_COLUMNS.values()], lines)]) + '\n'

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -70,6 +71,7 @@ def fit(
     make_step: Callable[[nnx.GraphDef, Stepping], TrainStep],
     make_evaluate: Callable[[nnx.GraphDef], Callable[[Weights, Callable[[], None]], dict[str, float]]],
     batches: Callable[[int], Iterator[tuple[Batch, Batch]]],
+    draw: Callable[[], Mapping[str, np.ndarray]] = dict,
 ) -> int:
     """Trains a network as a config says, from where its folder stands; returns the exit status.
 
@@ -86,7 +88,7 @@ def fit(
         initialise: fills the model at the beginning of a run; returns what the user is to know of it.
         make_step: (structure in train mode, the rest) -> the train step.
         make_evaluate: structure in eval mode -> `evaluate` of `loop.fit`.
-        batches: as of `loop.fit`.
+        batches, draw: as of `loop.fit`.
     """
     begun = bool(Checkpoints(folder, read_only=True).steps())
     origin = None if begun else initialise()
@@ -112,5 +114,6 @@ def fit(
         train_step=make_step(train_graph, stepping),
         batches=batches,
         evaluate=make_evaluate(eval_graph),
+        draw=draw,
         clip_name=lambda clip: clips[clip],
     )

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax import pretrained
+from kimnet_jax.core import overlays
 from kimnet_jax.core.calibration import Calibration
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
@@ -37,6 +38,7 @@ from kimnet_jax.training.state import Weights, split_model
 from kimnet_jax.training.steps import Stepping, TargetConfig, TrainStep, make_train_step
 
 __all__ = ['evaluate', 'load', 'train']
+_DRAWN_CLIPS, _DRAWN_FRAMES, _DRAWN_SIZE = 4, 3, 256  # pixels; of TensorBoard's images
 WHOLE = {'sub_jhmdb': 316}  # clips of the data set that the paper's numbers are of
 
 
@@ -98,7 +100,12 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
 
     def make_evaluate(graph: nnx.GraphDef) -> Callable[[Weights, Callable[[], None]], dict[str, float]]:
         evaluator = make_evaluator(graph, model.stride, config, eval_clips, mesh)
-        return lambda weights, check: evaluation.scalars(evaluator(weights, check).compute())
+        return lambda weights, check: evaluation.scalars(evaluator(weights, check, poses.__setitem__).compute())
+
+    poses: dict[int, np.ndarray] = {}  # of the last evaluation, by clip
+
+    def draw() -> dict[str, np.ndarray]:
+        return {f'eval/{name}': image for name, image in _drawn(eval_clips, poses)}
 
     return fit.fit(
         settings,
@@ -116,7 +123,17 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
         make_step=make_step,
         make_evaluate=make_evaluate,
         batches=batches,
+        draw=draw,
     )
+
+
+def _drawn(clips: Clips, poses: Mapping[int, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """The same few frames of the same few clips after every evaluation: (name of the clip, predicted and true joints)."""
+    predicted = sorted(poses)
+    for place in overlays.spread(len(predicted), _DRAWN_CLIPS) if predicted else []:
+        example, joints = clips[predicted[place]], poses[predicted[place]]
+        frames = overlays.spread(len(joints), _DRAWN_FRAMES)
+        yield example['clip'], overlays.strip(example, joints, clips.skeleton, frames, _DRAWN_SIZE)
 
 
 def evaluate(found: Trained, request: EvaluationRequest) -> None:

@@ -43,6 +43,7 @@ class Trained:
     step: of the checkpoint.
     arrays: parameters and statistics by path, without the prefix of `models.PerFrame`.
     folder: of the run; None where the weights are a file.
+    conditions: of the training of a run (`training.conditions`); {} where the weights are a file.
     file: of the weights; None where they are a run's.
     """
 
@@ -52,6 +53,7 @@ class Trained:
     step: int
     arrays: Mapping[str, np.ndarray]
     folder: pathlib.Path | None = None
+    conditions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     file: pathlib.Path | None = None
 
     @property
@@ -208,7 +210,7 @@ def open_run(folder: pathlib.Path, checkpoint: str) -> Trained:
     check_config(config, source)
     joints = _skeleton(skeleton, source)
     arrays, meta = Checkpoints(folder, read_only=True).read_weights(checkpoint)
-    return Trained(str(folder), config, joints, meta['step'], unwrapped(arrays), folder)
+    return Trained(str(folder), config, joints, meta['step'], unwrapped(arrays), folder, conditions=meta.get('conditions', {}))
 
 
 def _of_file(file: pathlib.Path, name: str) -> Trained:

@@ -5,8 +5,10 @@ import functools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tqdm import tqdm
@@ -22,7 +24,7 @@ from kimnet_jax.inference.tracking import TrackerConfig
 from kimnet_jax.inference.video import stated_frame_count
 from kimnet_jax.models.folding import fold
 from kimnet_jax.tasks.trained import Trained
-from kimnet_jax.training.state import split_model
+from kimnet_jax.training.state import Weights, split_model
 
 if TYPE_CHECKING:
     from kimnet_jax.tasks.refinement import TrainedRefiner
@@ -53,15 +55,48 @@ class VideoPoses:
         return pose if self.calibration is None else dataclasses.replace(pose, probabilities=self.calibration(pose.scores))
 
 
-def load(found: Trained) -> VideoPoses:
-    """A trained network, ready for videos. Raises `InputError` where it is none of videos."""
+class Watched(NamedTuple):
+    """State of a predictor that is watched.
+
+    Attributes:
+        state: the network's own.
+        heatmaps: [1, h, w, J] of the last frame.
+        evidence: of the temporal module there, [1, ...] by name; zeros where the chain began with it.
+    """
+
+    state: Any
+    heatmaps: jax.Array
+    evidence: dict[str, jax.Array]
+
+
+def load(found: Trained, *, watch: bool = False) -> VideoPoses:
+    """A trained network, ready for videos; with `watch` its predictor's state is a `Watched`.
+
+    Raises `InputError` where it is none of videos.
+    """
     config, model = found.config, found.load()
     size = config['data']['input_size']
     graph, weights = split_model(fold(model, size), training=False)
+
+    def begin(weights: Weights, frames: jax.Array) -> tuple[jax.Array, Any]:
+        network = nnx.merge(graph, *weights)
+        heatmaps, state = network.init_state(frames)
+        if not watch:
+            return heatmaps, state
+        *_, evidence = jax.eval_shape(lambda: network.step_with_evidence(state, frames))
+        return heatmaps, Watched(state, heatmaps, jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), evidence))
+
+    def step(weights: Weights, state: Any, frames: jax.Array) -> tuple[jax.Array, Any]:
+        network = nnx.merge(graph, *weights)
+        if not watch:
+            return network.step(state, frames)
+        heatmaps, state, evidence = network.step_with_evidence(state.state, frames)
+        return heatmaps, Watched(state, heatmaps, evidence)
+
     predictor = PosePredictor(
         weights,
-        lambda weights, frames: nnx.merge(graph, *weights).init_state(frames),
-        lambda weights, state, frames: nnx.merge(graph, *weights).step(state, frames),
+        begin,
+        step,
         size=size,
         stride=model.stride,
         box_scale=config['data']['box_scale'],

@@ -91,9 +91,23 @@ class Evaluator:
         other._batches, other._num_batches, other._truth = batches, num_batches, truth
         return other
 
-    def __call__(self, weights: Weights, check: Callable[[], None] = lambda: None) -> PoseMetrics:
-        """The metrics of the whole split, on every process; calls `check` before each batch, which may raise to stop."""
-        result = measure(self._truth, self.predict(weights, check))
+    def __call__(
+        self,
+        weights: Weights,
+        check: Callable[[], None] = lambda: None,
+        watch: Callable[[int, np.ndarray], None] = lambda clip, joints: None,
+    ) -> PoseMetrics:
+        """The metrics of the whole split, on every process.
+
+        Calls `check` before each batch, which may raise to stop, and `watch` with each clip of this process and its joints.
+        """
+
+        def watched() -> Iterator[Prediction]:
+            for prediction in self.predict(weights, check):
+                watch(prediction[0], prediction[1])
+                yield prediction
+
+        result = measure(self._truth, watched())
         if jax.process_count() > 1:
             result.ratios, result.counts = jax.tree.map(_sum_over_processes, (result.ratios, result.counts))
         return result

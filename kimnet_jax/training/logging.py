@@ -4,13 +4,17 @@ import json
 import math
 import pathlib
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import tqdm
 
 from kimnet_jax.core.files import write_text
+from kimnet_jax.core.image import encode_jpeg
 
+_QUALITY = 85  # of TensorBoard's images, as JPEG: there are some after every evaluation
 SHOWN = {'loss': '.2e', 'pck': '.3f', 'final_error': '.2e'}  # of a step's metrics, beside the progress bar
 
 
@@ -61,6 +65,22 @@ class RunLog:
     def evaluation(self, step: int, epoch: float, values: dict[str, float]) -> None:
         """Writes the record of an evaluation."""
         self._write('eval', step, epoch, values)
+
+    def images(self, step: int, draw: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        """Writes images (name -> uint8 [H, W, 3]) to TensorBoard; only the process that writes draws them."""
+        if not self._main:
+            return
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        for name, image in draw().items():  # encoded here: tensorboardX would need Pillow
+            height, width = image.shape[:2]
+            encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encode_jpeg(image, _QUALITY))
+            self._events.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=encoded)]), step)
+
+    def text(self, name: str, text: str) -> None:
+        """Writes a text in Markdown to TensorBoard, as of step 0."""
+        if self._main:
+            self._events.add_text(name, text, 0)
 
     def restart_clock(self) -> None:
         """Leaves the time until now (compilation, an evaluation) out of the frame rate."""

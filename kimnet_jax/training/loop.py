@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -175,6 +175,7 @@ def fit(
     batches: Callable[[int], Iterator[tuple[Batch, Batch]]],
     evaluate: Callable[[Weights, Callable[[], None]], dict[str, float]],
     score: str,
+    draw: Callable[[], Mapping[str, np.ndarray]],
     clip_name: Callable[[int], str],
     checkpoints: Checkpoints,
     log: RunLog,
@@ -189,6 +190,7 @@ def fit(
         batches: the stream from a step on: pairs of the batch on the host and its `DEVICE_KEYS` on the devices.
         evaluate: (weights, check) -> flat metrics; calls `check` between batches, so that an evaluation can be stopped.
         score: the metric that the best checkpoint has the highest value of.
+        draw: images of the last evaluation by name, uint8 [H, W, 3].
         clip_name: index -> name, for errors.
         checkpoints, log, plan: where to save, where to tell, when to do what.
 
@@ -231,6 +233,7 @@ def fit(
                         metrics = evaluate(state.best_weights, check)
                     evaluated_before = True
                     log.evaluation(step, epoch, metrics)
+                    log.images(step, draw)
                     log.say(f'step {step}, epoch {epoch:.1f}: {score} {metrics[score]:.4f}')
                     evaluated, saved = True, step
                     save(metrics)

@@ -1,12 +1,15 @@
 """A training in its folder: taken up where it stopped, told of, and ended so that it can go on."""
 
 import contextlib
+import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from textwrap import indent
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -35,6 +38,7 @@ def run(
     train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
     batches: Callable[[int], Iterator[tuple[Batch, Batch]]],
     evaluate: Callable[[Weights, Callable[[], None]], dict[str, float]],
+    draw: Callable[[], Mapping[str, np.ndarray]],
     clip_name: Callable[[int], str],
 ) -> int:
     """Trains in `folder`, from its newest checkpoint where there is one.
@@ -51,7 +55,7 @@ def run(
         mesh: of the devices.
         plan: when to do what.
         told: lines for the user, before the first step; the first one describes the model and the data.
-        train_step, batches, evaluate, clip_name: as of `loop.fit`.
+        train_step, batches, evaluate, draw, clip_name: as of `loop.fit`.
 
     Returns:
         The exit status: 0, or 128 + the signal that stopped the run.
@@ -81,6 +85,8 @@ def run(
         changed = difference(meta.get('conditions', {}))
         for line in (*others, *(origin or ()), *([f'note: {changed}'] if changed else [])):
             log.say(line)
+        if not meta:
+            log.text('config', indent(json.dumps(dict(config), indent=2), ' ' * 4))  # Markdown's code
         try:
             loop.fit(
                 sharding.put(state, mesh),
@@ -88,6 +94,7 @@ def run(
                 train_step=train_step,
                 batches=batches,
                 evaluate=evaluate,
+                draw=draw,
                 score=select,
                 clip_name=clip_name,
                 checkpoints=checkpoints,

@@ -45,7 +45,7 @@ def test_the_recursion_goes_on_and_compiles_once(predictor):
     for _ in range(2):  # two videos
         for _ in predict_poses(predictor, (draw(place) for place in WALK), np.array([[20, 30, 60, 90]], np.float32)):
             pass
-        assert predictor._state == 19
+        assert predictor.state == 19
     assert predictor._first._cache_size() == 1
     assert predictor._following._cache_size() == 1
 
@@ -54,7 +54,7 @@ def test_whole_first_frame_then_the_person(predictor):
     poses = [pose for _, pose in predict_poses(predictor, (draw(place) for place in WALK))]
     np.testing.assert_array_equal(poses[0].box, [0, 0, 160, 120])
     assert (poses[1].box[2:] - poses[1].box[:2]).max() < 60
-    assert predictor._state == 18  # it began anew in the second frame, in another view
+    assert predictor.state == 18  # it began anew in the second frame, in another view
     np.testing.assert_allclose([pose.joints for pose in poses], [person(place) for place in WALK], atol=1.2)
 
 
@@ -65,7 +65,7 @@ def test_person_is_lost_and_found_elsewhere(predictor):
     assert [round(pose.score) for pose in poses] == [1] * 5 + [0] * 8 + [1] * 5
     for pose in poses[13:]:
         np.testing.assert_allclose(pose.joints, person((120, 80)), atol=1.2)
-    assert predictor._state == 3  # anew at the sixth frame of the search, then in the person's box
+    assert predictor.state == 3  # anew at the sixth frame of the search, then in the person's box
 
 
 def test_given_boxes_are_used_as_they_are(predictor):

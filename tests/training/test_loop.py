@@ -96,6 +96,7 @@ class Run:
                 batches=self.batches,
                 evaluate=self.evaluate,
                 score=SCORE,
+                draw=dict,
                 clip_name=lambda clip: f'clip{clip}',
                 checkpoints=checkpoints,
                 log=log,
