@@ -118,10 +118,7 @@ def render(result: Mapping[str, Any]) -> str:
         'at 0.',
         table(
             ['', 'ECE', 'Brier score'],
-            [
-                [HEADINGS[key], f'{part["ece"]:.3f}', f'{part["brier"]:.3f}']
-                for key, part in ((RAW, before), (CALIBRATED, after))
-            ],
+            [[HEADINGS[key], f'{part["ece"]:.3f}', f'{part["brier"]:.3f}'] for key, part in ((RAW, before), (CALIBRATED, after))],
         ),
     ]
     for key, part in ((RAW, before), (CALIBRATED, after)):
