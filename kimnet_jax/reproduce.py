@@ -4,6 +4,7 @@ Each run is a `kimnet_jax.train` in `<workdir>/<config>/<preset>/<row>/seed<k>`.
 and resumes the others. Prints our numbers beside the paper's (docs/reproduce.md).
 """
 
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -46,6 +47,8 @@ def run(argv: Sequence[str], settings: Sequence[str], options: flags.FlagValues)
     if unknown or not asked:
         problem = f'{unknown[0]!r} is no table' if unknown else 'no table is named'
         raise InputError(f'{problem}: say one or more of {", ".join(ABLATIONS)}, or all')
+    if options.epochs is not None and not math.isfinite(options.epochs):
+        raise InputError(f'--epochs={options.epochs}: give a number, such as 20')
     if options.steps and options.epochs is not None:
         raise InputError('--steps and --epochs: give one of them')
     for part in settings:

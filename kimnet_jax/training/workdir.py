@@ -22,7 +22,10 @@ from kimnet_jax.core.json_files import parse_json, read_json
 # fields that may change between a run and its resumption: they change no number of the training
 FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'eval.batch_size', 'eval.segment')
 # fields that came later, and what runs from before did: (section, one of its fields from the beginning) -> field -> value
-LATER: dict[tuple[str, str], dict[str, Any]] = {('data', 'augment_background'): {'augment_occlusion': 0.0}}
+LATER: dict[tuple[str, str], dict[str, Any]] = {
+    ('data', 'augment_background'): {'augment_occlusion': 0.0},
+    ('model', 'kmm_variant'): {'kmm_activation': 'relu', 'kmm_weights': 'softmax', 'biases': True},
+}
 
 _LONGEST = 1024  # bytes of a message to the other processes
 

@@ -2,7 +2,8 @@
 
 import json
 
-from kimnet_jax.training.workdir import parse_record
+from kimnet_jax.models import KIMNetConfig
+from kimnet_jax.training.workdir import LATER, parse_record
 
 
 def parsed(config: dict) -> dict:
@@ -16,3 +17,9 @@ def test_a_field_that_came_later_is_off_in_older_runs():
     assert parsed(new) == new
     assert parsed({'poses': {'kind': 'x'}}) == {'poses': {'kind': 'x'}}
     assert parsed({'data': {'frames': 5}}) == {'data': {'frames': 5}}  # of no run: the check of the fields tells
+
+
+def test_what_older_networks_did_is_what_they_do_without_a_word():
+    later = LATER['model', 'kmm_variant']
+    assert parsed({'model': {'name': 'kimnet', 'kmm_variant': 'full'}})['model'].items() >= later.items()
+    assert later == {field: getattr(KIMNetConfig, field) for field in later}

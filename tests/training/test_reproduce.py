@@ -315,6 +315,8 @@ def test_other_settings_need_another_folder(fake):
         ([], [], 'no table is named: say one or more of table3, table4, table5, table6, or all'),
         (['table3', 'table7'], [], "'table7' is no table"),
         (['all', '--steps=3', '--epochs=1'], [], 'give one of them'),
+        (['all', '--epochs=inf'], [], '--epochs=inf: give a number'),
+        (['all', '--epochs=nan'], [], '--epochs=nan: give a number'),
         (['all'], ['--config.train.steps=3'], '--config.train.steps=3: use --seeds, --steps or --epochs'),
         (['all'], ['--config.dtype'], 'give it as --config.dtype=VALUE'),
         (['all', '--config=configs/sub_jhmdb.py:fold=2,preset=full'], [], 'leave preset=full out'),
