@@ -29,7 +29,7 @@ def clips(tmp_path_factory) -> pathlib.Path:
 
 
 def run(script: str, *arguments: object, cwd: pathlib.Path, **variables: str) -> subprocess.CompletedProcess:
-    environment = {key: value for key, value in os.environ.items() if key not in ('XLA_FLAGS', 'CLIPS', 'WHEELS', 'PYTHONPATH')}
+    environment = {key: value for key, value in os.environ.items() if key not in ('CLIPS', 'WHEELS', 'PYTHONPATH')}
     environment |= {'JAX_PLATFORMS': 'cpu', 'PYTHON': sys.executable, 'PRESET': 'tiny'} | variables
     command = [ROOT / 'benchmarks' / script, *arguments]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=cwd, env=environment, check=False)
@@ -82,7 +82,7 @@ def train(clips, folder, *arguments):
         'tiny',
     ]
     limits = ['--seconds', '900', '--workers', '0', '--jobs', '1', '--length', '0.1']
-    environment = {key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'} | {'PYTHONPATH': str(ROOT)}
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     command = list(map(str, [*script, *limits, *arguments]))
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
 

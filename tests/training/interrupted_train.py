@@ -10,12 +10,12 @@ import signal
 import sys
 
 from kimnet_jax import train
-from kimnet_jax.tasks import heatmaps
+from kimnet_jax.tasks import evaluators
 
 moment, number, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 del sys.argv[1:4]
 count = 0
-eval_batches = heatmaps.eval_batches
+eval_batches = evaluators.eval_batches
 
 
 def happens(what: str) -> None:
@@ -42,5 +42,5 @@ def watched_eval_batches(*args, **kwargs):
 
 
 sys.addaudithook(watch)
-heatmaps.eval_batches = watched_eval_batches
+evaluators.eval_batches = watched_eval_batches
 train.cli()

@@ -1,6 +1,7 @@
 """One device, eight devices, two processes: the same training."""
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -18,7 +19,7 @@ FEW_STEPS = {'train.steps': 3, 'train.batch_size': 4, 'eval.batch_size': 4, 'tra
 
 
 def virtual(count: int) -> dict[str, str]:
-    return {'XLA_FLAGS': f'--xla_force_host_platform_device_count={count}'}
+    return {'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={count}'}
 
 
 @pytest.mark.quick_compilation
