@@ -1,6 +1,7 @@
 """What the commands share: the flags that several have, how the line is read, and how they begin."""
 
 import functools
+import gc
 import pathlib
 import re
 import sys
@@ -29,6 +30,7 @@ def start(run: Callable[..., int | None], define_flags: Callable[[flags.FlagValu
         from kimnet_jax.training.compilation import keep_compiled  # JAX, which `--help` does without
 
         keep_compiled()
+        gc.set_threshold(10_000, 10, 10)  # tracing makes and drops objects by the million
         return run(argv, given, flags.FLAGS) if settings else run(argv, flags.FLAGS)
 
     hush_foreign_threads()
