@@ -129,6 +129,7 @@ def _read_array(archive: zipfile.ZipFile, member: str, objects: bool) -> Any:
         if dtype.hasobject and not objects:
             raise pickle.UnpicklingError('refused: it holds Python objects, not only arrays; none of their code was run')
         if dtype.hasobject:
+            archive.read(member)  # raises where its checksum is wrong: a damaged pickle of arrays can end the process in NumPy
             return _ArraysOnly(file, encoding='latin1').load()
     with archive.open(member) as file:
         array = np.lib.format.read_array(file)
