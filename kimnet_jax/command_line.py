@@ -24,7 +24,7 @@ def start(run: Callable[..., int | None], define_flags: Callable[[flags.FlagValu
     With `settings`, it gets the arguments `--config.FIELD=VALUE` between the two, as they stand.
     """
     define_flags(flags.FLAGS)
-    given = [part for part in sys.argv if settings and part.startswith('--config.')]
+    rest, given = split_settings(sys.argv) if settings else (sys.argv, [])
 
     def begin(argv: Sequence[str]) -> int | None:
         from kimnet_jax.training.compilation import keep_compiled  # JAX, which `--help` does without
@@ -34,8 +34,13 @@ def start(run: Callable[..., int | None], define_flags: Callable[[flags.FlagValu
         return run(argv, given, flags.FLAGS) if settings else run(argv, flags.FLAGS)
 
     hush_foreign_threads()
-    rest = [part for part in sys.argv if part not in given]
     app.run(lambda argv: run_command(begin, argv), argv=rest, flags_parser=functools.partial(parse_flags, flags.FLAGS))
+
+
+def split_settings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the rest, the arguments `--config.FIELD=VALUE`) of a command line."""
+    given = [part for part in argv if part.startswith('--config.')]
+    return [part for part in argv if part not in given], given
 
 
 def parse_flags(values: Callable[[Sequence[str]], list[str]], argv: Sequence[str]) -> list[str]:

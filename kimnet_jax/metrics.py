@@ -16,6 +16,7 @@ from kimnet_jax.core.types import Array
 
 ALPHAS = np.arange(21) / 100  # PCK's thresholds: 0, 0.01, ..., 0.2; AUC is the trapezoid over all of them
 REPORTED = ('0.2', '0.1', '0.05')
+ALPHA = REPORTED[0]  # the paper's
 NORMALISERS = ('torso', 'person')
 MEAN = 'mPCK'  # the column over all joints
 SPATIAL = ('mpjpe', 'pa_mpjpe', 'acceleration', 'jitter')  # of poses in 3D
@@ -290,7 +291,7 @@ class PoseMetrics:
             result[key] = {
                 'pck': {alpha: {name: curve[:, i] for name, curve in curves.items()} for alpha, i in at.items()},
                 'auc': {name: np.trapezoid(curve, ALPHAS, axis=-1) / ALPHAS[-1] for name, curve in curves.items()},
-                'joints': dict(zip(names, state.compute()[:, at[REPORTED[0]]].T, strict=True)),
+                'joints': dict(zip(names, state.compute()[:, at[ALPHA]].T, strict=True)),
             }
         for key in ('acceleration', 'jitter'):
             state = self._weighted(key, weights)  # [S, J]

@@ -17,7 +17,7 @@ import scipy.io
 from array_bombs import png_of, zip_of_zeros
 
 from kimnet_jax.core import files
-from kimnet_jax.core.array_files import read_npz
+from kimnet_jax.core.array_files import read_npz, read_pickle
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
 from kimnet_jax.core.video import read_frames
@@ -218,3 +218,77 @@ def test_a_damaged_array_of_objects_is_not_unpickled(tmp_path):
     with pytest.raises(InputError, match=r'bad\.npz: cannot be read: .*CRC'):
         read_npz(tmp_path / 'bad.npz')
     assert len(read_npz(tmp_path / 'good.npz')['joints']) == 2
+
+
+class _Made:
+    """Pickles as NumPy's arrays do, with a state that NumPy would believe."""
+
+    def __init__(self, state: tuple, kind: tuple = ('f8', False, True)):
+        self.state, self.kind = state, kind
+
+    def __reduce__(self):
+        shape, dtype_state, data = self.state
+        return np._core.multiarray._reconstruct, (np.ndarray, (0,), b'b'), (1, shape, _Kind(self.kind, dtype_state), False, data)
+
+
+class _Kind:
+    def __init__(self, arguments: tuple, state: tuple):
+        self.arguments, self.state = arguments, state
+
+    def __reduce__(self):
+        return np.dtype, self.arguments, self.state
+
+
+LITTLE = (3, '<', None, None, None, -1, -1, 0)
+
+
+@pytest.mark.parametrize(
+    'made',
+    [
+        _Made(((10**9,), LITTLE, b'\0' * 8)),
+        _Made(((-1,), LITTLE, b'\0' * 8)),
+        _Made(((1,) * 40, LITTLE, b'\0' * 8)),
+        _Made(((2**62, 4), LITTLE, b'')),
+        _Made(((2,), (3, '|', None, None, None, -1, -1, 63), [1]), ('O8', False, True)),
+        _Made(((1,), LITTLE, [1.0])),
+        _Made(((1,), (3, 5), b'\0' * 8)),
+        _Made(((1,), LITTLE, b'\0' * 8), ('V8', False, True)),
+    ],
+    ids=['short', 'negative', 'axes', 'overflow', 'objects', 'list', 'order', 'void'],
+)
+def test_arrays_whose_pickle_lies_do_not_end_the_process(tmp_path, made):
+    path = tmp_path / 'body.pkl'
+    path.write_bytes(pickle.dumps({'weights': made}))
+    with pytest.raises(InputError, match='not a readable pickle of arrays'):
+        read_pickle(path)
+
+
+def test_of_a_pickled_dtype_only_kind_and_order_count(tmp_path):
+    made = _Made(((1,), (3, '>', None, ('a',), {'a': 1}, 8, 1, 16), b'\x3f\xf0' + b'\0' * 6))
+    (tmp_path / 'body.pkl').write_bytes(pickle.dumps(made))
+    found = read_pickle(tmp_path / 'body.pkl')
+    assert (type(found), found.dtype, found.tolist()) == (np.ndarray, np.float64, [1.0])
+
+
+def test_arrays_come_out_of_a_pickle_as_they_went_in(tmp_path):
+    objects = np.empty(2, object)
+    objects[:] = [np.arange(6, dtype='>i4').reshape(2, 3), {'x': np.float32(3)}]
+    arrays = {
+        'objects': objects,
+        'columns': np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        'text': np.array(['ab', 'c']),
+        'bytes': np.array([b'xy']),
+        'complex': np.arange(3) + 1j,
+        'empty': np.zeros((0, 3), np.float32),
+        'scalar': np.array(2.5),
+    }
+    for protocol in (2, 4):
+        (tmp_path / 'body.pkl').write_bytes(pickle.dumps(arrays, protocol=protocol))
+        found = read_pickle(tmp_path / 'body.pkl')
+        assert found.keys() == arrays.keys()
+        for name in arrays.keys() - {'objects'}:
+            np.testing.assert_array_equal(found[name], arrays[name])
+            assert (type(found[name]), found[name].dtype) == (np.ndarray, arrays[name].dtype)
+        np.testing.assert_array_equal(found['objects'][0], objects[0])
+        assert type(found['objects'][0]) is np.ndarray
+        assert found['objects'][1] == {'x': 3}

@@ -1,6 +1,9 @@
 """Arrays out of files that others wrote, npz of arrays of arrays and pickles included: nothing that a file holds is ever run."""
 
+import codecs
 import io
+import math
+import operator
 import pathlib
 import pickle
 import sys
@@ -14,14 +17,9 @@ from kimnet_jax.core import files
 from kimnet_jax.core.errors import InputError
 
 _BUILTINS = ('builtins', '__builtin__')
-_ALLOWED = {  # all that arrays in plain containers need
-    *((module, '_reconstruct') for module in ('numpy.core.multiarray', 'numpy._core.multiarray')),
-    *((module, 'scalar') for module in ('numpy.core.multiarray', 'numpy._core.multiarray')),
-    ('numpy', 'ndarray'),
-    ('numpy', 'dtype'),
-    ('_codecs', 'encode'),
-    *((module, name) for module in _BUILTINS for name in ('set', 'object')),
-}
+_MULTIARRAY = ('numpy.core.multiarray', 'numpy._core.multiarray')
+_KINDS = 'biufcSUO'  # of the arrays that are read: numbers, text, objects
+_MOST_AXES = 32  # NumPy's limit
 _STAND_INS = ('chumpy', 'scipy')  # packages whose objects are read for their arrays alone
 
 
@@ -35,15 +33,88 @@ class Parts:
         self.__dict__ = dict(state) if isinstance(state, dict) else {}
 
 
+class _Dtype:
+    """Stands for `numpy.dtype`, whose own `__setstate__` believes what it is given, to the end of the process."""
+
+    def __init__(self, kind: str, *_: Any):
+        self.dtype = np.dtype(kind if isinstance(kind, str) else 'V')
+        if self.dtype.kind not in _KINDS:
+            raise pickle.UnpicklingError(f'an array of {kind!r}')
+
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array whose state is checked before NumPy, which does not, gets it."""
+
+    def __setstate__(self, state: Any) -> None:
+        *_, shape, kind, in_columns, data = state
+        shape, dtype = tuple(map(operator.index, shape)), kind.dtype
+        data = data.encode('latin1') if isinstance(data, str) else data  # of Python 2
+        objects = dtype.hasobject
+        if len(shape) > _MOST_AXES or min(shape, default=0) < 0 or not isinstance(data, list if objects else bytes):
+            raise pickle.UnpicklingError('an array whose shape and data do not go together')
+        if math.prod(shape) * (1 if objects else dtype.itemsize) != len(data):
+            raise pickle.UnpicklingError('an array whose shape and data do not go together')
+        super().__setstate__((1, shape, dtype, bool(in_columns), data))  # type: ignore[arg-type]  # a bool of Python's will do
+
+
+def _scalar(kind: _Dtype, data: Any) -> Any:
+    (value,) = np.frombuffer(data.encode('latin1') if isinstance(data, str) else data, kind.dtype)
+    return value
+
+
+def _new_array(*_: Any) -> _Array:
+    return np.ndarray.__new__(_Array, (0,), np.int8)
+
+
+_CLASSES: dict[tuple[str, str], Any] = {  # all that arrays in plain containers need
+    **{(module, '_reconstruct'): _new_array for module in _MULTIARRAY},
+    **{(module, 'scalar'): _scalar for module in _MULTIARRAY},
+    ('numpy', 'ndarray'): _Array,
+    ('numpy', 'dtype'): _Dtype,
+    ('_codecs', 'encode'): codecs.encode,
+    **{(module, kind.__name__): kind for module in _BUILTINS for kind in (set, object)},
+    **{(module, 'bytes'): lambda *_: b'' for module in _BUILTINS},  # what protocol 2 has of an empty array
+}
+
+
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
-            return super().find_class(module, name)
+        if (module, name) in _CLASSES:
+            return _CLASSES[module, name]
         if module.split('.')[0] in _STAND_INS:
             return type(name, (Parts,), {})
         if name == '_reconstructor' and module in ('copyreg', 'copy_reg'):
             return _reconstruct
         raise pickle.UnpicklingError(f'refused: it holds {module}.{name}, no array; none of its code was run')
+
+
+def _load(file: Any) -> Any:
+    """What a pickle of arrays in plain containers holds."""
+    return _plain(_ArraysOnly(file, encoding='latin1').load(), {})
+
+
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """The value with NumPy's own arrays for `_Array`s, within lists, dicts and `Parts` in place; `known`: done, by id."""
+    if id(value) in known:
+        return known[id(value)]
+    known[id(value)] = value
+    if isinstance(value, _Array):
+        known[id(value)] = plain = value.view(np.ndarray)
+        if plain.dtype.hasobject:
+            for i, item in enumerate(plain.flat):
+                plain.flat[i] = _plain(item, known)
+        return plain
+    if isinstance(value, dict | Parts):
+        items = value if isinstance(value, dict) else value.__dict__
+        items.update({key: _plain(item, known) for key, item in items.items()})
+    elif isinstance(value, list):
+        value[:] = [_plain(item, known) for item in value]
+    elif isinstance(value, tuple):
+        known[id(value)] = value = tuple(_plain(item, known) for item in value)
+    return value
 
 
 class Npz(NamedTuple):
@@ -95,7 +166,7 @@ def read_pickle(path: pathlib.Path) -> Any:
     """What a pickle of arrays in plain containers holds; objects of `chumpy` and `scipy` are `Parts`. Raises `InputError`."""
     data = files.read_file(path)
     try:
-        return _ArraysOnly(io.BytesIO(data), encoding='latin1').load()
+        return _load(io.BytesIO(data))
     except Exception as error:  # as above
         raise InputError(f'{path}: not a readable pickle of arrays ({_line(error)})') from error
 
@@ -129,8 +200,8 @@ def _read_array(archive: zipfile.ZipFile, member: str, objects: bool) -> Any:
         if dtype.hasobject and not objects:
             raise pickle.UnpicklingError('refused: it holds Python objects, not only arrays; none of their code was run')
         if dtype.hasobject:
-            archive.read(member)  # raises where its checksum is wrong: a damaged pickle of arrays can end the process in NumPy
-            return _ArraysOnly(file, encoding='latin1').load()
+            archive.read(member)  # raises where its checksum is wrong; a pickle is not read to the end
+            return _load(file)
     with archive.open(member) as file:
         array = np.lib.format.read_array(file)
     if array.dtype.kind == 'U' and array.size:

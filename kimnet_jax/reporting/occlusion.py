@@ -8,10 +8,9 @@ import numpy as np
 
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array, Example
-from kimnet_jax.metrics import MEAN, NORMALISERS, PoseMetrics, contrast
+from kimnet_jax.metrics import ALPHA, MEAN, NORMALISERS, PoseMetrics, contrast
 from kimnet_jax.reporting.tables import number, table
 
-ALPHA = '0.2'
 LAST_SEEN = 'last seen'
 GROUPS = {  # of joints and frames, by heading
     'occluded': 'occluded joints',

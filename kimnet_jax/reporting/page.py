@@ -9,17 +9,16 @@ import markupsafe
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.metrics import MEAN, NORMALISERS
+from kimnet_jax.metrics import ALPHA, MEAN, NORMALISERS, REPORTED
 from kimnet_jax.reporting import plots
 from kimnet_jax.reporting.calibration import HEADINGS
 from kimnet_jax.reporting.smoothing import SPATIAL_COLUMNS
 from kimnet_jax.reporting.tables import MEAN_POSE, RANDOM, SMOOTHNESS, number, percent
 
-ALPHA, REPORTED = '0.2', ('0.2', '0.1', '0.05')
 _BY = {'torso': 'By torso length', 'person': 'By person size'}
 _TRAINING = {  # key of a record -> title; those that a run has
     'loss': 'Loss',
-    'pck': 'PCK@0.2 of training batches (%)',
+    'pck': f'PCK@{ALPHA} of training batches (%)',
     'learning_rate': 'Learning rate',
     'gradient_norm': 'Norm of the gradient',
     'frames_per_second': 'Frames per second',

@@ -23,7 +23,7 @@ from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array
 from kimnet_jax.data_pipelines import schema
 from kimnet_jax.data_pipelines.pose_files import open_pose_file
-from kimnet_jax.metrics import MEAN, PoseMetrics, Ratio, measurable, torso_length
+from kimnet_jax.metrics import ALPHA, MEAN, PoseMetrics, Ratio, measurable, torso_length
 from kimnet_jax.models import MODELS, count_parameters
 from kimnet_jax.reporting import require_jinja2, require_matplotlib
 from kimnet_jax.tasks import task_of, videos
@@ -35,7 +35,6 @@ from kimnet_jax.training.loop import TrainConfig
 if TYPE_CHECKING:
     from kimnet_jax.reporting import page
 
-_ALPHA = '0.2'
 _SHOWN_CLIPS, _SHOWN_FRAMES, _PANEL, _QUALITY = 3, 4, 220, 82  # worst and best ones; frames of each; pixels; of JPEG
 _SAME = 1e-4  # a difference of shares that is one of rounding
 _CORRELATED_CLIPS = 2  # of each action, on which W_r is averaged
@@ -248,7 +247,7 @@ def _measured(found: Trained, evaluation: Mapping[str, Any], file: pathlib.Path,
 
     shares: list[float] = []
     for one in _each(metrics, [[i] for i in range(len(clips))]):
-        shares.append(one.compute()['torso']['pck'][_ALPHA][MEAN])
+        shares.append(one.compute()['torso']['pck'][ALPHA][MEAN])
     means = [float(np.mean(part[np.isfinite(part)])) if np.isfinite(part).any() else math.inf for part in errors]
     ranked = sorted((i for i, share in enumerate(shares) if math.isfinite(share)), key=lambda i: (shares[i], -means[i], i))
     count = min(_SHOWN_CLIPS, len(ranked) // 2) or len(ranked)
@@ -293,7 +292,7 @@ def torso_errors(predicted: Array, joints: Array, visible: Array, skeleton: Skel
 def _check_same(metrics: PoseMetrics, evaluation: Mapping[str, Any], file: pathlib.Path) -> None:
     """Raises `_LackingError` where the tables are of other predictions, as with another split or other chains."""
     values = next(iter(evaluation['rows'].values())).get('values', {})
-    here, there = (one.get('torso', {}).get('pck', {}).get(_ALPHA, {}).get(MEAN) for one in (metrics.compute(), values))
+    here, there = (one.get('torso', {}).get('pck', {}).get(ALPHA, {}).get(MEAN) for one in (metrics.compute(), values))
     if there is None or abs(here - there) > _SAME:
         raise _LackingError(f'{file} has other poses than those that the tables are of; evaluate again with --predictions={file}')
 
@@ -308,7 +307,7 @@ def _each(metrics: PoseMetrics, parts: Sequence[Sequence[int]]) -> Iterator[Pose
 
 
 def _plain(values: Mapping[str, Any], intervals: Mapping[str, Any]) -> tuple[float | None, list[float | None]]:
-    share, ends = (part['torso']['pck'][_ALPHA][MEAN] for part in (values, intervals))
+    share, ends = (part['torso']['pck'][ALPHA][MEAN] for part in (values, intervals))
     return (None if math.isnan(share) else share), [None if math.isnan(end) else float(end) for end in ends]
 
 

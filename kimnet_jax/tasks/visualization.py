@@ -28,7 +28,7 @@ from kimnet_jax.data_pipelines.export import find_clip
 from kimnet_jax.inference.predictor import FramePose, PosePredictor, predict_poses
 from kimnet_jax.inference.tracking import TrackerConfig
 from kimnet_jax.inference.video import VideoWriter
-from kimnet_jax.metrics import REPORTED, pck_state, torso_length
+from kimnet_jax.metrics import ALPHA, pck_state, torso_length
 from kimnet_jax.reporting import VIDEO_SUFFIX, require_matplotlib
 from kimnet_jax.tasks import videos
 from kimnet_jax.tasks.occlusion import names_of
@@ -334,7 +334,7 @@ def compare(networks: Mapping[str, Trained], footage: Footage, asked: Frames | N
         verdicts = {TRUTH: np.zeros(truth.shape[:2], int)} | verdicts
         poses, sure = {TRUTH: truth} | poses, {TRUTH: visible} | sure
         for name, right in zip(networks, hits, strict=True):
-            print(f'{name}: {right.sum()} of {counted.sum()} joints within {REPORTED[0]} torso lengths')
+            print(f'{name}: {right.sum()} of {counted.sum()} joints within {ALPHA} torso lengths')
     else:
         least = TrackerConfig().joint_score
         sure = {
@@ -445,7 +445,7 @@ def right_joints(prediction: Array, joints: Array, visible: Array, skeleton: Ske
     """
     lengths = torso_length(joints, visible, skeleton)
     every_frame = (prediction[:, :, None], joints[:, None], visible[:, None], lengths[:, None])  # each with an axis of one frame
-    state = pck_state(*every_frame, alphas=[float(REPORTED[0])])
+    state = pck_state(*every_frame, alphas=[float(ALPHA)])
     return state.sums[..., 0, :] > 0, state.counts[..., 0, :] > 0
 
 

@@ -14,7 +14,7 @@ from unittest import mock
 
 from absl import flags
 
-from kimnet_jax.command_line import parse_flags
+from kimnet_jax.command_line import parse_flags, split_settings
 from kimnet_jax.core.command import _WithoutForeignThreads, explained, run_command
 
 LONGEST = 60.0  # seconds
@@ -70,8 +70,8 @@ def start(module: ModuleType, arguments: Sequence[str]) -> Outcome:
         values = flags.FlagValues()
         module.define_flags(values)
         passed_on = module.__name__ in ('kimnet_jax.reproduce', 'kimnet_jax.convert')
-        settings = [part for part in argv if passed_on and part.startswith('--config.')]
-        rest = parse_flags(values, [part for part in argv if part not in settings])
+        line, settings = split_settings(argv) if passed_on else (argv, [])
+        rest = parse_flags(values, line)
         run_command(module.run, rest, *([settings] if passed_on else []), values)
 
     out = io.TextIOWrapper(io.BytesIO(), 'utf-8', write_through=True)
