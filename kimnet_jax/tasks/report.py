@@ -24,7 +24,7 @@ from kimnet_jax.core.types import Array
 from kimnet_jax.data_pipelines import schema
 from kimnet_jax.data_pipelines.pose_files import open_pose_file
 from kimnet_jax.metrics import ALPHA, MEAN, PoseMetrics, Ratio, measurable, torso_length
-from kimnet_jax.models import MODELS, count_parameters
+from kimnet_jax.models import count_parameters
 from kimnet_jax.reporting import require_jinja2, require_matplotlib
 from kimnet_jax.tasks import task_of, videos
 from kimnet_jax.tasks.occlusion import names_of
@@ -107,7 +107,7 @@ def _gather(name: str, found: Trained, folder: pathlib.Path, data_dir: str | Non
                 measured = _measured(found, evaluation, predictions, data_dir)
             except _LackingError as error:
                 notes.append(f'no actions, errors and clips: {error}.')
-    data = f'{_data(found)}, joints of {found.skeleton.name}' + (', refinement of poses' if _refines(found) else '')
+    data = f'{_data(found)}, joints of {found.skeleton.name}' + (', refinement of poses' if found.reads_poses else '')
     return page.Run(name, _facts(found, folder, records, data_dir), data, found.config, records, evaluation, measured, notes)
 
 
@@ -152,10 +152,6 @@ def _about(file: pathlib.Path) -> Mapping[str, Any]:
     about = read_npz(file).get('about')
     found = parse_json(str(about), f'{file}: about') if about is not None else {}
     return found if isinstance(found, dict) else {}
-
-
-def _refines(found: Trained) -> bool:
-    return MODELS[found.kind].reads == 'poses'
 
 
 def _data(found: Trained) -> str:
@@ -315,7 +311,7 @@ def _correlation(found: Trained, clips: schema.ClipSource, actions: Mapping[str,
     """Mean W_r of each action, on a few clips of it with the true boxes; {} where the network has no KMM."""
     from kimnet_jax.reporting import page
 
-    if _refines(found):
+    if found.reads_poses:
         return {}
     predictor, chain_length = videos.load(found, watch=True).predictor, found.config['eval'].get('chain_length', 0)
     chosen = [(action, i) for action, members in actions.items() for i in members[:_CORRELATED_CLIPS]]

@@ -102,10 +102,11 @@ class Trained:
     def _size(self) -> dict[str, int]:
         """What the data set gives of the network's config."""
         joints = self.skeleton.num_joints
-        return {'channels': joints * DIMS[self.config['poses']['kind']]} if self._reads_poses else {'num_joints': joints}
+        return {'channels': joints * DIMS[self.config['poses']['kind']]} if self.reads_poses else {'num_joints': joints}
 
     @property
-    def _reads_poses(self) -> bool:
+    def reads_poses(self) -> bool:
+        """Whether it refines poses, and reads no frames."""
         return self.kind in MODELS and MODELS[self.kind].reads == 'poses'
 
     def require_skeleton(self, other: Skeleton, source: str) -> None:
@@ -122,7 +123,7 @@ class Trained:
 
     def load(self, dtype: str | None = None) -> VideoModel:
         """The network of videos in eval mode; `dtype` instead of `config.dtype`. Raises `InputError` where it is none."""
-        if self._reads_poses:
+        if self.reads_poses:
             raise InputError(
                 f'{self.name}: {self.kind!r} refines poses and reads no video; use it with kimnet_jax.refine or predict --refine'
             )
@@ -130,7 +131,7 @@ class Trained:
 
     def network(self, dtype: str | None = None) -> Any:
         """The network, of whatever family, in eval mode; `dtype` instead of `config.dtype`. Raises `InputError`."""
-        make_abstract: Any = abstract_refiner if self._reads_poses else abstract_model
+        make_abstract: Any = abstract_refiner if self.reads_poses else abstract_model
         return _fill(
             make_abstract(self.config['model'], dtype=dtype or self.config['dtype'], **self._size), self.arrays, self.name
         )
