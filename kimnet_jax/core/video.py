@@ -4,8 +4,8 @@ import functools
 import logging
 import pathlib
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,15 +30,28 @@ def frame_rate(path: str | pathlib.Path) -> float:
     return float(rate) if rate else DEFAULT_RATE
 
 
-def read_frames(path: str | pathlib.Path, damaged: Callable[[int], object] | None = None) -> Iterator[np.ndarray]:
-    """Every frame of a video file, or of a folder of images in the order of their names, as uint8 [H, W, 3] RGB.
+class Frame(NamedTuple):
+    """A frame of a video.
+
+    Attributes:
+        image: uint8 [H, W, 3] RGB, as players show it.
+        time: seconds at which it is shown, after the first frame.
+        damaged: whether it is not as it was filmed: the decoder had to conceal an error in it, or in a frame it may be built on.
+    """
+
+    image: np.ndarray
+    time: float
+    damaged: bool = False
+
+
+def read_frames(path: str | pathlib.Path, *, tolerant: bool = False) -> Iterator[Frame]:
+    """Every frame of a video file, or of a folder of images in the order of their names.
 
     Decodes from the start, once: stated frame counts and seeking are not to be trusted in the wild. One frame is held at a time.
 
     Args:
         path: the video or the folder.
-        damaged: told the number of each frame, before it comes, in which the decoder had to conceal an error, and of those up to
-            the next key frame, which may be built on it. None: the first such frame is an error.
+        tolerant: damaged frames come marked; otherwise the first is an error.
 
     Raises:
         DamagedError: a frame is damaged or cannot be decoded, or the file breaks off.
@@ -46,11 +59,12 @@ def read_frames(path: str | pathlib.Path, damaged: Callable[[int], object] | Non
     """
     path = pathlib.Path(path)
     size, count = None, 0
-    for frame in _folder_frames(path, damaged) if path.is_dir() else _video_frames(path, damaged):
+    for frame in _folder_frames(path, tolerant) if path.is_dir() else _video_frames(path, tolerant):
+        shape = frame.image.shape
         if size is None:
-            size = frame.shape
-        elif frame.shape != size:
-            raise InputError(f'{path}: frame {count} is {frame.shape[1]}x{frame.shape[0]}, the first is {size[1]}x{size[0]}')
+            size = shape
+        elif shape != size:
+            raise InputError(f'{path}: frame {count} is {shape[1]}x{shape[0]}, the first is {size[1]}x{size[0]}')
         count += 1
         yield frame
     if not count:
@@ -64,17 +78,17 @@ def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
         return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith('.'))
 
 
-def _folder_frames(folder: pathlib.Path, damaged: Callable[[int], object] | None) -> Iterator[np.ndarray]:
+def _folder_frames(folder: pathlib.Path, tolerant: bool) -> Iterator[Frame]:
     for number, file in enumerate(image_files(folder)):
         data = read_file(file, 'image')
-        frame = decode_image(data, str(file))
+        image, damaged = decode_image(data, str(file)), False
         try:
             check_jpeg(data, str(file))
         except DamagedError:
-            if damaged is None:
+            if not tolerant:
                 raise
-            damaged(number)
-        yield frame
+            damaged = True
+        yield Frame(image, number / DEFAULT_RATE, damaged)
 
 
 @functools.cache
@@ -112,7 +126,7 @@ def _open(path: pathlib.Path) -> Any:
     return container
 
 
-def _video_frames(path: pathlib.Path, tell: Callable[[int], object] | None) -> Iterator[np.ndarray]:
+def _video_frames(path: pathlib.Path, tolerant: bool) -> Iterator[Frame]:
     av = _pyav()
     with _open(path) as container:
         stream = container.streams.video[0]
@@ -120,6 +134,7 @@ def _video_frames(path: pathlib.Path, tell: Callable[[int], object] | None) -> I
         context.options = _STRICT | {'max_pixels': str(limit(MAX_PIXELS))}
         context.thread_count = 1  # in a thread of its own the decoder's complaints would be those of any video
         packets = iter(container.demux(stream))
+        rate = float(stream.average_rate or DEFAULT_RATE)
         count, resting = 0, ''
         complaints: dict[int | None, str] = {}  # by the time of the frame: not every decoder marks it itself
         try:
@@ -147,19 +162,19 @@ def _video_frames(path: pathlib.Path, tell: Callable[[int], object] | None) -> I
                     if found or frame.key_frame:
                         resting = found[0] if found else ''
                     built_on = frame.pict_type == av.video.frame.PictureType.B and bool(complaints)
-                    if resting or built_on:
-                        if tell is None:
-                            why = resting or next(iter(complaints.values()))
-                            raise DamagedError(f'{path}: frame {count} is damaged ({why}); download the file again')
-                        tell(count)
+                    damaged = bool(resting) or built_on
+                    if damaged and not tolerant:
+                        why = resting or next(iter(complaints.values()))
+                        raise DamagedError(f'{path}: frame {count} is damaged ({why}); download the file again')
                     image = frame.to_ndarray(format='rgb24')
-                    yield np.ascontiguousarray(np.rot90(image, frame.rotation // 90))  # phones film upright pictures lying down
+                    upright = np.ascontiguousarray(np.rot90(image, frame.rotation // 90))  # phones film them lying down
+                    yield Frame(upright, count / rate, damaged)
                     count += 1
         except av.FFmpegError as error:
             raise DamagedError(
                 f'{path}: cannot be decoded after frame {count} ({error.strerror}); the file is damaged'
             ) from error
-        if complaints and tell is None:
+        if complaints and not tolerant:
             raise DamagedError(f'{path}: damaged ({next(iter(complaints.values()))}); download the file again')
 
 

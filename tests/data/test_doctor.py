@@ -193,9 +193,9 @@ def flip_until_noticed(path: pathlib.Path) -> None:
         flipped = bytearray(data)
         flipped[position] ^= 4
         path.write_bytes(flipped)
-        marked: list[int] = []
         with contextlib.suppress(InputError):
-            if len(list(read_frames(path, marked.append))) == frames and marked:
+            read = list(read_frames(path, tolerant=True))
+            if len(read) == frames and any(frame.damaged for frame in read):
                 return
     raise AssertionError('no such bit')
 

@@ -48,7 +48,7 @@ def test_videos_are_stored_lossless_with_zero_based_joints_and_the_extent_of_the
     train = open_clips(tmp_path / 'built', 'sub_jhmdb', 'fold2', 'train')
     assert [train[i]['clip'] for i in range(len(train))] == ['catch/Ball_catch_1', 'golf/Golf_swing_0']  # fold 2: labels 2 1 1 2
     for clip, example in built.items():
-        frames = list(read_frames(root / f'ReCompress_Videos/{clip}.avi'))
+        frames = [frame.image for frame in read_frames(root / f'ReCompress_Videos/{clip}.avi')]
         assert example['action'] == clip.split('/')[0]
         assert example['image_size'].tolist() == [48, 64]
         np.testing.assert_array_equal([decode_image(f, clip) for f in example['frames']], frames)
@@ -319,8 +319,8 @@ def test_real_clips_build_from_a_small_split(shared_dir, tmp_path):
         np.testing.assert_allclose(example['joints'][-1, 3], pos_img[:, 3, -1] - 1, atol=1e-4)
         rows, columns = np.nonzero(mask[..., 2])
         np.testing.assert_array_equal(example['boxes'][2], [columns.min(), rows.min(), columns.max(), rows.max()])
-        frame = list(read_frames(real / f'ReCompress_Videos/{clip}.avi'))[-1]
-        np.testing.assert_array_equal(decode_image(example['frames'][-1], clip), frame)
+        *_, last = read_frames(real / f'ReCompress_Videos/{clip}.avi')
+        np.testing.assert_array_equal(decode_image(example['frames'][-1], clip), last.image)
 
 
 def test_every_real_clip_is_in_one_split_of_each_fold(shared_dir):

@@ -91,7 +91,7 @@ def test_files_are_valid_and_agree(outputs, write_video, tmp_path, skeleton, nam
         np.testing.assert_allclose(annotation['bbox'], [x0, y0, x1 - x0, y1 - y0])
         assert annotation['area'] == pytest.approx(60 * 80.5)
 
-    overlay = list(read_frames(out / 'clip.overlay.mp4'))
+    overlay = [frame.image for frame in read_frames(out / 'clip.overlay.mp4')]
     assert [frame.shape for frame in overlay] == [(122, 162, 3)] * 4
     assert frame_rate(out / 'clip.overlay.mp4') == pytest.approx(rate)
 

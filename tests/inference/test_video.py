@@ -82,6 +82,6 @@ def test_rotated_videos_are_read_upright(tmp_path, rotation, corner):
         container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
         container.mux(stream.encode())
     (read,) = read_frames(tmp_path / 'phone.mp4')
-    assert read.shape == ((160, 120, 3) if rotation % 180 else (120, 160, 3))
-    assert read[corner].min() > 200
-    assert (read > 128).all(-1).sum() == pytest.approx(1600, rel=0.1)
+    assert read.image.shape == ((160, 120, 3) if rotation % 180 else (120, 160, 3))
+    assert read.image[corner].min() > 200
+    assert (read.image > 128).all(-1).sum() == pytest.approx(1600, rel=0.1)

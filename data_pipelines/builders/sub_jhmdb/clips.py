@@ -66,11 +66,11 @@ def read_boxes(path: pathlib.Path, joints: np.ndarray, image_size: tuple[int, in
 def read_video(path: pathlib.Path, count: int) -> tuple[list[bytes], tuple[int, int]]:
     """The frames of a video as PNG, lossless, and their (rows, columns). Raises `InputError` unless there are `count`."""
     frames, total = [], 0
-    for frame in read_frames(path):
+    for image, *_ in read_frames(path):
         total += 1
         if total <= count:
-            image_size = (frame.shape[0], frame.shape[1])
-            frames.append(encode_png(frame))
+            image_size = (image.shape[0], image.shape[1])
+            frames.append(encode_png(image))
     if total != count:
         raise DamagedError(f'{path}: {total} frames, but pos_img of its joint_positions.mat has {count}; replace the file')
     return frames, image_size
