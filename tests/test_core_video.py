@@ -6,8 +6,7 @@ import pytest
 
 from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.image import encode_jpeg, encode_png
-from kimnet_jax.core.video import DEFAULT_RATE, frame_rate, image_files, read_frames
-from kimnet_jax.inference.video import stated_frame_count
+from kimnet_jax.core.video import DEFAULT_RATE, frame_rate, image_files, read_frames, stated_frame_count
 
 
 def write_video(path, frames, rate=12):
@@ -29,7 +28,7 @@ def test_a_video_frame_by_frame(tmp_path, frames):
     write_video(tmp_path / 'clip.mkv', frames)
     read = list(read_frames(tmp_path / 'clip.mkv'))
     np.testing.assert_array_equal(np.stack([frame.image for frame in read]), frames)
-    np.testing.assert_allclose([frame.time for frame in read], np.arange(5) / 12)
+    np.testing.assert_allclose([frame.time for frame in read], np.arange(5) / 12, atol=1e-3)  # Matroska's clock
     assert frame_rate(tmp_path / 'clip.mkv') == 12
 
 
