@@ -100,6 +100,11 @@ def write_coded(path, codec: str, options: dict[str, str], pix_fmt: str = 'yuv42
         container.mux(stream.encode())
 
 
+def by_number(frames) -> dict[int, np.ndarray]:
+    """The images by the frame's number, by its time: some may be missing."""
+    return {round(frame.time * 25): frame.image for frame in frames}
+
+
 CODERS = {  # least share of the flipped bits that show in the pixels and are noticed, as measured, less a margin
     'h264.mp4': ('libx264', {'g': '4'}, 0.6),
     'cavlc.mp4': ('libx264', {'x264-params': 'cabac=0'}, 0.4),
@@ -114,7 +119,7 @@ def test_flipped_bits_that_the_decoder_conceals_are_told_or_refused(name, tmp_pa
     codec, options, share = CODERS[name]
     path = tmp_path / name
     write_coded(path, codec, options)
-    data, good = path.read_bytes(), [frame.image for frame in read_frames(path)]
+    data, good = path.read_bytes(), by_number(read_frames(path))
     assert len(good) == 12
     rng = np.random.default_rng(0)
     noticed, shown, unmarked = 0, 0, []
@@ -127,13 +132,14 @@ def test_flipped_bits_that_the_decoder_conceals_are_told_or_refused(name, tmp_pa
         except DamagedError:
             noticed, shown = noticed + 1, shown + 1
             continue
-        frames, marked = [frame.image for frame in read], {t for t, frame in enumerate(read) if frame.damaged}
-        differ = {t for t, pair in enumerate(itertools.zip_longest(frames, good)) if not np.array_equal(*pair)}
+        frames, marked = by_number(read), by_number(frame for frame in read if frame.damaged).keys()
+        differ = {t for t in frames.keys() | good.keys() if not np.array_equal(frames.get(t), good.get(t))}
         shown += bool(differ)
         if marked:
             noticed += bool(differ)
-            unmarked.append(len(differ - marked))
-            with pytest.raises(DamagedError, match=f'{path}: (frame {min(marked)} is )?damaged'):
+            unmarked.append(len(differ & frames.keys() - marked))  # those that cannot be decoded are not there to be marked
+            first = next(n for n, frame in enumerate(read) if frame.damaged)
+            with pytest.raises(DamagedError, match=f'{path}: (frame {first} is damaged|damaged|cannot be decoded)'):
                 list(read_frames(path))
         else:
             assert len(list(read_frames(path))) == len(frames)

@@ -69,7 +69,7 @@ def test_what_is_no_file_is_one_line_at_once(name, make, tmp_path):
     assert stated_frame_count(path) in (None, 0)
 
 
-@pytest.mark.parametrize('make', [_pipe, _link, _loop, pathlib.Path.mkdir])
+@pytest.mark.parametrize('make', [_pipe, _link, _loop])
 def test_an_image_of_a_folder_that_is_none_is_named(make, tmp_path):
     make(tmp_path / 'x.jpg')
     with pytest.raises(InputError, match=f'{tmp_path}/x.jpg: '):

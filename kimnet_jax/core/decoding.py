@@ -1,5 +1,6 @@
 """What FFmpeg reads, opened and decoded frame by frame. PyAV is imported on first use, here and nowhere else in `core`."""
 
+import collections
 import contextlib
 import functools
 import itertools
@@ -12,7 +13,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from kimnet_jax.core.display import Clock, shown_image
+from kimnet_jax.core.display import HELD_BACK, Clock, shown_image
 from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.files import MAX_PIXELS, check_pixels, limit
 
@@ -22,7 +23,6 @@ _PACKETS_MEASURED = 1000
 _FAR = 1.9  # times; fields for frames are twice as many
 _NO_VIDEO = 1 << 10 | 1 << 11  # FFmpeg's flags of a stream that is a picture: cover art, thumbnails
 _CLOCKS_JUMP = 1 << 9  # its flag of formats such as MPEG-TS
-_HELD_BACK = 16  # frames; more than that no decoder puts in order
 _SKIPPED = 'Skipping invalid undecodable NALU'  # what the decoder of HEVC calls a warning, and what leaves a hole
 _ZEROS, _FORBIDDEN = bytes(64), re.compile(rb'\0\0[\0-\2]')  # escapes keep the latter out of H.264 and HEVC
 _STRICT = {'err_detect': 'crccheck+bitstream+buffer'}  # checksums and impossible codes are looked at; no false alarm is known
@@ -134,57 +134,46 @@ def decoded_frames(container: Any, stream: Any, name: str, tolerant: bool) -> It
     context.options = _STRICT | {'max_pixels': str(limit(MAX_PIXELS))}
     context.thread_count = 1  # in a thread of its own the decoder's complaints would be those of any video
     clock = Clock(stated_rate(stream) or DEFAULT_RATE, bool(container.format.flags & _CLOCKS_JUMP))
-    packets = iter(container.demux(stream))
-    count, resting = 0, ''
-    complaints: dict[int | None, str] = {}  # by the time of the frame: not every decoder marks it itself
+    packets, beginning, damage = _packets(container, stream), _Beginning(), _Damage()
+    count, latest = 0, None
     failure: _Failure | None = None  # of a packet whose frame and those after it have not come
-    waiting: bool | None = None  # for the first key frame; None before the first packet
-    key_seen = cut = False
     try:
         while True:
             with av.logging.Capture() as said:  # (level, decoder, text) each
-                packet = next(packets, None)
+                packet, missing, cut = next(packets, (None, False, False))
                 if packet is None:
                     break
-                if cut and not packet.size:  # some decoders drop it without a word
+                if cut:  # some decoders drop it without a word
                     raise DamagedError(
                         f'{name}: breaks off near frame {count}; the file is damaged or incomplete, download it again'
                     )
-                cut = packet.is_corrupt  # or, where others follow, something is missing in it
-                waiting = not packet.is_keyframe if waiting is None else waiting
-                key_seen = key_seen or not waiting or packet.is_keyframe
-                found = ['data is missing'] if cut else []
+                counts = beginning.is_over(packet)
+                found = ['data is missing'] if missing else []
                 try:
                     frames = packet.decode()
                 except av.FFmpegError as error:
-                    if key_seen and not tolerant:
+                    if counts and not tolerant:
                         raise
                     frames, found = [], [*found, error.strerror]
-                    failure = _Failure(packet.pts, count, error) if key_seen else None
+                    failure = _Failure(packet.pts, count, error) if counts else failure
             found += [text.strip() for level, _, text in said if level <= av.logging.ERROR or text.startswith(_SKIPPED)]
             if packet.size and (impossible := _impossible(bytes(packet), context)):
                 found.append(impossible)
-            if found and key_seen:
-                complaints[packet.pts] = found[-1]
+            if found and counts:
+                damage.add(packet.pts, found[0])
+            if packet.dts is not None:
+                if latest is not None and packet.dts < latest:
+                    clock.restart()
+                latest = packet.dts
             for frame in frames:
-                if waiting and not frame.key_frame:
+                if not beginning.shows(frame):
                     continue
-                waiting = False
-                due = [time for time in complaints if None in (time, frame.pts) or time <= frame.pts]
-                why = [complaints.pop(time) for time in due]
-                if frame.is_corrupt:
-                    why = [*why, *complaints.values(), 'an error was concealed']
-                    complaints.clear()
-                if why or frame.key_frame:
-                    resting = why[0] if why else ''
-                built_on = frame.pict_type == av.video.frame.PictureType.B and bool(complaints)
-                damaged = bool(resting) or built_on
+                damaged = damage.of(frame, frame.pict_type == av.video.frame.PictureType.B)
                 if damaged and not tolerant:
-                    told = resting or next(iter(complaints.values()))
-                    raise DamagedError(f'{name}: frame {count} is damaged ({told}); download the file again')
+                    raise DamagedError(f'{name}: frame {count} is damaged ({damaged}); download the file again')
                 image = shown_image(frame, aspect, name)
                 seconds = None if frame.pts is None or not frame.time_base else float(frame.pts * frame.time_base)
-                yield Frame(image, clock(seconds), damaged)
+                yield Frame(image, clock(seconds), bool(damaged))
                 count += 1
                 if failure and failure.is_over(frame.pts, count):
                     failure = None
@@ -192,10 +181,88 @@ def decoded_frames(container: Any, stream: Any, name: str, tolerant: bool) -> It
             raise failure.error
     except av.FFmpegError as error:
         raise DamagedError(f'{name}: cannot be decoded after frame {count} ({error.strerror}); the file is damaged') from error
-    if waiting:
+    if beginning.lasts():
         raise DamagedError(f'{name}: no key frame in it, so none can be decoded; record it anew')
-    if complaints and not tolerant:
-        raise DamagedError(f'{name}: damaged ({next(iter(complaints.values()))}); download the file again')
+    if damage.left() and not tolerant:
+        raise DamagedError(f'{name}: damaged ({damage.left()}); download the file again')
+
+
+class _Beginning:
+    """Of a recording that begins between two key frames, what is built on frames that are not there."""
+
+    def __init__(self) -> None:
+        self._waiting: bool | None = None  # for the first key frame; None before the first packet
+        self._between = False  # the first packet was none
+        self._keys, self._first_key = 0, None
+
+    def is_over(self, packet: Any) -> bool:
+        """Whether the decoder's trouble with a packet counts. Before the first key frame is shown, it does not."""
+        if self._waiting is None:
+            self._waiting = self._between = not packet.is_keyframe
+        if packet.is_keyframe:
+            self._keys += 1
+            self._first_key = packet.pts if self._keys == 1 else self._first_key
+        if not self._keys:
+            return not self._between
+        if self._keys > 1 or packet.is_keyframe:
+            return True
+        if None in (packet.pts, self._first_key):
+            return not self._between
+        return packet.pts > self._first_key
+
+    def shows(self, frame: Any) -> bool:
+        """Whether a frame is whole: the first key frame, or after it."""
+        self._waiting = self._waiting and not frame.key_frame
+        return not self._waiting
+
+    def lasts(self) -> bool:
+        """Whether there was a packet, but no frame to show."""
+        return bool(self._waiting)
+
+
+class _Damage:
+    """Which frames are damaged, by what the decoder says of packets: not every decoder marks the frames itself."""
+
+    def __init__(self) -> None:
+        self._complaints: dict[int | None, str] = {}  # by the time of the frame
+        self._resting = ''  # until the next key frame
+
+    def add(self, pts: int | None, complaint: str) -> None:
+        """Notes a complaint about the packet of the frame at `pts`."""
+        self._complaints[pts] = complaint
+
+    def of(self, frame: Any, is_b: bool) -> str:
+        """What is wrong with the next frame that is shown, '' where nothing is."""
+        due = {time: self._complaints[time] for time in self._complaints if None in (time, frame.pts) or time <= frame.pts}
+        for time in due:
+            del self._complaints[time]
+        lost = [due.pop(time) for time in [*due] if frame.key_frame and None not in (time, frame.pts) and time < frame.pts]
+        own = [*due.values()]
+        if frame.is_corrupt:
+            own += [*self._complaints.values(), 'an error was concealed']
+            self._complaints.clear()
+        if own or frame.key_frame:
+            self._resting = own[0] if own else ''
+        built_on = [*self._complaints.values()] if is_b else []
+        return next(iter([*lost, *filter(None, [self._resting]), *built_on]), '')  # of lost ones the next frame tells
+
+    def left(self) -> str:
+        """What is wrong with frames that have not come."""
+        return next(iter(self._complaints.values()), '')
+
+
+def _packets(container: Any, stream: Any) -> Iterator[tuple[Any, bool, bool]]:
+    """Every packet, whether data is missing in it, and whether it is the end of a file that was cut off there."""
+    packets = iter(container.demux(stream))
+    ahead: collections.deque[Any] = collections.deque()
+    while packet := ahead.popleft() if ahead else next(packets, None):
+        missing = cut = packet.is_corrupt
+        if missing:
+            ahead.extend(itertools.islice(packets, 2 - len(ahead)))
+            cut = not any(each.size for each in ahead)  # the last packets are empty
+            # where recordings in MPEG-TS are joined, its counters begin anew, and the times do
+            missing = not any(None not in (packet.dts, each.dts) and each.dts < packet.dts for each in ahead)
+        yield packet, missing, cut
 
 
 class _Failure(NamedTuple):
@@ -207,7 +274,7 @@ class _Failure(NamedTuple):
 
     def is_over(self, pts: int | None, frames: int) -> bool:
         """Whether frames go on after it: one of a later time has come, or more than a decoder holds back."""
-        return self.pts is None or pts is None or pts >= self.pts or frames - self.frames > _HELD_BACK
+        return self.pts is None or pts is None or pts >= self.pts or frames - self.frames > HELD_BACK
 
 
 def _impossible(data: bytes, context: Any) -> str:

@@ -15,6 +15,8 @@ _BT709, _BT601, _BT2020 = 1, 5, 9  # and of matrices
 _MATRICES = {0, 1, 4, 5, 6, 7, 9}  # that swscale knows
 _STAND_INS = {10: _BT2020, 12: _BT709, 13: _BT2020}  # of constant luminance or derived from the primaries: near enough
 _FOREIGN = {8: 'YCgCo', 11: 'YDzDx', 14: 'ICtCp', 15: 'IPT-C2', 16: 'YCgCo-Re', 17: 'YCgCo-Ro'}
+HELD_BACK = 16  # frames; more than that no decoder puts in order
+_SQUEEZED = 4  # frames in a row, before the next; where more have no later time, it stands still and means nothing
 _DISCONTINUITY = 10.0  # seconds; a gap longer than that is one in formats whose clocks may jump, as for the command `ffmpeg`
 
 
@@ -88,9 +90,9 @@ def oriented(image: np.ndarray, matrix: np.ndarray | None, name: str) -> np.ndar
 class Clock:
     """Times in seconds after the first frame that always increase, from the ones a file states.
 
-    A frame without a time comes as long after the one before as that did after its own predecessor. So does a frame whose time
-    jumps back, or far ahead where clocks may jump, as at the seam of joined recordings; those after it keep their distance from
-    it. A frame at the time of the one before, or a little earlier, comes half as long after it.
+    A frame without a time comes as long after the one before as that did after its own predecessor. So does the first frame of
+    another recording that was joined to the one before, whose times begin anew, and a frame far ahead where clocks may jump;
+    those after it keep their distance from it. Any other frame that is not later than the one before is squeezed in after it.
     """
 
     def __init__(self, rate: float, may_jump: bool):
@@ -98,7 +100,11 @@ class Clock:
         self._step, self._may_jump = 1 / rate, may_jump
         self._time: float | None = None
         self._offset: float | None = None
-        self._late = 0
+        self._late = self._restarts = 0
+
+    def restart(self) -> None:
+        """The times begin anew, with one of the next frames: decoders hold some back."""
+        self._restarts = HELD_BACK
 
     def __call__(self, seconds: float | None) -> float:
         """The time of the next frame, which the file says to be shown at `seconds`."""
@@ -106,17 +112,18 @@ class Clock:
             self._offset, self._time = seconds, 0.0
             return 0.0
         following = self._time + self._step
+        self._restarts = max(0, self._restarts - 1)
         if seconds is None:
             self._time = following
             return following
         if self._offset is None:
             self._offset = seconds - following
         time = seconds - self._offset
-        if time < self._time - 2 * self._step or (self._may_jump and time > self._time + _DISCONTINUITY):
-            self._offset, time, self._late = seconds - following, following, 0
+        if (self._restarts and time <= self._time) or (self._may_jump and time > self._time + _DISCONTINUITY):
+            self._offset, time, self._late, self._restarts = seconds - following, following, 0, 0
         elif time <= self._time:
-            time = self._time + self._step / 2 if not self._late else following
             self._late += 1
+            time = self._time + self._step / 2**self._late if self._late <= _SQUEEZED else following
         else:
             self._step, self._late = (self._step if self._late else time - self._time), 0
         self._time = time
