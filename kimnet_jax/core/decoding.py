@@ -60,9 +60,8 @@ def file_url(path: pathlib.Path) -> str:
     return f'file:{path}'
 
 
-@contextlib.contextmanager
-def opened(source: str | IO[bytes], name: str, *, timeout: float | None = None) -> Iterator[tuple[Any, Any]]:
-    """An open container and its video stream.
+def open_container(source: str | IO[bytes], name: str, *, timeout: float | None = None) -> Any:
+    """An open `av.container.InputContainer`.
 
     Args:
         source: `file_url`, another address, or an open file, which need not be seekable.
@@ -71,18 +70,20 @@ def opened(source: str | IO[bytes], name: str, *, timeout: float | None = None) 
 
     Raises:
         DamagedError: FFmpeg cannot read it.
-        InputError: it has no video stream, no decoder, or too many pixels.
     """
     av = _pyav()
     try:
-        container = av.open(source, options=_STRICT, timeout=timeout, metadata_errors='replace')  # titles may be in any encoding
+        return av.open(source, options=_STRICT, timeout=timeout, metadata_errors='replace')  # titles may be in any encoding
     except av.FFmpegError as error:
-        raise DamagedError(f'{name}: not a readable video ({error.strerror})') from error
-    with container:
-        yield container, _video_stream(container, name)
+        raise DamagedError(f'{name}: not a readable video ({_reason(error)})') from error
 
 
-def _video_stream(container: Any, name: str) -> Any:
+def _reason(error: Any) -> str:
+    return 'no data came in time' if isinstance(error, _pyav().error.ExitError) else error.strerror
+
+
+def video_stream(container: Any, name: str) -> Any:
+    """The video of an open container. Raises `InputError` where it has none, no decoder for it, or too many pixels."""
     streams = [each for each in container.streams.video if not each.disposition & _NO_VIDEO]
     if not streams:
         pictures = ', only cover art' if container.streams.video else ''
@@ -92,6 +93,13 @@ def _video_stream(container: Any, name: str) -> Any:
         raise InputError(f'{name}: no decoder for its video stream; convert it, to H.264 for example')
     check_pixels(stream.codec_context.height, stream.codec_context.width, name)
     return stream
+
+
+@contextlib.contextmanager
+def opened(source: str | IO[bytes], name: str) -> Iterator[tuple[Any, Any]]:
+    """`open_container` and its `video_stream`."""
+    with open_container(source, name) as container:
+        yield container, video_stream(container, name)
 
 
 def stated_rate(stream: Any) -> float | None:
@@ -180,7 +188,7 @@ def decoded_frames(container: Any, stream: Any, name: str, tolerant: bool) -> It
         if failure:
             raise failure.error
     except av.FFmpegError as error:
-        raise DamagedError(f'{name}: cannot be decoded after frame {count} ({error.strerror}); the file is damaged') from error
+        raise DamagedError(f'{name}: cannot be decoded after frame {count} ({_reason(error)}); the file is damaged') from error
     if beginning.lasts():
         raise DamagedError(f'{name}: no key frame in it, so none can be decoded; record it anew')
     if damage.left() and not tolerant:
