@@ -10,6 +10,10 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import check_pixels
 
 _SNAP = 1.0  # degrees: nearer to a right angle than this, FFmpeg takes it for one
+_BILINEAR, _EXACT = (
+    0x2,
+    0x42000,
+)  # of swscale; without the latter (SWS_FULL_CHR_H_INT, SWS_ACCURATE_RND) deep colours end too dark
 _LIMITED = 1  # FFmpeg's number of a range whose black and white are 16 and 235
 _BT709, _BT601, _BT2020 = 1, 5, 9  # and of matrices
 _MATRICES = {0, 1, 4, 5, 6, 7, 9}  # that swscale knows
@@ -40,7 +44,9 @@ def shown_image(frame: Any, aspect: fractions.Fraction | None, name: str) -> np.
     """
     width = max(1, round(frame.width * aspect)) if aspect else frame.width
     check_pixels(frame.height, width, name)
-    image = frame.to_ndarray(format='rgb24', width=width, height=frame.height, src_colorspace=_matrix(frame, name))
+    how = _BILINEAR | _EXACT if frame.format.components[0].bits > 8 else _BILINEAR
+    matrix = _matrix(frame, name)
+    image = frame.to_ndarray(format='rgb24', width=width, height=frame.height, src_colorspace=matrix, interpolation=how)
     if frame.color_range == _LIMITED and frame.format.name.startswith('gray'):  # swscale takes every grey for full range
         image = np.rint(np.clip((image.astype(np.float32) - 16) * (255 / 219), 0, 255)).astype(np.uint8)
     return np.ascontiguousarray(oriented(image, _display_matrix(frame), name))

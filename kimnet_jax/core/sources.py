@@ -19,13 +19,14 @@ import numpy as np
 from kimnet_jax.core import decoding
 from kimnet_jax.core.decoding import DEFAULT_RATE, Frame
 from kimnet_jax.core.errors import DamagedError, InputError
-from kimnet_jax.core.files import check_pixels
+from kimnet_jax.core.files import check_pixels, shortened
 from kimnet_jax.core.image import opencv
 from kimnet_jax.core.video import checked_frames, frame_rate, read_frames, stated_frame_count
 
 STDIN = '-'
 _ADDRESS = re.compile(r'([a-z][a-z0-9+.-]*)://', re.IGNORECASE)
 _PROTOCOLS = ('http', 'https', 'rtsp', 'rtsps', 'rtmp', 'rtmps', 'udp', 'rtp', 'tcp', 'srt')
+_STEM = 200  # bytes; file systems allow names of 255
 _TIMEOUT = 10.0  # seconds without data
 _OPENING = 14.0  # seconds, the look-up of the name included, which nothing else ends
 
@@ -36,7 +37,7 @@ class Source:
 
     Attributes:
         name: what messages and files call it; without the password that an address may have.
-        stem: the name of its output files, without a suffix.
+        stem: the name of its output files, without a suffix; short enough for one.
         path: the file or folder, None for anything else.
         frames: reads it (`core.video.read_frames`); the argument is whether damaged frames come marked.
         stated_rate: frames per second, as far as known before it is read; None where only the times of the frames will tell.
@@ -89,7 +90,7 @@ def open_source(text: str, *, stdin_size: str | None = None, stdin_rate: float |
 def _file(path: pathlib.Path) -> Source:
     return Source(
         str(path),
-        path.resolve().name if path.is_dir() else path.stem,
+        shortened(path.resolve().name if path.is_dir() else path.stem, _STEM),
         path,
         lambda tolerant: read_frames(path, tolerant=tolerant),
         functools.partial(frame_rate, path),
@@ -111,7 +112,7 @@ def _public(address: str) -> str:
 def _stem(address: str) -> str:
     parts = urllib.parse.urlsplit(address)
     name = f'{parts.netloc}{parts.path}'
-    return re.sub(r'[^A-Za-z0-9.-]+', '_', name).strip('_.')[:100] or 'stream'
+    return re.sub(r'[^A-Za-z0-9.-]+', '_', name).strip('_.')[:_STEM] or 'stream'
 
 
 def _live_frames(address: str, name: str, tolerant: bool) -> Iterator[Frame]:
@@ -222,6 +223,6 @@ def _raw_frames(rows: int, columns: int, rate: float) -> Iterator[Frame]:
                 return
             if len(data) < length:
                 raise DamagedError(
-                    f'{STDIN}: breaks off in frame {count}: {len(data)} of {length} bytes; check --stdin_size and that it is rgb24'
+                    f'{STDIN}: breaks off in frame {count} ({len(data)} of {length} bytes); is it rgb24 of --stdin_size?'
                 )
             yield Frame(np.frombuffer(data, np.uint8).reshape(rows, columns, 3), count / rate)
