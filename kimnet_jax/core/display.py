@@ -85,7 +85,7 @@ def oriented(image: np.ndarray, matrix: np.ndarray | None, name: str) -> np.ndar
     off = max(abs(angle - 90 * round(angle / 90)) for angle in angles)
     if off > _SNAP:
         raise InputError(
-            f'{name}: players turn it by {angles[0]:.4g} degrees, which is no right angle; '
+            f'{name}: players turn it by {angles[0]:.4g} degrees clockwise, which is no right angle; '
             'apply that first: ffmpeg -i in.mp4 out.mp4'
         )
     if abs(a) > abs(b):
