@@ -103,7 +103,8 @@ class Clock:
 
     def __init__(self, rate: float, may_jump: bool):
         """`rate` in frames per second, until there are two times; `may_jump`: gaps of more than 10 seconds are none."""
-        self._step, self._may_jump = 1 / rate, may_jump
+        self._step = self._least = 1 / rate  # the last difference, and the smallest
+        self._may_jump = may_jump
         self._time: float | None = None
         self._offset: float | None = None
         self._late = self._restarts = 0
@@ -129,8 +130,9 @@ class Clock:
             self._offset, time, self._late, self._restarts = seconds - following, following, 0, 0
         elif time <= self._time:
             self._late += 1
-            time = self._time + self._step / 2**self._late if self._late <= _SQUEEZED else following
+            time = self._time + (self._least / 2**self._late if self._late <= _SQUEEZED else self._least)
         else:
-            self._step, self._late = (self._step if self._late else time - self._time), 0
+            self._step = self._step if self._late else time - self._time
+            self._least, self._late = min(self._least, self._step), 0
         self._time = time
         return time
