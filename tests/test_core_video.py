@@ -55,6 +55,11 @@ def test_a_damaged_image_of_a_folder_is_told_or_refused(tmp_path, frames):
         list(read_frames(tmp_path))
 
 
+def test_b_frames_in_avi_come_in_time(tmp_path):
+    write_coded(tmp_path / 'clip.avi', 'libx264', {'bf': '3'})
+    np.testing.assert_allclose([frame.time for frame in read_frames(tmp_path / 'clip.avi')], np.arange(12) / 25)
+
+
 def test_what_is_no_video_is_explained(tmp_path):
     for name, content, message in [
         ('missing.avi', None, 'no such video file or folder'),

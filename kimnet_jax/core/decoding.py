@@ -142,6 +142,7 @@ def decoded_frames(container: Any, stream: Any, name: str, tolerant: bool) -> It
     context.options = _STRICT | {'max_pixels': str(limit(MAX_PIXELS))}
     context.thread_count = 1  # in a thread of its own the decoder's complaints would be those of any video
     clock = Clock(stated_rate(stream) or DEFAULT_RATE, bool(container.format.flags & _CLOCKS_JUMP))
+    unordered = container.format.name == 'avi'  # which knows no times of B-frames: FFmpeg gives them those of others
     packets, beginning, damage = _packets(container, stream), _Beginning(), _Damage()
     count, latest = 0, None
     failure: _Failure | None = None  # of a packet whose frame and those after it have not come
@@ -180,7 +181,8 @@ def decoded_frames(container: Any, stream: Any, name: str, tolerant: bool) -> It
                 if damaged and not tolerant:
                     raise DamagedError(f'{name}: frame {count} is damaged ({damaged}); download the file again')
                 image = shown_image(frame, aspect, name)
-                seconds = None if frame.pts is None or not frame.time_base else float(frame.pts * frame.time_base)
+                stamp = frame.dts if unordered else frame.pts
+                seconds = None if stamp is None or not frame.time_base else float(stamp * frame.time_base)
                 yield Frame(image, clock(seconds), bool(damaged))
                 count += 1
                 if failure and failure.is_over(frame.pts, count):
