@@ -20,12 +20,11 @@ from kimnet_jax.core import files
 from kimnet_jax.core.array_files import read_npz, read_pickle
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
-from kimnet_jax.core.video import read_frames
+from kimnet_jax.core.video import read_frames, stated_frame_count
 from kimnet_jax.data_pipelines import matlab
 from kimnet_jax.data_pipelines.pose_files import read_pose_json
 from kimnet_jax.data_pipelines.smpl_files import read_body
 from kimnet_jax.inference.tracking import read_boxes
-from kimnet_jax.inference.video import stated_frame_count
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.training import loop, workdir
 
