@@ -17,7 +17,8 @@ LEAST = 0.4  # score
 _STRIDES = (8, 16, 32)  # of the grids of YOLOX and YOLOv5
 _PAD = 114  # grey, as all of these were trained with
 _OVERLAP = 0.5  # of two boxes of one person, where the file does not choose itself
-_RTMDET_MEAN, _RTMDET_STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)  # B G R
+_RTMDET_MEAN = np.array([103.53, 116.28, 123.675], np.float32)  # B G R
+_RTMDET_STD = np.array([57.375, 57.12, 58.395], np.float32)
 
 
 class Detections(NamedTuple):
@@ -147,7 +148,7 @@ class OnnxDetector:
         else:
             data = data[..., ::-1]  # trained on OpenCV's order
         if layout == 'rtmdet':
-            data = (data - np.float32(_RTMDET_MEAN)) / np.float32(_RTMDET_STD)
+            data = (data - _RTMDET_MEAN) / _RTMDET_STD
         batch = np.ascontiguousarray(data.transpose(2, 0, 1)[None]).astype(np.float16 if self._float16 else np.float32)
         try:
             return [np.asarray(output) for output in self._session.run(None, {self._input: batch})]
