@@ -47,6 +47,7 @@ def _pyav() -> Any:
     """PyAV, whose decoders' complaints can be caught; what is not caught stays unsaid."""
     import av
     import av.logging
+    import av.video.reformatter
 
     logging.getLogger('libav').addHandler(logging.NullHandler())
     logging.getLogger('libav').propagate = False
@@ -139,6 +140,7 @@ def decoded_frames(container: Any, stream: Any, name: str, tolerant: bool) -> It
     """
     av = _pyav()
     context, aspect = stream.codec_context, stream.sample_aspect_ratio
+    reformatter = av.video.reformatter.VideoReformatter()
     context.options = _STRICT | {'max_pixels': str(limit(MAX_PIXELS))}
     context.thread_count = 1  # in a thread of its own the decoder's complaints would be those of any video
     clock = Clock(stated_rate(stream) or DEFAULT_RATE, bool(container.format.flags & _CLOCKS_JUMP))
@@ -180,7 +182,7 @@ def decoded_frames(container: Any, stream: Any, name: str, tolerant: bool) -> It
                 damaged = damage.of(frame, frame.pict_type == av.video.frame.PictureType.B)
                 if damaged and not tolerant:
                     raise DamagedError(f'{name}: frame {count} is damaged ({damaged}); download the file again')
-                image = shown_image(frame, aspect, name)
+                image = shown_image(frame, aspect, name, reformatter)
                 stamp = frame.dts if unordered else frame.pts
                 seconds = None if stamp is None or not frame.time_base else float(stamp * frame.time_base)
                 yield Frame(image, clock(seconds), bool(damaged))

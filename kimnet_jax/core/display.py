@@ -24,7 +24,7 @@ _SQUEEZED = 4  # frames in a row, before the next; where more have no later time
 _DISCONTINUITY = 10.0  # seconds; a gap longer than that is one in formats whose clocks may jump, as for the command `ffmpeg`
 
 
-def shown_image(frame: Any, aspect: fractions.Fraction | None, name: str) -> np.ndarray:
+def shown_image(frame: Any, aspect: fractions.Fraction | None, name: str, reformatter: Any) -> np.ndarray:
     """The pixels of a decoded frame as players show them.
 
     The tagged range and matrix give the colours; without a tag, the matrix is BT.601 up to 1279x576 pixels and BT.709 beyond.
@@ -35,6 +35,7 @@ def shown_image(frame: Any, aspect: fractions.Fraction | None, name: str) -> np.
         frame: `av.VideoFrame`.
         aspect: width through height of a stored pixel; None or 0: square.
         name: of the file, for errors.
+        reformatter: `av.video.reformatter.VideoReformatter`, one for all frames: a new one takes as long as the decoder.
 
     Returns:
         uint8 [H, W, 3] RGB.
@@ -46,7 +47,8 @@ def shown_image(frame: Any, aspect: fractions.Fraction | None, name: str) -> np.
     check_pixels(frame.height, width, name)
     how = _BILINEAR | _EXACT if frame.format.components[0].bits > 8 else _BILINEAR
     matrix = _matrix(frame, name)
-    image = frame.to_ndarray(format='rgb24', width=width, height=frame.height, src_colorspace=matrix, interpolation=how)
+    size = {'width': width, 'height': frame.height}
+    image = reformatter.reformat(frame, format='rgb24', **size, src_colorspace=matrix, interpolation=how).to_ndarray()
     if frame.color_range == _LIMITED and frame.format.name.startswith('gray'):  # swscale takes every grey for full range
         image = np.rint(np.clip((image.astype(np.float32) - 16) * (255 / 219), 0, 255)).astype(np.uint8)
     return np.ascontiguousarray(oriented(image, _display_matrix(frame), name))

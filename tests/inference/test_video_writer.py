@@ -1,7 +1,10 @@
 import base64
+import http.server
 import io
+import queue
 import shutil
 import subprocess
+import threading
 
 import av
 import numpy as np
@@ -98,34 +101,52 @@ def test_the_index_comes_before_the_pictures(tmp_path, mode):
         assert sum(1 for _ in container.decode(video=0)) == 40
 
 
-PAGE = """<body><video id="video" muted src="data:video/mp4;base64,{data}"></video><pre id="told">nothing</pre><script>
-const video = document.getElementById('video'), told = document.getElementById('told');
-video.onerror = () => told.textContent = 'error: ' + video.error.message;
+PAGE = """<body><video id="video" muted src="data:video/mp4;base64,{data}"></video><script>
+const video = document.getElementById('video');
+const tell = text => fetch('/', {{method: 'POST', body: text}});
+video.onerror = () => tell('error: ' + video.error.message);
 video.onloadeddata = () => video.currentTime = 0.6;
-video.onseeked = () => setTimeout(() => {{
+video.onseeked = () => {{
   const canvas = document.createElement('canvas');
   [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   const context = canvas.getContext('2d');
   context.drawImage(video, 0, 0);
   const colours = [...Array(6).keys()].map(n => [...context.getImageData(32 * n + 16, 32, 1, 1).data.slice(0, 3)]);
-  told.textContent = [canvas.width, canvas.height, video.duration, ...colours.flat()].join(' ');
-}}, 300);
+  tell([canvas.width, canvas.height, video.duration, ...colours.flat()].join(' '));
+}};
 </script></body>"""
 
 
 @pytest.mark.skipif(shutil.which('chromium') is None, reason='no Chromium')
 def test_a_browser_plays_it(tmp_path):
-    data = written([stripes()] * 6, [0, 0.04, 0.08, 0.5, 1.0, 1.2])
-    (tmp_path / 'page.html').write_text(PAGE.format(data=base64.b64encode(data).decode()))
-    options = [
-        '--headless=new',
-        '--no-sandbox',
-        '--disable-gpu',
-        '--virtual-time-budget=10000',
-        f'--user-data-dir={tmp_path}/profile',
-    ]
-    command = ['chromium', *options, '--dump-dom', (tmp_path / 'page.html').as_uri()]
-    page = subprocess.run(command, capture_output=True, text=True, timeout=90).stdout
-    told = page.split('<pre id="told">')[1].split('</pre>')[0].split()
-    assert [float(part) for part in told[:3]] == pytest.approx([192, 64, 1.4])
-    np.testing.assert_allclose(np.array(told[3:], int).reshape(6, 3), COLOURS, atol=10)
+    page = PAGE.format(data=base64.b64encode(written([stripes()] * 6, [0, 0.04, 0.08, 0.5, 1.0, 1.2])).decode())
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self, content: bytes) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_GET(self):  # noqa: N802
+            self.answer(page.encode() if self.path == '/' else b'')
+
+        def do_POST(self):  # noqa: N802
+            told.put(self.rfile.read(int(self.headers['Content-Length'])).decode())
+            self.answer(b'')
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(('127.0.0.1', 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        options = ['--headless=new', '--no-sandbox', '--disable-gpu', '--no-proxy-server', f'--user-data-dir={tmp_path}/profile']
+        command = ['chromium', *options, f'http://127.0.0.1:{server.server_port}/']
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
+            try:
+                size, colours = np.split(np.array(told.get(timeout=60).split(), float), [3])
+            finally:
+                browser.terminate()
+                server.shutdown()
+    np.testing.assert_allclose(size, [192, 64, 1.4])  # columns, rows, seconds
+    np.testing.assert_allclose(colours.reshape(6, 3), COLOURS, atol=10)
