@@ -128,10 +128,10 @@ def test_a_browser_plays_it(tmp_path):
             self.end_headers()
             self.wfile.write(content)
 
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             self.answer(page.encode() if self.path == '/' else b'')
 
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             told.put(self.rfile.read(int(self.headers['Content-Length'])).decode())
             self.answer(b'')
 
