@@ -35,7 +35,7 @@ def shown_image(frame: Any, aspect: fractions.Fraction | None, name: str, reform
         frame: `av.VideoFrame`.
         aspect: width through height of a stored pixel; None or 0: square.
         name: of the file, for errors.
-        reformatter: `av.video.reformatter.VideoReformatter`, one for all frames: a new one takes as long as the decoder.
+        reformatter: `av.video.reformatter.VideoReformatter`, one for all frames: it is set up once.
 
     Returns:
         uint8 [H, W, 3] RGB.
