@@ -59,7 +59,7 @@ CONFINED = {
     'grain': ('kimnet_jax.data_pipelines',),
     'apache_beam': ('kimnet_jax.data_pipelines.build', 'kimnet_jax.data_pipelines.clip_builder'),
     'tensorflow_datasets': ('kimnet_jax.data_pipelines',),
-    'scipy': ('kimnet_jax.data_pipelines', 'kimnet_jax.reporting.calibration', 'kimnet_jax.reporting.smoothing'),
+    'scipy': ('kimnet_jax.data_pipelines', 'kimnet_jax.reporting.calibration'),
     'jax': (
         *_NETWORKS,
         'kimnet_jax.training',
