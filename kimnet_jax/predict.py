@@ -1,26 +1,38 @@
 """Poses of any video: `python -m kimnet_jax.predict [--model NAME|RUN|FILE] VIDEO...` (docs/predict.md)."""
 
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
 from absl import flags
 
 from kimnet_jax import command_line, pretrained
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.inference.outputs import SUFFIXES
-from kimnet_jax.inference.tracking import parse_box, read_boxes
+from kimnet_jax.inference.people import OnePerson, People, TrackedPeople
+from kimnet_jax.inference.tracking import TrackerConfig, parse_box, read_boxes
+from kimnet_jax.inference.tracks import read_tracks
 
 
-def requested_boxes(box: str | None, files: Sequence[str], videos: int) -> list[tuple[str, np.ndarray | None]]:
-    """What `--box` and `--boxes` give for every video: what to call the boxes, and these [N, 4] or None. Raises `InputError`."""
-    if box is not None and files:
-        raise InputError('--box and --boxes: give one of them')
-    if files and len(files) != videos:
-        raise InputError(f'--boxes: {len(files)} files for {videos} videos; give one for each, in the same order')
-    if files:
-        return [(file, read_boxes(file)) for file in files]
-    return [(f'--box {box}', parse_box(box)) if box is not None else ('the whole frame', None)] * videos
+def requested_people(options: flags.FlagValues, videos: int) -> list[Callable[[TrackerConfig], People]]:
+    """What the flags say of who is in every video: for each, what makes its `People`. Raises `InputError`."""
+    given = [
+        flag
+        for flag, value in (('box', options.box), ('boxes', options.boxes), ('tracks', options.tracks))
+        if value not in (None, [])
+    ]
+    if len(given) > 1:
+        raise InputError(f'--{given[0]} and --{given[1]}: give one of them')
+    for flag, files in (('boxes', options.boxes), ('tracks', options.tracks)):
+        if files and len(files) != videos:
+            raise InputError(f'--{flag}: {len(files)} files for {videos} videos; give one for each, in the same order')
+    if options.tracks:
+        return [functools.partial(TrackedPeople, read_tracks(file), file) for file in options.tracks]
+    if options.boxes:
+        return [functools.partial(OnePerson, read_boxes(file), file) for file in options.boxes]
+    if options.box is not None:
+        return [functools.partial(OnePerson, parse_box(options.box), f'--box {options.box}')] * videos
+    return [functools.partial(OnePerson, None, 'the whole frame')] * videos
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -33,6 +45,13 @@ def define_flags(values: flags.FlagValues) -> None:
         'File of boxes, JSON or CSV: one (for the first frame) or one per frame. With several videos, repeat it in their order.'
     )
     flags.DEFINE_multi_string('boxes', [], boxes, flag_values=values)
+    tracks = (
+        'File of the tracks of several people, as MOTChallenge txt, COCO results with track_id, or JSON or CSV of predict. With '
+        'several videos, repeat it in their order.'
+    )
+    flags.DEFINE_multi_string('tracks', [], tracks, flag_values=values)
+    every = 'Run the network on every so many frames only; poses in between lie on lines.'
+    flags.DEFINE_integer('every', 1, every, lower_bound=1, flag_values=values)
     refine = 'A trained HANet that refines the poses, named like --model. The whole video is processed first.'
     flags.DEFINE_string('refine', None, refine, flag_values=values)
     ahead = 'With --refine: each refined pose waits for this many frames only, instead of the whole video.'
@@ -52,7 +71,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     kinds = list(dict.fromkeys(options.outputs))
     if not kinds or not set(kinds) <= set(SUFFIXES):
         raise InputError(f'--outputs={",".join(kinds)}: choose some of {", ".join(SUFFIXES)}')
-    boxes = requested_boxes(options.box, options.boxes, len(files))
+    people = requested_people(options, len(files))
     if options.look_ahead is not None and options.refine is None:
         raise InputError('--look_ahead needs --refine')
     found = open_trained(reference, options.checkpoint)
@@ -62,7 +81,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
 
         model = videos.with_refiner(model, refinement.load(open_trained(options.refine)), options.look_ahead)
     out = command_line.out_folder(options, found.folder, 'predictions')
-    return videos.predict_videos(model, files, out, kinds, boxes)
+    return videos.predict_videos(model, files, out, kinds, people, every=options.every)
 
 
 def cli() -> None:

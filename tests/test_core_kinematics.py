@@ -61,5 +61,7 @@ def test_points_have_none():
 
 def test_speeds():
     joints = np.array([[[0, 0]], [[3, 4]], [[6, 8]], [[6, 8]]])
-    np.testing.assert_allclose(speeds(joints)[:, 0], [5, 5, 2.5, 0])
-    np.testing.assert_allclose(speeds(joints, 30.0)[:, 0], [150, 150, 75, 0])
+    np.testing.assert_allclose(speeds(joints, np.arange(4))[:, 0], [5, 5, 2.5, 0])
+    np.testing.assert_allclose(speeds(joints, np.arange(4) / 30)[:, 0], [150, 150, 75, 0])
+    times = np.array([0, 1, 3, 4])
+    np.testing.assert_allclose(speeds(times[:, None, None] * [[[3, 4]]], times), 5)  # which need not be even

@@ -249,7 +249,7 @@ def test_commands_hold_flags_and_nothing_else(command):
     assert {'define_flags', 'run', 'cli'} <= functions
     reading = {
         'train': {'_shipped_config', '_read_config'},
-        'predict': {'requested_boxes'},
+        'predict': {'requested_people'},
         'occlusion': {'_counts'},
         'reproduce': {'_length'},
         'visualize': {'_bounds', '_request', '_out'},

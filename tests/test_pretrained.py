@@ -11,11 +11,13 @@ from flax import nnx
 from kimnet_jax import pretrained
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import encode_png
+from kimnet_jax.core.video import Frame
 from kimnet_jax.data_pipelines import schema
 from kimnet_jax.data_pipelines.backgrounds import background_window
 from kimnet_jax.data_pipelines.builders import import_builder
 from kimnet_jax.data_pipelines.clips import Window
 from kimnet_jax.data_pipelines.transforms import Augmentation, DataConfig, crop_window
+from kimnet_jax.inference.people import OnePerson
 from kimnet_jax.inference.predictor import predict_poses
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.models import PerFrame
@@ -34,7 +36,7 @@ def model():
 
 
 def poses_of(model, frames):
-    return [pose for _, pose in predict_poses(model.predictor, frames)]
+    return [pose for _, (pose,) in predict_poses(model.predictor, (Frame(image, 0.0) for image in frames), OnePerson())]
 
 
 @pytest.mark.parametrize('name', list(pretrained.catalogue()))

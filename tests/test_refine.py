@@ -1,5 +1,6 @@
 """Refining files of poses, and the poses of a video, whole and as a stream."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,8 @@ from kimnet_jax import refine
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.pose_windows import WindowConfig, refine_causally
 from kimnet_jax.core.skeleton import PENN_ACTION
-from kimnet_jax.inference.predictor import FramePose
+from kimnet_jax.core.video import Frame
+from kimnet_jax.inference.people import FramePose
 from kimnet_jax.inference.refiner import PoseRefiner, RefinementStream, refine_video
 from kimnet_jax.tasks import refinement
 
@@ -58,12 +60,13 @@ def test_a_stream_equals_causal_windows(refiner, frames, look_ahead):
 
 
 def test_a_video_is_refined_whole(refiner):
-    poses, frames = walk(9), [np.full((*SIZE, 3), t, np.uint8) for t in range(9)]
-    refined = list(refine_video(refiner, zip(frames, poses, strict=True), lambda: iter(frames), None))
-    np.testing.assert_allclose(arrays([pose for _, pose in refined])[0], refiner(*arrays(poses), SIZE))
-    assert [int(frame[0, 0, 0]) for frame, _ in refined] == [*range(9)]
-    streamed = list(refine_video(refiner, zip(frames, poses, strict=True), lambda: iter(()), 3))
-    assert [int(frame[0, 0, 0]) for frame, _ in streamed] == [*range(9)]
+    poses, frames = walk(9), [Frame(np.full((*SIZE, 3), t, np.uint8), t / 25) for t in range(9)]
+    found = [(frame, [pose]) for frame, pose in zip(frames, poses, strict=True)]
+    refined = list(refine_video(refiner, found, lambda: iter(frames), None))
+    np.testing.assert_allclose(arrays([pose for _, (pose,) in refined])[0], refiner(*arrays(poses), SIZE))
+    assert [int(frame.image[0, 0, 0]) for frame, _ in refined] == [*range(9)]
+    streamed = list(refine_video(refiner, found, lambda: iter(()), 3))
+    assert [int(frame.image[0, 0, 0]) for frame, _ in streamed] == [*range(9)]
     assert list(refine_video(refiner, iter(()), lambda: iter(()), None)) == []
     assert list(refine_video(refiner, iter(()), lambda: iter(()), 3)) == []
 
@@ -183,3 +186,51 @@ def test_a_joint_that_is_nowhere_is_not_invented(command, tmp_path):
     joints = [frame['joints'] for frame in json.loads(text)['frames']]
     assert all(pose[4] == [None, None] for pose in joints)
     assert joints[1][5] != [None, None]  # between two frames in which it is known
+
+
+def people(frames: int, there: dict[int, set[int]]):
+    """(frame, poses) of several people; `there`: the frames that each is in."""
+    walks = {person: walk(frames) for person in there}
+    return [
+        (
+            Frame(np.full((*SIZE, 3), t, np.uint8), t / 25),
+            [dataclasses.replace(walks[person][t], person=person, time=t / 25) for person in there if t in there[person]],
+        )
+        for t in range(frames)
+    ]
+
+
+@pytest.mark.parametrize('look_ahead', [None, 0, 3])
+def test_each_person_of_a_video_is_refined_alone(refiner, look_ahead):
+    """One is there all the time, one is away for three frames, one so long that it is another sequence."""
+    frames = 40
+    there = {1: set(range(frames)), 2: set(range(5, 30)) - {11, 12, 13}, 3: set(range(6)) | set(range(25, 40))}
+    found = people(frames, there)
+    refined = list(refine_video(refiner, iter(found), lambda: (frame for frame, _ in found), look_ahead))
+    assert [frame.image[0, 0, 0] for frame, _ in refined] == list(range(frames))
+    assert [[(p.person, p.frame) for p in poses] for _, poses in refined] == [
+        [(p.person, p.frame) for p in poses] for _, poses in found
+    ]
+    for person, part in ((1, range(frames)), (3, range(6)), (3, range(25, 40))):
+        before = [p for _, poses in found for p in poses if p.person == person and p.frame in part]
+        after = [p for _, poses in refined for p in poses if p.person == person and p.frame in part]
+        if look_ahead is None:
+            expected = refiner(*arrays(before), SIZE)
+            np.testing.assert_allclose(arrays(after)[0], expected, rtol=1e-5)
+        elif person == 1:
+            expected = refine_causally(refiner.one, *arrays(before), SIZE, refiner.windows, look_ahead)
+            np.testing.assert_allclose(arrays(after)[0], expected, rtol=1e-5)
+    assert all(np.isfinite(pose.joints).all() for _, poses in refined for pose in poses)
+
+
+def test_a_stream_waits_no_longer_than_it_says(refiner):
+    given = 0
+
+    def poses():
+        nonlocal given
+        for item in people(30, {1: set(range(30)), 2: set(range(10)), 3: set(range(12, 30, 2))}):
+            given += 1
+            yield item
+
+    for count, _ in enumerate(refine_video(refiner, poses(), lambda: iter(()), 4)):
+        assert given <= count + 1 + 4

@@ -48,15 +48,15 @@ def joint_angles(joints: Array, skeleton: Skeleton) -> dict[str, np.ndarray]:
     return result
 
 
-def speeds(joints: Array, rate: float = 1.0) -> np.ndarray:
+def speeds(joints: Array, times: Array) -> np.ndarray:
     """How fast joints move: central differences, one-sided in the first and last frame.
 
     Args:
         joints: [T, J, 2] pixels; T at least 2.
-        rate: frames per second; 1 gives pixels per frame.
+        times: [T], rising: seconds, or numbers of frames.
 
     Returns:
-        float64 [T, J], pixels per second.
+        float64 [T, J], pixels per second or per frame.
     """
-    step = np.gradient(np.asarray(joints, np.float64), axis=0)
-    return np.hypot(step[..., 0], step[..., 1]) * rate
+    velocity = np.gradient(np.asarray(joints, np.float64), np.asarray(times, np.float64), axis=0)
+    return np.hypot(velocity[..., 0], velocity[..., 1])

@@ -6,7 +6,7 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -14,11 +14,9 @@ from kimnet_jax.core.calibration import WITHIN
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import make_folder, place_together, require_free, work_folder
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.video import frame_rate, image_files
-from kimnet_jax.inference.video import VideoWriter, draw_pose
-
-if TYPE_CHECKING:
-    from kimnet_jax.inference.predictor import FramePose
+from kimnet_jax.core.video import Frame, frame_rate, image_files
+from kimnet_jax.inference.people import FramePose
+from kimnet_jax.inference.video import VideoWriter, draw_poses
 
 SUFFIXES = {'overlay': '.overlay.mp4', 'json': '.json', 'csv': '.csv', 'coco': '.coco.json'}
 
@@ -44,7 +42,7 @@ def output_stems(videos: Sequence[pathlib.Path], folder: pathlib.Path, kinds: Se
 
 
 class _Writer(Protocol):
-    def write(self, frame: np.ndarray, pose: 'FramePose') -> None: ...
+    def write(self, frame: Frame, poses: Sequence[FramePose]) -> None: ...
 
     def finish(self) -> None: ...
 
@@ -92,15 +90,15 @@ class PoseOutputs:
         self._files = contextlib.ExitStack()
         return self
 
-    def write(self, frame: np.ndarray, pose: 'FramePose') -> None:
-        """Adds a frame uint8 [H, W, 3] and its pose to every file."""
+    def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
+        """Adds a frame and the poses of its people to every file."""
         if not self._writers:
-            rows, columns = frame.shape[:2]
+            rows, columns = frame.image.shape[:2]
             about = {'video': str(self._video), 'width': columns, 'height': rows, 'rate': frame_rate(self._video), **self._model}
             about |= {'probabilities_within': f'{WITHIN} torso lengths'} if self._calibrated else {}
             self._writers = [self._open(kind, about) for kind in self._kinds]
         for writer in self._writers:
-            writer.write(frame, pose)
+            writer.write(frame, poses)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -147,54 +145,67 @@ class _OverlayWriter:
     def __init__(self, file: IO[bytes], rate: float, skeleton: Skeleton, joint_score: float):
         self._video, self._skeleton, self._joint_score = VideoWriter(file, rate), skeleton, joint_score
 
-    def write(self, frame: np.ndarray, pose: 'FramePose') -> None:
-        self._video.write(draw_pose(frame, pose, self._skeleton, self._joint_score))
+    def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
+        self._video.write(draw_poses(frame.image, poses, self._skeleton, self._joint_score))
 
     def finish(self) -> None:
         self._video.finish()
 
 
 class _JsonWriter:
-    """`{"about": {...}, "frames": [...]}`, one line a frame."""
+    """`{"about": {...}, "frames": [...], "frame_count": N}`, one line for each person in each frame."""
 
     def __init__(self, file: IO[str], about: dict[str, Any], skeleton: Skeleton):
-        self._file = file
+        self._file, self._count, self._separator = file, 0, ''
         about = {**about, 'skeleton': skeleton.name, 'joints': skeleton.joints}
         file.write(f'{{"about": {json.dumps(about)},\n"frames": [')
 
-    def write(self, frame: np.ndarray, pose: 'FramePose') -> None:
-        record = {
-            'frame': pose.frame,
-            'score': round(pose.score, 4),
-            'lost': pose.lost,
-            'box': _numbers(pose.box),
-            'joints': _numbers(pose.joints),
-            'scores': _numbers(pose.scores, 4),
-        }
-        record |= {} if pose.probabilities is None else {'probabilities': _numbers(pose.probabilities, 4)}
-        record |= {'damaged': True} if pose.damaged else {}
-        self._file.write((',\n' if pose.frame else '\n') + json.dumps(record, allow_nan=False))
+    def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
+        for pose in poses:
+            self._file.write(f'{self._separator}\n{json.dumps(record_of(pose), allow_nan=False)}')
+            self._separator = ','
+        self._count += 1
 
     def finish(self) -> None:
-        self._file.write('\n]}\n')
+        self._file.write(f'\n],\n"frame_count": {self._count}}}\n')
+
+
+def record_of(pose: FramePose) -> dict[str, Any]:
+    """A pose as JSON files have it."""
+    record = {
+        'frame': pose.frame,
+        'time': round(pose.time, 6),
+        'id': pose.person,
+        'score': round(pose.score, 4),
+        'lost': pose.lost,
+        'box': _numbers(pose.box),
+        'joints': _numbers(pose.joints),
+        'scores': _numbers(pose.scores, 4),
+    }
+    record |= {} if pose.probabilities is None else {'probabilities': _numbers(pose.probabilities, 4)}
+    record |= {'interpolated': True} if pose.interpolated else {}
+    return record | ({'damaged': True} if pose.damaged else {})
 
 
 class _CsvWriter:
-    """One row a frame: frame, score, lost, box, x, y and score of each joint, whether it is damaged, and probabilities."""
+    """One row for each person in each frame: `_COLUMNS`, x, y and score of each joint, whether it is damaged, probabilities."""
+
+    _COLUMNS = ('frame', 'time', 'id', 'score', 'lost', 'x0', 'y0', 'x1', 'y1')
 
     def __init__(self, file: IO[str], skeleton: Skeleton, calibrated: bool):
         self._rows = csv.writer(file, lineterminator='\n')
         joints = [f'{joint}_{part}' for joint in skeleton.joints for part in ('x', 'y', 'score')]
         probabilities = [f'{joint}_probability' for joint in skeleton.joints] if calibrated else []
-        self._rows.writerow(['frame', 'score', 'lost', 'x0', 'y0', 'x1', 'y1', *joints, 'damaged', *probabilities])
+        self._rows.writerow([*self._COLUMNS, *joints, 'damaged', *probabilities])
 
-    def write(self, frame: np.ndarray, pose: 'FramePose') -> None:
-        joints = [
-            n for point, score in zip(_numbers(pose.joints), _numbers(pose.scores, 4), strict=True) for n in (*point, score)
-        ]
-        about = [pose.frame, round(pose.score, 4), int(pose.lost), *_numbers(pose.box)]
-        probabilities = [] if pose.probabilities is None else _numbers(pose.probabilities, 4)
-        self._rows.writerow([*about, *joints, int(pose.damaged), *probabilities])
+    def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
+        for pose in poses:
+            points, scores = _numbers(pose.joints), _numbers(pose.scores, 4)
+            joints = [n for point, score in zip(points, scores, strict=True) for n in (*point, score)]
+            time = round(pose.time, 6)
+            about = [pose.frame, time, pose.person, round(pose.score, 4), int(pose.lost), *_numbers(pose.box)]
+            probabilities = [] if pose.probabilities is None else _numbers(pose.probabilities, 4)
+            self._rows.writerow([*about, *joints, int(pose.damaged), *probabilities])
 
     def finish(self) -> None:
         """A table has no end to write."""
@@ -204,7 +215,8 @@ class _CocoWriter:
     """COCO's keypoint annotations; the frames are its images, listed at the end, where their number is known."""
 
     def __init__(self, file: IO[str], about: dict[str, Any], skeleton: Skeleton, joint_score: float, names: list[str] | None):
-        self._file, self._about, self._joint_score, self._names, self._count = file, about, joint_score, names, 0
+        self._file, self._about, self._joint_score, self._names = file, about, joint_score, names
+        self._frames = self._annotations = 0
         category = {
             'id': 1,
             'name': 'person',
@@ -214,13 +226,19 @@ class _CocoWriter:
         }
         file.write(f'{{"info": {json.dumps(about)},\n"categories": [{json.dumps(category)}],\n"annotations": [')
 
-    def write(self, frame: np.ndarray, pose: 'FramePose') -> None:
+    def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
+        for pose in poses:
+            self._annotate(pose)
+        self._frames += 1
+
+    def _annotate(self, pose: FramePose) -> None:
         x0, y0, x1, y1 = _numbers(pose.box)
         seen = np.where(pose.scores >= self._joint_score, 2, 1)
         annotation = {
-            'id': pose.frame + 1,
+            'id': self._annotations + 1,
             'image_id': pose.frame,
             'category_id': 1,
+            'track_id': pose.person,
             'iscrowd': 0,
             'bbox': _numbers(np.array([x0, y0, x1 - x0, y1 - y0])),
             'area': round((x1 - x0) * (y1 - y0), 2),
@@ -229,13 +247,13 @@ class _CocoWriter:
             'keypoints': [n for point, v in zip(_numbers(pose.joints), seen.tolist(), strict=True) for n in (*point, v)],
         }
         annotation |= {} if pose.probabilities is None else {'probabilities': _numbers(pose.probabilities, 4)}
-        self._file.write((',\n' if pose.frame else '\n') + json.dumps(annotation, allow_nan=False))
-        self._count += 1
+        self._file.write((',\n' if self._annotations else '\n') + json.dumps(annotation, allow_nan=False))
+        self._annotations += 1
 
     def finish(self) -> None:
         self._file.write('\n],\n"images": [')
         stem = pathlib.Path(self._about['video']).stem
-        for frame in range(self._count):
+        for frame in range(self._frames):
             image = {
                 'id': frame,
                 'file_name': self._names[frame] if self._names else f'{stem}/{frame:06d}.png',

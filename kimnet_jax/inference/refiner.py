@@ -3,17 +3,20 @@
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from kimnet_jax.core.pose_windows import WindowConfig, causal_spans, combine, in_batches, refine, refine_span
 from kimnet_jax.core.types import Array
-from kimnet_jax.inference.predictor import FramePose
+from kimnet_jax.core.video import Frame
+from kimnet_jax.inference.people import FramePose
 
 Weights = Any  # a pytree of arrays
 _BATCH = 64  # windows of a sequence side by side
+GAP = 8  # frames
+_AWAY = -1
 
 
 class PoseRefiner:
@@ -26,9 +29,13 @@ class PoseRefiner:
         self._many = in_batches(lambda poses, mask: compiled(weights, poses, mask), _BATCH)
         self.one = in_batches(lambda poses, mask: compiled(weights, poses, mask), 1)
 
-    def __call__(self, joints: Array, boxes: Array, image_size: Array) -> np.ndarray:
-        """Refines a sequence: joints [T, J, 2] (NaN: missing), boxes [T, 4] pixels, (rows, columns) -> float32 [T, J, 2]."""
+    def __call__(self, joints: Array, boxes: Array, image_size: Array, times: Array | None = None) -> np.ndarray:
+        """Refines a sequence (`Refiner`): float32 [T, J, 2]. The network knows frames, and nothing of the time between them."""
         return refine(self._many, joints, boxes, image_size, self.windows)
+
+    def stream(self, image_size: tuple[int, int], look_ahead: int) -> 'RefinementStream':
+        """Refines pose after pose."""
+        return RefinementStream(self, image_size, look_ahead)
 
 
 class RefinementStream:
@@ -68,36 +75,118 @@ class RefinementStream:
         return refine_span(self._refiner.one, joints, boxes, self._image_size, self._refiner.windows)
 
 
+class Refiner(Protocol):
+    """What changes poses by those before and after: a network or a filter."""
+
+    def __call__(self, joints: np.ndarray, boxes: np.ndarray, image_size: tuple[int, int], times: np.ndarray) -> np.ndarray:
+        """A sequence of a person: joints [T, J, 2] (NaN: missing), boxes [T, 4], (rows, columns), seconds [T]."""
+
+    def stream(self, image_size: tuple[int, int], look_ahead: int) -> 'PoseStream':
+        """One that gives each pose out when `look_ahead` more have come."""
+
+
+class PoseStream(Protocol):
+    """A sequence of a person, pose after pose."""
+
+    def push(self, pose: FramePose) -> Iterator[FramePose]:
+        """Takes the next pose (NaN: missing); yields what is ready."""
+
+    def flush(self) -> Iterator[FramePose]:
+        """The last poses."""
+
+
+Poses = Iterable[tuple[Frame, list[FramePose]]]
+
+
 def refine_video(
-    refiner: PoseRefiner,
-    poses: Iterable[tuple[np.ndarray, FramePose]],
-    read_again: Callable[[], Iterable[np.ndarray]],
-    look_ahead: int | None,
-) -> Iterator[tuple[np.ndarray, FramePose]]:
-    """Every frame of a video with its refined pose.
+    refiner: Refiner, poses: Poses, read_again: Callable[[], Iterable[Frame]], look_ahead: int | None
+) -> Iterator[tuple[Frame, list[FramePose]]]:
+    """Every frame of a video with the refined poses of its people, each person's for themselves.
+
+    A person who is away for up to `GAP` frames is thought to go on in between; after a longer absence it is another sequence.
 
     Args:
-        refiner: the network.
-        poses: of `predict_poses`: frames uint8 [H, W, 3] and their poses.
+        refiner: the network or filter.
+        poses: of `predict_poses`.
         read_again: begins to read the frames anew, where the whole video has to be seen first.
         look_ahead: frames that a refined pose may wait for; None: the whole video.
     """
-    if look_ahead is None:
-        found, size = [], (0, 0)
-        for frame, pose in poses:
-            found.append(pose)
-            size = frame.shape[:2]
-        if found:
-            joints = refiner(np.stack([pose.joints for pose in found]), np.stack([pose.box for pose in found]), size)
-            for frame, pose, refined in zip(read_again(), found, joints, strict=True):
-                yield frame, dataclasses.replace(pose, joints=refined)
+    if look_ahead is not None:
+        yield from _refine_stream(refiner, poses, look_ahead)
         return
-    stream: RefinementStream | None = None
-    waiting: collections.deque[np.ndarray] = collections.deque()
-    for frame, pose in poses:
-        stream = stream or RefinementStream(refiner, frame.shape[:2], look_ahead)
-        waiting.append(frame)
-        for refined in stream.push(pose):
-            yield waiting.popleft(), refined
-    for refined in stream.flush() if stream else ():
-        yield waiting.popleft(), refined
+    found, size = [], (0, 0)
+    people: dict[int, list[FramePose]] = {}
+    for frame, of_frame in poses:
+        found.append(of_frame)
+        size = (frame.image.shape[0], frame.image.shape[1])
+        for pose in of_frame:
+            people.setdefault(pose.person, []).append(pose)
+    refined = {
+        (pose.person, pose.frame): pose
+        for sequence in people.values()
+        for part in _parts(sequence)
+        for pose in _refine_part(refiner, part, size)
+    }
+    for frame, of_frame in zip(read_again() if found else (), found, strict=True):
+        yield frame, [refined[pose.person, pose.frame] for pose in of_frame]
+
+
+def _parts(sequence: list[FramePose]) -> Iterator[list[FramePose]]:
+    start = 0
+    for i in range(1, len(sequence) + 1):
+        if i == len(sequence) or sequence[i].frame - sequence[i - 1].frame > GAP + 1:
+            yield sequence[start:i]
+            start = i
+
+
+def _refine_part(refiner: Refiner, poses: list[FramePose], image_size: tuple[int, int]) -> list[FramePose]:
+    there = np.array([pose.frame for pose in poses])
+    frames = np.arange(there[0], there[-1] + 1)
+    known = np.stack([[*pose.box, pose.time] for pose in poses])
+    *boxes, times = (np.interp(frames, there, column) for column in known.T)
+    joints = np.full((len(frames), *poses[0].joints.shape), np.nan, np.float32)
+    joints[there - there[0]] = [pose.joints for pose in poses]
+    refined = refiner(joints, np.stack(boxes, -1).astype(np.float32), image_size, times)[there - there[0]]
+    return [dataclasses.replace(pose, joints=one) for pose, one in zip(poses, refined, strict=True)]
+
+
+class _Stream(NamedTuple):
+    poses: PoseStream
+    last: FramePose
+    away: int  # frames since
+
+
+def _refine_stream(refiner: Refiner, poses: Poses, look_ahead: int) -> Iterator[tuple[Frame, list[FramePose]]]:
+    streams: dict[int, _Stream] = {}
+    waiting: collections.deque[tuple[Frame, list[FramePose]]] = collections.deque()
+    done: dict[tuple[int, int], FramePose] = {}
+
+    def keep(ready: Iterable[FramePose]) -> None:
+        done.update({(pose.person, pose.frame): pose for pose in ready if pose.frame != _AWAY})
+
+    def ready() -> Iterator[tuple[Frame, list[FramePose]]]:
+        while waiting and all((pose.person, pose.frame) in done for pose in waiting[0][1]):
+            frame, of_frame = waiting.popleft()
+            yield frame, [done.pop((pose.person, pose.frame)) for pose in of_frame]
+
+    for frame, of_frame in poses:
+        waiting.append((frame, of_frame))
+        here = {pose.person: pose for pose in of_frame}
+        for person, (stream, last, away) in list(streams.items()):
+            if person in here:
+                continue
+            if away == GAP:
+                keep(streams.pop(person).poses.flush())
+                continue
+            gap = np.full_like(last.joints, np.nan)
+            keep(stream.push(dataclasses.replace(last, frame=_AWAY, joints=gap, time=frame.time)))
+            streams[person] = _Stream(stream, last, away + 1)
+        for person, pose in here.items():
+            size = (frame.image.shape[0], frame.image.shape[1])
+            stream = streams[person].poses if person in streams else refiner.stream(size, look_ahead)
+            streams[person] = _Stream(stream, pose, 0)
+            keep(stream.push(pose))
+        yield from ready()
+    for one in streams.values():
+        keep(one.poses.flush())
+    yield from ready()

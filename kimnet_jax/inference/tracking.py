@@ -12,6 +12,7 @@ from kimnet_jax.core.geometry import box_of_points
 from kimnet_jax.core.json_files import parse_json
 from kimnet_jax.core.types import Array
 
+SMALLEST_BOX = 8  # pixels, its longer side
 LARGEST_BOX = 10  # times the longer side of the image
 
 
@@ -67,13 +68,17 @@ class Tracker:
         last, pose_box = self.box, self._box_of_pose(joints, scores)
         if pose_box is not None:
             self._unsure, self.lost, self.box = 0, False, pose_box
-            self.restart = overlap(pose_box, last) < self._config.same_view
+            self.restart = self.in_another_view(pose_box, last)
             return
         self._unsure += 1
         self.lost = self.lost or self._unsure >= self._config.patience
         self.restart = self.lost
         if self.lost:
             self.box = self._widened()
+
+    def in_another_view(self, box: Array, last: Array) -> bool:
+        """Whether a box [4] lies so far from the last one that the recursion cannot go on."""
+        return overlap(box, last) < self._config.same_view
 
     def _box_of_pose(self, joints: Array, scores: Array) -> np.ndarray | None:
         """Box [4] of a pose, or None where the pose is unsure or its box is none."""
@@ -153,15 +158,26 @@ def _boxes(rows: object, source: str) -> np.ndarray:
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f'{source}: box {i} is {row!r}, expected four numbers x0, y0, x1, y1 (pixels)') from error
         boxes[i] = x0, y0, x1, y1
-        if not np.isfinite(boxes[i]).all() or (boxes[i, 2:] <= boxes[i, :2]).any():
-            raise InputError(f'{source}: box {i} is {boxes[i].tolist()}: x1 must be greater than x0, and y1 than y0')
+        if not np.isfinite(boxes[i]).all():
+            raise InputError(f'{source}: box {i} is {boxes[i].tolist()}: its numbers must be finite')
+    if boxes.min() >= 0 and boxes.max() <= 1:
+        raise InputError(
+            f'{source}: box 0 is {boxes[0].tolist()}: these look like shares of the image; '
+            'give pixels (x times its width, y times its height)'
+        )
+    wrong = np.flatnonzero((boxes[:, 2:] <= boxes[:, :2]).any(-1))
+    if len(wrong):
+        i = wrong[0]
+        hint = '; if these are x, y, width and height, give x + width and y + height' if (boxes[:, 2:] > 0).all() else ''
+        raise InputError(f'{source}: box {i} is {boxes[i].tolist()}: x1 must be greater than x0, and y1 than y0{hint}')
     return boxes
 
 
 def check_boxes(boxes: np.ndarray, image_size: tuple[int, int], source: str) -> None:
     """Raises `InputError` naming `source` where a box [N, 4] is no place of a person in an image of (rows, columns).
 
-    Its middle has to be in the image, and its longer side to have 1 pixel to `LARGEST_BOX` times the image's longer one.
+    Its middle has to be in the image, and its longer side to have `SMALLEST_BOX` pixels to `LARGEST_BOX` times the image's longer
+    one.
     """
     rows, columns = image_size
     boxes = np.asarray(boxes, np.float64)
@@ -173,10 +189,10 @@ def check_boxes(boxes: np.ndarray, image_size: tuple[int, int], source: str) -> 
             f'{source}: box {i} is {boxes[i].tolist()}, outside the {columns}x{rows} image; give x0,y0,x1,y1 in pixels'
         )
     side = (boxes[:, 2:] - boxes[:, :2]).max(-1)
-    wrong = np.flatnonzero((side < 1) | (side > LARGEST_BOX * max(image_size)))
+    wrong = np.flatnonzero((side < SMALLEST_BOX) | (side > LARGEST_BOX * max(image_size)))
     if len(wrong):
         i = wrong[0]
         raise InputError(
             f'{source}: box {i} is {boxes[i].tolist()}, {side[i]:g} pixels long in a {columns}x{rows} image; '
-            f'it must have 1 pixel or more, and at most {LARGEST_BOX} times the image'
+            f'it must have {SMALLEST_BOX} pixels or more, and at most {LARGEST_BOX} times the image'
         )

@@ -3,7 +3,8 @@
 import contextlib
 import fractions
 import pathlib
-from typing import IO, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import IO
 
 import av
 import numpy as np
@@ -12,12 +13,20 @@ from kimnet_jax.core.drawing import DARK, SHIFT, draw_skeleton, fixed_point, lin
 from kimnet_jax.core.image import opencv
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.video import image_files
-
-if TYPE_CHECKING:
-    from kimnet_jax.inference.predictor import FramePose
+from kimnet_jax.inference.people import ONLY, FramePose
 
 cv2 = opencv()
 _BOX, _LOST = (235, 235, 235), (255, 70, 70)  # R G B
+_COLOURS = (  # of Matplotlib's tab10, but for the red of those who are lost
+    (31, 119, 180),
+    (255, 127, 14),
+    (44, 160, 44),
+    (148, 103, 189),
+    (140, 86, 75),
+    (227, 119, 194),
+    (188, 189, 34),
+    (23, 190, 207),
+)
 
 
 def stated_frame_count(path: str | pathlib.Path) -> int | None:
@@ -32,12 +41,14 @@ def stated_frame_count(path: str | pathlib.Path) -> int | None:
     return None
 
 
-def draw_pose(frame: np.ndarray, pose: 'FramePose', skeleton: Skeleton, joint_score: float) -> np.ndarray:
-    """The frame with limbs, joints, box and score drawn onto it, lines in proportion to its size.
+def draw_poses(frame: np.ndarray, poses: Sequence[FramePose], skeleton: Skeleton, joint_score: float) -> np.ndarray:
+    """The frame with limbs, joints, box and score of each person drawn onto it, lines in proportion to its size.
+
+    One person alone has a white box; of several each has a box of a colour that goes with their number, which stands above it.
 
     Args:
         frame: uint8 [H, W, 3] RGB; left as it is.
-        pose: joints in pixels of the frame.
+        poses: joints in pixels of the frame.
         skeleton: of the joints (`core.drawing.draw_skeleton`).
         joint_score: joints of a smaller score are not drawn, nor are their limbs.
 
@@ -45,11 +56,15 @@ def draw_pose(frame: np.ndarray, pose: 'FramePose', skeleton: Skeleton, joint_sc
         uint8 [H, W, 3] RGB.
     """
     canvas = frame.copy()
-    box_colour = _LOST if pose.lost else _BOX
-    low, high = fixed_point(pose.box.reshape(2, 2))
-    cv2.rectangle(canvas, low, high, box_colour, max(1, line_thickness(frame) // 2), cv2.LINE_AA, SHIFT)
-    draw_skeleton(canvas, pose.joints, pose.scores >= joint_score, skeleton)
-    _draw_label(canvas, f'{"lost " if pose.lost else ""}{pose.score:.2f}', pose.box, box_colour)
+    for pose in poses:
+        alone = len(poses) == 1 and pose.person == ONLY
+        colour = _BOX if alone else _COLOURS[pose.person % len(_COLOURS)]
+        low, high = fixed_point(pose.box.reshape(2, 2))
+        weight = max(1, line_thickness(frame) // (2 if alone else 1))
+        cv2.rectangle(canvas, low, high, _LOST if pose.lost and alone else colour, weight, cv2.LINE_AA, SHIFT)
+        draw_skeleton(canvas, pose.joints, pose.scores >= joint_score, skeleton)
+        words = [*([] if alone else [str(pose.person)]), *(['lost'] if pose.lost else []), f'{pose.score:.2f}']
+        _draw_label(canvas, ' '.join(words), pose.box, _LOST if pose.lost else colour)
     return canvas
 
 

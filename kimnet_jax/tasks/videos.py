@@ -4,12 +4,11 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
@@ -18,8 +17,9 @@ from kimnet_jax.core.errors import InputError, one_line
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.video import read_frames
 from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
-from kimnet_jax.inference.predictor import FramePose, PosePredictor, predict_poses
-from kimnet_jax.inference.refiner import PoseRefiner, refine_video
+from kimnet_jax.inference.people import FramePose, People
+from kimnet_jax.inference.predictor import PosePredictor, predict_poses
+from kimnet_jax.inference.refiner import Refiner, refine_video
 from kimnet_jax.inference.tracking import TrackerConfig
 from kimnet_jax.inference.video import stated_frame_count
 from kimnet_jax.models.folding import fold
@@ -46,7 +46,7 @@ class VideoPoses:
     predictor: PosePredictor
     skeleton: Skeleton
     about: Mapping[str, Any]
-    refiner: PoseRefiner | None = None
+    refiner: Refiner | None = None
     look_ahead: int | None = None
     calibration: Calibration | None = None
 
@@ -121,7 +121,9 @@ def predict_videos(
     videos: Sequence[pathlib.Path],
     out: pathlib.Path,
     kinds: Sequence[str],
-    boxes: Sequence[tuple[str, np.ndarray | None]],
+    people: Sequence[Callable[[TrackerConfig], People]],
+    *,
+    every: int = 1,
 ) -> int:
     """Writes every video's results; one that fails is reported, and the others go on.
 
@@ -130,7 +132,8 @@ def predict_videos(
         videos: video files or folders of images.
         out: folder for the results.
         kinds: keys of `SUFFIXES`.
-        boxes: for every video what to call its boxes, and these [N, 4] (see `predict_poses`).
+        people: makes for every video what knows who is in it.
+        every: run the network on every so many frames (see `predict_poses`).
 
     Returns:
         The exit status: 0, or 2 where a video failed.
@@ -138,7 +141,7 @@ def predict_videos(
     config = TrackerConfig()
     stems = output_stems(videos, out, kinds)
     failed = 0
-    for video, stem, (source, given) in zip(videos, stems, boxes, strict=True):
+    for video, stem, make_people in zip(videos, stems, people, strict=True):
         try:
             outputs = PoseOutputs(
                 out,
@@ -150,19 +153,21 @@ def predict_videos(
                 joint_score=config.joint_score,
                 calibrated=model.calibration is not None,
             )
-            damaged: set[int] = set()
-            frames = read_frames(video, damaged.add)
+            count, damaged = 0, []
             stated = stated_frame_count(video)
             with outputs, tqdm(desc=stem, total=stated, unit='frame', disable=None) as progress:
-                poses = predict_poses(model.predictor, frames, given, boxes_source=source, config=config)
+                read = functools.partial(read_frames, video, tolerant=True)
+                poses = predict_poses(model.predictor, read(), make_people(config), every=every)
                 if model.refiner is not None:
-                    read_again = functools.partial(read_frames, video, damaged.add)
-                    poses = refine_video(model.refiner, poses, read_again, model.look_ahead)
-                for frame, pose in poses:
-                    outputs.write(frame, dataclasses.replace(model.calibrated(pose), damaged=pose.frame in damaged))
+                    poses = refine_video(model.refiner, poses, read, model.look_ahead)
+                for frame, of_frame in poses:
+                    outputs.write(frame, [model.calibrated(pose) for pose in of_frame])
+                    if frame.damaged:
+                        damaged.append(count)
+                    count += 1
                     progress.update()
-            _warn(video, damaged, pose.frame + 1, stated)
-            print(f'{video}: {pose.frame + 1} frames -> {out / stem}{{{",".join(SUFFIXES[kind] for kind in kinds)}}}')
+            _warn(video, damaged, count, stated)
+            print(f'{video}: {count} frames -> {out / stem}{{{",".join(SUFFIXES[kind] for kind in kinds)}}}')
         except (InputError, MemoryError) as error:
             failed += 1
             text = one_line(error) if isinstance(error, InputError) else f'not enough memory ({error})'
@@ -173,7 +178,7 @@ def predict_videos(
     return 2 if failed else 0
 
 
-def _warn(video: pathlib.Path, damaged: set[int], frames: int, stated: int | None) -> None:
+def _warn(video: pathlib.Path, damaged: Sequence[int], frames: int, stated: int | None) -> None:
     """Tells of a damaged file on stderr."""
     if damaged:
         print(

@@ -22,10 +22,11 @@ from kimnet_jax.core.geometry import apply_affine, box_of_points, crop_matrix, s
 from kimnet_jax.core.image import decode_image, warp
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array, Example
-from kimnet_jax.core.video import DEFAULT_RATE, frame_rate, read_frames
+from kimnet_jax.core.video import DEFAULT_RATE, Frame, read_frames
 from kimnet_jax.data_pipelines import schema
 from kimnet_jax.data_pipelines.export import find_clip
-from kimnet_jax.inference.predictor import FramePose, PosePredictor, predict_poses
+from kimnet_jax.inference.people import FramePose, Look, OnePerson
+from kimnet_jax.inference.predictor import Pose, PosePredictor, predict_poses
 from kimnet_jax.inference.tracking import TrackerConfig
 from kimnet_jax.inference.video import VideoWriter
 from kimnet_jax.metrics import ALPHA, pck_state, torso_length
@@ -49,8 +50,8 @@ class Footage:
 
     Attributes:
         name: of the clip, or of the video without its suffix.
-        read: begins to read its frames, uint8 [H, W, 3] RGB.
-        rate: frames per second; None where the source has none.
+        read: begins to read its frames.
+        timed: whether the times of its frames are those at which it was filmed; of a clip or of images nobody knows them.
         boxes: [T, 4] of the person in every frame of a clip; of a video [1, 4] in the first frame, or None: the whole frame.
         boxes_source: what errors about the boxes name.
         example: the clip, with the truth; None of a video.
@@ -58,8 +59,8 @@ class Footage:
     """
 
     name: str
-    read: Callable[[], Generator[np.ndarray, None, None]]
-    rate: float | None
+    read: Callable[[], Generator[Frame, None, None]]
+    timed: bool
     boxes: np.ndarray | None
     boxes_source: str
     example: Example | None = None
@@ -102,26 +103,27 @@ def open_clip(
     source = own.open('eval', data_dir, split)
     example = find_clip(source, clip)
 
-    def read() -> Generator[np.ndarray, None, None]:
+    def read() -> Generator[Frame, None, None]:
         for i, frame in enumerate(example['frames']):
-            yield decode_image(frame, f'{source.folder}: clip {example["clip"]!r}, frame {i}')
+            yield Frame(decode_image(frame, f'{source.folder}: clip {example["clip"]!r}, frame {i}'), i / DEFAULT_RATE)
 
-    return Footage(example['clip'], read, None, example['boxes'], str(source.folder), example, source.skeleton)
+    return Footage(example['clip'], read, False, example['boxes'], str(source.folder), example, source.skeleton)
 
 
 def open_video(path: pathlib.Path, box: np.ndarray | None = None) -> Footage:
     """A video file or a folder of images; `box` [1, 4] of the person in the first frame. Raises `InputError`."""
-    rate = None if path.is_dir() else frame_rate(path)
-    damaged: set[int] = set()
+    told = False
 
-    def read() -> Generator[np.ndarray, None, None]:
-        told = bool(damaged)
-        yield from read_frames(path, damaged.add)
-        if damaged and not told:
-            print(f'warning: {path}: damaged from frame {min(damaged)} on; poses there are unreliable', file=sys.stderr)
+    def read() -> Generator[Frame, None, None]:
+        nonlocal told
+        for number, frame in enumerate(read_frames(path, tolerant=True)):
+            if frame.damaged and not told:
+                told = True
+                print(f'warning: {path}: damaged from frame {number} on; poses there are unreliable', file=sys.stderr)
+            yield frame
 
     name = path.name if path.is_dir() else path.stem
-    return Footage(name, read, rate, box, 'the whole frame' if box is None else '--box')
+    return Footage(name, read, not path.is_dir(), box, 'the whole frame' if box is None else '--box')
 
 
 class Seen(NamedTuple):
@@ -147,10 +149,10 @@ class _Watch:
         self._predictor, self._chain_length, self._count = predictor, chain_length, 0
         self.begins = True
 
-    def __call__(self, frame: np.ndarray, box: Array, *, restart: bool) -> tuple[np.ndarray, np.ndarray]:
-        self.begins = restart or bool(self._chain_length and self._count % self._chain_length == 0)
+    def people(self, frame: np.ndarray, looks: Sequence[Look]) -> list[Pose]:
+        self.begins = any(look.restart for look in looks) or bool(self._chain_length and self._count % self._chain_length == 0)
         self._count += 1
-        return self._predictor(frame, box, restart=self.begins)
+        return self._predictor.people(frame, [look._replace(restart=self.begins) for look in looks])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,11 +207,11 @@ def watch(
             watched = _Watch(predictor, 1)
     seen, kept = [], {}
     with contextlib.closing(footage.read()) as stream:
-        poses = predict_poses(watched, itertools.islice(stream, frames.end), boxes, boxes_source=footage.boxes_source)
-        for frame, pose in tqdm(poses, desc=_label(found), unit='frame', disable=None, leave=False):
+        poses = predict_poses(watched, itertools.islice(stream, frames.end), OnePerson(boxes, footage.boxes_source))
+        for frame, (pose,) in tqdm(poses, desc=_label(found), unit='frame', disable=None, leave=False):
             shown = pose.frame >= frames.first and (pose.frame - frames.first) % frames.every == 0
             if shown and keep:
-                kept[pose.frame] = frame
+                kept[pose.frame] = frame.image
             if len(kept) > MOST:  # of more, Matplotlib could make no image
                 raise InputError(f'{frames}: a picture shows at most {MOST} frames; show fewer, or every n-th with A:B:STEP')
             if shown and maps:
@@ -357,12 +359,12 @@ def compare(networks: Mapping[str, Trained], footage: Footage, asked: Frames | N
     if not moving:
         _write(pictures.compare(rows(_panels(runs[0].frames, shown, view), slice(None)), shown, title), out)
         return
-    rate = (footage.rate or DEFAULT_RATE) / shown.step
+    rate = DEFAULT_RATE / shown.step
     with draft_of(out) as draft, draft.open('wb') as file, contextlib.closing(footage.read()) as stream:
         writer = VideoWriter(file, rate)
         frames = itertools.islice(stream, shown.start, shown.stop, shown.step)
         for i, frame in enumerate(tqdm(frames, desc=out.name, total=len(shown), unit='frame', disable=None, leave=False)):
-            part = rows(warp(frame, view, _VIEW)[None], slice(i, i + 1))
+            part = rows(warp(frame.image, view, _VIEW)[None], slice(i, i + 1))
             writer.write(pictures.pixels(pictures.compare(part, shown[i : i + 1], title, side_by_side=True)))
         writer.finish()
     print(f'written: {out}')
@@ -403,16 +405,17 @@ def trajectories(
     poses = {'raw': np.where(sure[..., None], found_joints, np.nan)[shown]}
     if behind is not None:
         size = _image_size(footage)
-        poses['refined'] = behind(found_joints, np.stack([pose.box for pose in every]), size)[shown]
+        boxes, times = np.stack([pose.box for pose in every]), np.array([pose.time for pose in every])
+        poses['refined'] = behind(found_joints, boxes, size, times)[shown]
     if footage.example is not None:
         known = footage.example['visible'][shown][..., None]
         poses[TRUTH] = np.where(known, footage.example['joints'][shown], np.nan)
-    unit, time = ('frame', np.asarray(shown, float)) if footage.rate is None else ('s', np.asarray(shown) / footage.rate)
+    unit, time = ('s', np.array([every[t].time for t in shown])) if footage.timed else ('frame', np.asarray(shown, float))
     angles = {name: kinematics.joint_angles(part, found.skeleton) for name, part in poses.items()}
     series = {
         name: {
             'positions': part[:, chosen],
-            'speeds': kinematics.speeds(part[:, chosen], footage.rate or 1.0),
+            'speeds': kinematics.speeds(part[:, chosen], time),
             **angles[name],
         }
         for name, part in poses.items()
@@ -479,7 +482,7 @@ def _evidence(found: Trained) -> set[str]:
 
 def _image_size(footage: Footage) -> tuple[int, int]:
     with contextlib.closing(footage.read()) as stream:
-        rows, columns, _ = next(stream).shape
+        rows, columns, _ = next(stream).image.shape
     return rows, columns
 
 

@@ -25,7 +25,7 @@ def predictor() -> PosePredictor:
     """Its state counts the frames since the recursion began."""
     return PosePredictor(
         {'colours': COLOURS},
-        lambda weights, frames: (heatmaps(weights, frames), jnp.zeros((), jnp.int32)),
+        lambda weights, frames: (heatmaps(weights, frames), jnp.zeros(len(frames), jnp.int32)),
         lambda weights, state, frames: (heatmaps(weights, frames), state + 1),
         size=128,
         stride=4,

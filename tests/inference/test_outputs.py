@@ -10,15 +10,19 @@ import pytest
 from dots import draw, person
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.video import frame_rate, read_frames
+from kimnet_jax.core.video import Frame, frame_rate, read_frames
 from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
-from kimnet_jax.inference.predictor import FramePose
+from kimnet_jax.inference.people import FramePose
+
+RATE = 30000 / 1001  # of `write_video`
 
 
 def poses(count: int) -> list[FramePose]:
     """One that moves by (1.25, 0) a frame; its last joint is unsure, and it is lost from frame 2 on."""
     scores, box = np.array([1, 0.75, 0.5, 0.05], np.float32), np.array([5, 10, 65, 90.5], np.float32)
-    return [FramePose(t, person((40 + 1.25 * t, 60)), scores, box + np.float32(t / 4), t >= 2) for t in range(count)]
+    return [
+        FramePose(t, person((40 + 1.25 * t, 60)), scores, box + np.float32(t / 4), t >= 2, time=t / RATE) for t in range(count)
+    ]
 
 
 @pytest.fixture
@@ -35,12 +39,12 @@ def test_files_are_valid_and_agree(outputs, write_video, tmp_path, skeleton, nam
     video = write_video(name, [draw((60, 60))] * 4)
     with outputs(video) as files:
         for frame, pose in zip(read_frames(video), poses(4), strict=True):
-            files.write(frame, pose)
+            files.write(frame, [dataclasses.replace(pose, time=frame.time)])
         assert not list((tmp_path / 'out').glob('clip*'))  # nothing to be seen before the end
     out = tmp_path / 'out'
     assert sorted(path.name for path in out.iterdir()) == ['clip.coco.json', 'clip.csv', 'clip.json', 'clip.overlay.mp4']
 
-    rate = 30000 / 1001 if name == 'clip.mp4' else 25.0
+    rate = RATE if name == 'clip.mp4' else 25.0
     data = json.loads((out / 'clip.json').read_text())
     assert data['about'] == {
         'video': str(video),
@@ -55,13 +59,17 @@ def test_files_are_valid_and_agree(outputs, write_video, tmp_path, skeleton, nam
     assert [record['frame'] for record in data['frames']] == [0, 1, 2, 3]
     assert data['frames'][2] == {
         'frame': 2,
+        'time': pytest.approx(2 / rate, abs=1e-6),
+        'id': 1,
         'score': 0.575,
         'lost': True,
         'box': [5.5, 10.5, 65.5, 91.0],
         'joints': [[42.5, 40.0], [30.5, 60.0], [54.5, 60.0], [42.5, 80.0]],
         'scores': [1.0, 0.75, 0.5, 0.05],
     }
-    assert len((out / 'clip.json').read_text().splitlines()) == 1 + 1 + 4 + 1  # about, the list's start, a line a frame, its end
+    assert (
+        len((out / 'clip.json').read_text().splitlines()) == 1 + 1 + 4 + 2
+    )  # about, the list's start, a line a pose, its end, the number of frames
 
     with (out / 'clip.csv').open() as file:
         rows = list(csv.DictReader(file))
@@ -83,6 +91,7 @@ def test_files_are_valid_and_agree(outputs, write_video, tmp_path, skeleton, nam
         ).tolist()
         assert [float(row[f'{joint}_score']) for joint in skeleton.joints] == record['scores']
         assert [float(row[key]) for key in ('x0', 'y0', 'x1', 'y1')] == record['box']
+        assert (float(row['time']), int(row['id']), annotation['track_id']) == (record['time'], 1, 1)
         assert (int(row['frame']), float(row['score']), row['lost'] == '1') == (record['frame'], record['score'], record['lost'])
         points = np.reshape(annotation['keypoints'], (4, 3))
         np.testing.assert_array_equal(points[:, :2], record['joints'])
@@ -102,7 +111,7 @@ def test_probabilities_of_calibrated_scores(write_video, tmp_path, skeleton):
     with PoseOutputs(
         tmp_path, 'c', ('json', 'csv', 'coco'), video=video, skeleton=skeleton, model={}, joint_score=0.1, calibrated=True
     ) as files:
-        files.write(draw(None), pose)
+        files.write(Frame(draw(None), 0.0), [pose])
     expected = [0.9877, 0.5, 0.25, 0.0]
     data = json.loads((tmp_path / 'c.json').read_text())
     assert data['about']['probabilities_within'] == '0.2 torso lengths'
@@ -117,7 +126,7 @@ def test_probabilities_of_calibrated_scores(write_video, tmp_path, skeleton):
 def test_only_the_kinds_asked_for(outputs, write_video, tmp_path):
     video = write_video('clip', [draw(None)])
     with outputs(video, ['csv']) as files:
-        files.write(draw(None), poses(1)[0])
+        files.write(Frame(draw(None), 0.0), poses(1))
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['clip.csv']
 
 
@@ -129,7 +138,7 @@ def test_a_folder_in_the_way_of_one_file_is_told_before_anything_is_predicted(ou
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['clip.json']
     (tmp_path / 'out/clip.json').rmdir()
     with pytest.raises(InputError, match=r'clip\.json: a folder is in the way'), outputs(video) as files:  # noqa: PT012
-        files.write(draw(None), poses(1)[0])
+        files.write(Frame(draw(None), 0.0), poses(1))
         (tmp_path / 'out/clip.json').mkdir()
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['clip.json']
 
@@ -139,7 +148,7 @@ def test_an_error_leaves_nothing_new(outputs, write_video, tmp_path):
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out/clip.csv').write_text('of an earlier run')
     with pytest.raises(InputError, match='breaks off'), outputs(video) as files:  # noqa: PT012
-        files.write(draw(None), poses(1)[0])
+        files.write(Frame(draw(None), 0.0), poses(1))
         raise InputError('breaks off')
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['clip.csv']
     assert (tmp_path / 'out/clip.csv').read_text() == 'of an earlier run'
@@ -180,7 +189,7 @@ def test_full_disk(outputs, write_video, tmp_path, monkeypatch, kind, room):
     monkeypatch.setattr(pathlib.Path, 'open', open_)
     with pytest.raises(OSError, match='No space left') as caught, outputs(video) as files:  # noqa: PT012
         for pose in poses(6):
-            files.write(draw((60, 60)), pose)
+            files.write(Frame(draw((60, 60)), 0.0), [pose])
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(tmp_path / 'out')
     assert not list((tmp_path / 'out').iterdir())
@@ -188,14 +197,14 @@ def test_full_disk(outputs, write_video, tmp_path, monkeypatch, kind, room):
 
 def test_memory_does_not_grow_with_the_video(outputs, write_video):
     """A thousand frames more than a hundred take no more memory: no frame (4 kB) and no record (100 bytes) is kept."""
-    frame, (pose,) = draw(None, (33, 41)), poses(1)
-    video = write_video('clip.mp4', [frame])
+    frame, (pose,) = Frame(draw(None, (33, 41)), 0.0), poses(1)
+    video = write_video('clip.mp4', [frame.image])
 
     def peak(count: int) -> int:
         tracemalloc.start()
         with outputs(video) as files:
             for i in range(count):
-                files.write(frame, dataclasses.replace(pose, frame=i))
+                files.write(frame, [dataclasses.replace(pose, frame=i)])
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return peak

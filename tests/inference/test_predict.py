@@ -14,16 +14,21 @@ from kimnet_jax import predict
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig
-from kimnet_jax.core.video import read_frames
+from kimnet_jax.core.video import Frame, read_frames
 from kimnet_jax.inference.outputs import PoseOutputs
+from kimnet_jax.inference.people import OnePerson
 from kimnet_jax.inference.refiner import PoseRefiner
-from kimnet_jax.predict import requested_boxes
+from kimnet_jax.inference.tracking import TrackerConfig
+from kimnet_jax.predict import requested_people
 from kimnet_jax.tasks import refinement, videos
 from kimnet_jax.tasks.trained import open_trained
 from kimnet_jax.tasks.videos import VideoPoses, predict_videos
 
 WALK = [(40 + 3 * t, 60) for t in range(12)]
-WHOLE = [('the whole frame', None)]
+
+
+def options(**given) -> types.SimpleNamespace:
+    return types.SimpleNamespace(**({'box': None, 'boxes': [], 'tracks': []} | given))
 
 
 @pytest.fixture
@@ -115,7 +120,10 @@ def test_a_failed_video_does_not_stop_the_others(trained, write_video, tmp_path,
     text = tmp_path / 'text.mp4'
     text.write_text('no video')
     videos = [good, cut, empty, text, last]
-    assert predict_videos(trained, videos, tmp_path / 'out', ['overlay', 'json', 'csv', 'coco'], WHOLE * 5) == 2
+    assert (
+        predict_videos(trained, videos, tmp_path / 'out', ['overlay', 'json', 'csv', 'coco'], [lambda config: OnePerson()] * 5)
+        == 2
+    )
     errors = capfd.readouterr().err
     assert f'{cut}: breaks off near frame' in errors
     assert f'{empty}: no image' in errors
@@ -139,8 +147,8 @@ def test_wrong_boxes_leave_nothing(trained, write_video, tmp_path, capfd, box, r
     video = write_video('walk.mp4', map(draw, WALK))
     file = tmp_path / 'boxes.csv'
     file.write_text('20,30,60,90\n' * rows)
-    boxes = requested_boxes(box, [str(file)] if rows else [], 1)
-    assert predict_videos(trained, [video], tmp_path / 'out', ['json', 'overlay'], boxes) == 2
+    people = requested_people(options(box=box, boxes=[str(file)] if rows else []), 1)
+    assert predict_videos(trained, [video], tmp_path / 'out', ['json', 'overlay'], people) == 2
     error = capfd.readouterr().err
     assert re.search(message, error)
     assert str(video) in error
@@ -151,14 +159,14 @@ def test_full_disk_keeps_what_was_finished(trained, write_video, tmp_path, monke
     videos = [write_video('a', map(draw, WALK)), write_video('b', map(draw, WALK))]
     write = PoseOutputs.write
 
-    def full(self, frame, pose):
-        write(self, frame, pose)
-        if self._stem == 'b' and pose.frame == 5:
+    def full(self, frame, poses):
+        write(self, frame, poses)
+        if self._stem == 'b' and poses[0].frame == 5:
             raise OSError(errno.ENOSPC, 'No space left on device')
 
     monkeypatch.setattr(PoseOutputs, 'write', full)
     with pytest.raises(SystemExit) as caught:
-        run_command(predict_videos, trained, videos, tmp_path / 'out', ['csv'], WHOLE * 2)
+        run_command(predict_videos, trained, videos, tmp_path / 'out', ['csv'], [lambda config: OnePerson()] * 2)
     assert caught.value.code == 2
     assert f'the disk is full at {tmp_path / "out"}' in capfd.readouterr().err
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a.csv']
@@ -166,13 +174,13 @@ def test_full_disk_keeps_what_was_finished(trained, write_video, tmp_path, monke
 
 def test_boxes_of_each_video(tmp_path):
     for name in ('a', 'b'):
-        (tmp_path / name).write_text('[[0, 0, 5, 6]]' if name == 'a' else '1,2,3,4')
-    (first, a), (_, b) = requested_boxes(None, [str(tmp_path / 'a'), str(tmp_path / 'b')], 2)
-    assert first == str(tmp_path / 'a')
-    np.testing.assert_array_equal([a[0], b[0]], [[0, 0, 5, 6], [1, 2, 3, 4]])
-    assert requested_boxes(None, [], 2) == WHOLE * 2
+        (tmp_path / name).write_text('[[0, 0, 15, 16]]' if name == 'a' else '1,2,13,14')
+    people = requested_people(options(boxes=[str(tmp_path / 'a'), str(tmp_path / 'b')]), 2)
+    looks = [make(TrackerConfig()).look(0, Frame(draw(None), 0.0))[0] for make in people]
+    np.testing.assert_array_equal([look.box for look in looks], [[0, 0, 15, 16], [1, 2, 13, 14]])
+    assert len(requested_people(options(), 2)) == 2
     with pytest.raises(InputError, match='1 files for 2 videos'):
-        requested_boxes(None, ['a'], 2)
+        requested_people(options(boxes=['a']), 2)
 
 
 @pytest.fixture

@@ -152,10 +152,25 @@ def test_read_boxes_rejects_what_is_no_text(tmp_path):
 
 def test_check_boxes():
     for box in ([-1e30, -1e30, 1e30, 1e30], [-3e38, -3e38, 3e38, 3e38], [10, 10, 10.0001, 10.0001], [-4000, -4000, 4400, 4400]):
-        with pytest.raises(InputError, match=r'f: box 0 is .* it must have 1 pixel or more, and at most 10 times the image'):
+        with pytest.raises(InputError, match=r'f: box 0 is .* it must have 8 pixels or more, and at most 10 times the image'):
             check_boxes(np.array([box], np.float32), SIZE, 'f')
     check_boxes(np.array([[-20, -20, 100, 100]], np.float32), SIZE, 'f')  # people reach out of the image
     with pytest.raises(InputError, match=r'f: box 1 .* outside the 640x480 image'):
         check_boxes(np.array([[0, 0, 10, 10], [640, 0, 700, 50]], np.float32), SIZE, 'f')
     with pytest.raises(InputError, match='outside'):
         check_boxes(np.array([[0, 0, 9999, 9999]], np.float32), SIZE, 'f')
+
+
+@pytest.mark.parametrize(
+    ('boxes', 'message'),
+    [
+        ('[[0.1, 0.2, 0.5, 0.9]]', r'these look like shares of the image; give pixels'),
+        ('[[0.1, 0.2, 0.5, 0.9], [0, 0, 1, 1]]', r'box 0 .* these look like shares'),
+        ('[[200, 100, 40, 90]]', r'x1 must be greater than x0.*; if these are x, y, width and height, give x \+ width'),
+        ('[[20, 30, 100, 200], [200, 100, 40, 90]]', r'box 1 is .*; if these are x, y, width'),
+    ],
+)
+def test_boxes_of_other_conventions_are_named_with_the_remedy(tmp_path, boxes, message):
+    (tmp_path / 'b.json').write_text(boxes)
+    with pytest.raises(InputError, match=message):
+        read_boxes(tmp_path / 'b.json')

@@ -6,8 +6,8 @@ import pytest
 from dots import draw, person
 
 from kimnet_jax.core.video import read_frames
-from kimnet_jax.inference.predictor import FramePose
-from kimnet_jax.inference.video import VideoWriter, draw_pose, stated_frame_count
+from kimnet_jax.inference.people import FramePose
+from kimnet_jax.inference.video import VideoWriter, draw_poses, stated_frame_count
 
 
 def pose(**changes) -> FramePose:
@@ -23,7 +23,7 @@ def pose(**changes) -> FramePose:
 
 def test_pose_is_drawn_where_it_is(skeleton):
     frame = draw(None)
-    drawn = draw_pose(frame, pose(), skeleton, 0.1)
+    drawn = draw_poses(frame, [pose()], skeleton, 0.1)
     assert (frame == 100).all()
     left, right = (255, 128, 0), (64, 190, 255)
     np.testing.assert_array_equal(drawn[60, 68], left)
@@ -33,14 +33,25 @@ def test_pose_is_drawn_where_it_is(skeleton):
     assert (drawn[110:] == 100).all()
 
 
+def test_of_several_people_each_has_a_box_of_their_colour(skeleton):
+    two = [pose(person=3, box=np.array([20, 20, 60, 100])), pose(person=4, box=np.array([100, 20, 140, 100]))]
+    drawn = draw_poses(draw(None), two, skeleton, 0.1)
+    edges = drawn[60, 20].astype(int), drawn[60, 100].astype(int)
+    assert np.ptp(edges[0]) > 50  # not grey
+    assert np.abs(edges[0] - edges[1]).max() > 50
+    again = draw_poses(draw(None), two[::-1], skeleton, 0.1)
+    np.testing.assert_array_equal(again[60, 20], drawn[60, 20])  # by number, not by place
+
+
 def test_unsure_joints_are_not_drawn(skeleton):
-    drawn = draw_pose(draw(None), pose(scores=np.array([0.9, 0.05, 0.9, 0.9])), skeleton, 0.1)
+    drawn = draw_poses(draw(None), [pose(scores=np.array([0.9, 0.05, 0.9, 0.9]))], skeleton, 0.1)
     np.testing.assert_array_equal(drawn[55:65, 60:72], 100)
     assert tuple(drawn[60, 92]) == (64, 190, 255)
 
 
 def test_wild_coordinates_do_no_harm(skeleton):
-    drawn = draw_pose(draw(None), pose(joints=np.full((4, 2), 1e12), box=np.array([-1e12, -1e12, 1e12, 1e12])), skeleton, 0.1)
+    wild = pose(joints=np.full((4, 2), 1e12), box=np.array([-1e12, -1e12, 1e12, 1e12]))
+    drawn = draw_poses(draw(None), [wild], skeleton, 0.1)
     assert drawn.shape == (121, 161, 3)
 
 
