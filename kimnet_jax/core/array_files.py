@@ -96,6 +96,11 @@ def _load(file: Any) -> Any:
     return plain(_ArraysOnly(file, encoding='latin1').load())
 
 
+def unpickle(data: bytes) -> Any:
+    """What a pickle of arrays in plain containers holds. Raises all kinds of errors on a damaged one, and on any other."""
+    return _load(io.BytesIO(data))
+
+
 def plain(value: Any) -> Any:
     """What `PICKLED_ARRAYS` rebuilt, with NumPy's own arrays, within lists, dicts and `Parts` in place."""
     return _plain(value, {})
