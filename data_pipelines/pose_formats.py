@@ -157,7 +157,7 @@ def _write_files(folder: pathlib.Path, files: Mapping[str, str]) -> None:
 def rewrite(kind: Format, found: pose_tables.Table, path: pathlib.Path, joints: Sequence[np.ndarray]) -> None:
     """The same `trc`, `dlc` or `dlc_h5` with joints [T, J, D] of each clip; whole or not at all."""
     if kind == 'trc':
-        pose_tables.write_trc_cells(path, pose_tables.rewrite_table(found, joints))
+        pose_tables.write_trc_cells(path, pose_tables.rewrite_table(found, joints), found.names)
     elif kind == 'dlc':
         pose_tables.write_csv_cells(path, pose_tables.rewrite_table(found, joints))
     else:
@@ -235,7 +235,7 @@ def _write_each(path: pathlib.Path, kind: Format, clips: Sequence[Estimates], sk
             names = skeleton.joints if isinstance(skeleton, Skeleton) else skeleton
             files[name] = pose_tables.trc_text(name, names, clip, frames, seconds)
         else:
-            files[name] = _angles(clip, skeleton, commas=path.suffix == '.csv')
+            files[name] = _angles(clip, seconds, skeleton, commas=path.suffix == '.csv')
     if len(files) == 1:
         ((name, text),) = files.items()
         write_text(path, text)
@@ -246,28 +246,34 @@ def _write_each(path: pathlib.Path, kind: Format, clips: Sequence[Estimates], sk
     return [path.parent / name for name in files]
 
 
-def _angles(clip: Estimates, skeleton: Skeleton, commas: bool) -> str:
-    """Joint angles in degrees over time (`core.kinematics`): OpenSim's table of coordinates, or one with commas."""
+def _angles(clip: Estimates, times: np.ndarray, skeleton: Skeleton, commas: bool) -> str:
+    """Joint angles in degrees over time (`core.kinematics`): OpenSim's table, or one with commas and without a header.
+
+    OpenSim stops at the first cell that is no number. So its table has lines over time across frames without an angle, and no
+    column for an angle that is nowhere; in the other such cells are empty.
+    """
     angles = joint_angles(clip.joints, skeleton)
-    columns = ['time', *angles]
-    separator, missing = (',', '') if commas else ('\t', 'nan')
-    header = (
-        []
-        if commas
-        else [
-            'Coordinates',
-            'version=1',
-            f'nRows={len(clip.joints)}',
-            f'nColumns={len(columns)}',
-            'inDegrees=yes',
-            '',
-            'Angles between two segments in the image, not the coordinates of an OpenSim model.',
-            'endheader',
-        ]
-    )
-    rows = np.stack([clip.times, *angles.values()], -1)  # type: ignore[list-item]
-    body = [separator.join([f'{row[0]:.6f}', *(missing if np.isnan(n) else f'{n:.4f}' for n in row[1:])]) for row in rows]
-    return '\n'.join([*header, separator.join(columns), *body]) + '\n'
+    if not commas:
+        known = {name: np.isfinite(angle) for name, angle in angles.items()}
+        angles = {
+            name: np.interp(times, times[known[name]], angle[known[name]]) for name, angle in angles.items() if known[name].any()
+        }
+    if not angles:
+        raise InputError(f'{clip.clip}: no angle in any frame, as joints are missing')
+    columns, separator = ['time', *angles], ',' if commas else '\t'
+    header = [
+        'Coordinates',
+        'version=1',
+        f'nRows={len(times)}',
+        f'nColumns={len(columns)}',
+        'inDegrees=yes',
+        '',
+        'Angles between two segments in the image, not the coordinates of an OpenSim model.',
+        'endheader',
+    ]
+    rows = zip(times, np.stack([*angles.values()], -1), strict=True)
+    body = [separator.join([f'{time:.6f}', *('' if np.isnan(n) else f'{n:.4f}' for n in row)]) for time, row in rows]
+    return '\n'.join([*([] if commas else header), separator.join(columns), *body]) + '\n'
 
 
 def _timed(clip: Estimates, times: Sequence[float] | None) -> Estimates:

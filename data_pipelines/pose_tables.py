@@ -197,9 +197,16 @@ def rewrite_table(found: Table, joints: Sequence[np.ndarray]) -> list[list[Any]]
     return cells
 
 
-def write_trc_cells(path: pathlib.Path, cells: Sequence[Sequence[str]]) -> None:
+def write_trc_cells(path: pathlib.Path, cells: Sequence[Sequence[str]], names: Sequence[str]) -> None:
     """Writes a `.trc`, whole or not at all."""
-    write_text(path, ''.join('\t'.join(row) + '\n' for row in cells))
+    width = 2 + 3 * len(names)
+    rows = [[*row, *[''] * (width - len(row))][:width] if i >= _TRC_HEADER - 1 else row for i, row in enumerate(cells)]
+    write_text(path, ''.join(_trc_line(row) if i >= _TRC_HEADER - 1 else '\t'.join(row) + '\n' for i, row in enumerate(rows)))
+
+
+def _trc_line(cells: Sequence[str]) -> str:
+    """With a tab at its end: without, OpenSim does not see that the last cell is empty."""
+    return '\t'.join(cells) + '\t\n'
 
 
 def write_csv_cells(path: pathlib.Path, cells: Sequence[Sequence[Any]]) -> None:
@@ -225,16 +232,16 @@ def trc_text(name: str, names: Sequence[str], clip: Estimates, frames: np.ndarra
     if points.shape[-1] == 2:
         points = np.concatenate([points, np.zeros((*points.shape[:2], 1))], -1)
     points = np.where(np.isfinite(points).all(-1, keepdims=True), points, np.nan)
-    lines = [
+    header = [
         f'PathFileType\t4\t(X/Y/Z)\t{name}',
         'DataRate\tCameraRate\tNumFrames\tNumMarkers\tUnits\tOrigDataRate\tOrigDataStartFrame\tOrigNumFrames',
         f'{rate:g}\t{rate:g}\t{count}\t{len(names)}\tm\t{rate:g}\t{frames[0]}\t{count}',
         'Frame#\tTime\t' + '\t\t\t'.join(names) + '\t\t',
-        '\t\t' + '\t'.join(f'X{i}\tY{i}\tZ{i}' for i in range(1, len(names) + 1)),
     ]
+    rows = [['', '', *(f'{axis}{i}' for i in range(1, len(names) + 1) for axis in 'XYZ')]]
     for frame, time, row in zip(frames, times, points.reshape(count, -1), strict=True):
-        lines.append('\t'.join([str(frame), f'{time:.6f}', *('' if np.isnan(n) else f'{n:.6g}' for n in row)]))
-    return '\n'.join(lines) + '\n'
+        rows.append([str(frame), f'{time:.6f}', *('' if np.isnan(n) else f'{n:.6g}' for n in row)])
+    return ''.join(line + '\n' for line in header) + ''.join(map(_trc_line, rows))
 
 
 def dlc_columns(

@@ -203,11 +203,40 @@ def test_trc_by_hand(tmp_path):
         'DataRate\tCameraRate\tNumFrames\tNumMarkers\tUnits\tOrigDataRate\tOrigDataStartFrame\tOrigNumFrames',
         '50\t50\t2\t2\tm\t50\t4\t2',
         'Frame#\tTime\thip\t\t\tknee\t\t',
-        '\t\tX1\tY1\tZ1\tX2\tY2\tZ2',
-        '4\t0.080000\t1\t2\t0\t3.5\t4\t0',
-        '5\t0.100000\t\t\t\t5\t6\t0',
+        '\t\tX1\tY1\tZ1\tX2\tY2\tZ2\t',
+        '4\t0.080000\t1\t2\t0\t3.5\t4\t0\t',
+        '5\t0.100000\t\t\t\t5\t6\t0\t',
         '',
     ]
+
+
+def test_a_trc_of_others_stays_as_it_was(tmp_path):
+    """But for its joints, and for a tab at the end of each row, without which OpenSim misses a last cell that is empty."""
+    header = 'PathFileType\t4\t(X/Y/Z)\tx.trc\nDataRate\n50\nFrame#\tTime\thip\t\t\tknee\t\t\n\t\tX1\tY1\tZ1\tX2\tY2\tZ2\n'
+    (tmp_path / 'a.trc').write_text(header + '0\t0\t1\t2\t0\t3\t4\t0\n1\t0.5\t1\t2\t0\t\t\t\n2\t1\t1\t2\t0\t\t\t\t\n')
+    found = open_pose_file(tmp_path / 'a.trc')
+    assert found.clips[0].joints[:, 0].tolist() == [[1, 2]] * 3
+    found.write(tmp_path / 'b.trc', [found.clips[0].joints + 1], {})
+    rows = '0\t0\t2\t3\t0\t4\t5\t0\t\n1\t0.5\t2\t3\t0\t\t\t\t\n2\t1\t2\t3\t0\t\t\t\t\n'
+    assert (tmp_path / 'b.trc').read_text() == header[:-1] + '\t\n' + rows
+
+
+def test_opensim_reads_trc_and_mot(tmp_path):
+    opensim = pytest.importorskip('opensim', reason='OpenSim is not installed')
+    one = single()[0]
+    (path,) = write_poses(tmp_path / 'walk_px.trc', 'trc', [one], PENN_ACTION, ABOUT, TIMES)
+    table = opensim.TimeSeriesTableVec3(str(path))
+    assert tuple(table.getColumnLabels()) == PENN_ACTION.joints
+    found = [[[row[i][d] for d in range(2)] for i in range(row.size())] for row in map(table.getRowAtIndex, range(8))]
+    np.testing.assert_allclose(found, one.joints, atol=1e-3)
+    (path,) = write_poses(tmp_path / 'walk.mot', 'mot', [one], PENN_ACTION, ABOUT, TIMES)
+    angles = opensim.TimeSeriesTable(str(path))
+    found = [[row[i] for i in range(row.size())] for row in map(angles.getRowAtIndex, range(8))]
+    expected = np.stack([*joint_angles(one.joints, PENN_ACTION).values()], -1)
+    known = np.isfinite(expected)
+    np.testing.assert_allclose(np.array(found)[known], expected[known], atol=1e-4)
+    storage = opensim.Storage(str(path))
+    assert (storage.isInDegrees(), storage.getSize(), storage.getColumnLabels().getSize()) == (True, 8, 9)
 
 
 def test_a_person_each(tmp_path):
@@ -225,7 +254,11 @@ def test_angles(tmp_path):
     angles = joint_angles(single()[0].joints, PENN_ACTION)
     assert names == ['time', *angles]
     assert {'nRows=8', f'nColumns={len(names)}', 'inDegrees=yes'} <= set(lines[:end])
-    np.testing.assert_allclose(np.array(rows, float), np.stack([TIMES, *angles.values()], -1), atol=1e-4)
+    expected = np.stack([TIMES, *angles.values()], -1)
+    whole = np.isfinite(expected).all(-1)
+    assert not whole.all()
+    expected = np.stack([np.interp(TIMES, TIMES[np.isfinite(column)], column[np.isfinite(column)]) for column in expected.T], -1)
+    np.testing.assert_allclose(np.array(rows, float), expected, atol=1e-4)
     (path,) = write_poses(tmp_path / 'walk.csv', 'mot', single(), PENN_ACTION, ABOUT, TIMES)
     assert path.read_text().splitlines()[0] == ','.join(names)
     assert path.read_text().splitlines()[3] == '0.080000' + ',' * len(angles)
@@ -354,11 +387,11 @@ def test_hdf5_runs_no_code(tmp_path):
 def test_without_the_packages(name, tmp_path, monkeypatch):
     write_poses(tmp_path / 'a.h5', 'dlc_h5', single(), PENN_ACTION, ABOUT, TIMES)
     monkeypatch.setitem(sys.modules, name, None)
+    act = {'h5py': lambda: open_pose_file(tmp_path / 'a.h5')}.get(
+        name, lambda: write_poses(tmp_path / 'b.h5', 'dlc_h5', single(), PENN_ACTION, ABOUT, TIMES)
+    )
     with pytest.raises(InputError, match=rf'{name} is needed for .h5 files: pip install "kimnet-jax\[formats\]"'):
-        if name == 'h5py':
-            open_pose_file(tmp_path / 'a.h5')
-        else:
-            write_poses(tmp_path / 'b.h5', 'dlc_h5', single(), PENN_ACTION, ABOUT, TIMES)
+        act()
     assert not (tmp_path / 'b.h5').exists()
 
 
@@ -414,7 +447,9 @@ def test_pose2sim_and_sports2d_read_trc_and_mot(tmp_path):
     np.testing.assert_allclose(table.to_numpy().reshape(8, -1, 3)[..., :2], one.joints, atol=1e-3)
     (path,) = write_poses(tmp_path / 'walk.mot', 'mot', [one], PENN_ACTION, ABOUT, TIMES)
     angles, times, _ = common.read_mot(path)
-    np.testing.assert_allclose(angles.to_numpy(), np.stack([*joint_angles(one.joints, PENN_ACTION).values()], -1), atol=1e-4)
+    expected = np.stack([*joint_angles(one.joints, PENN_ACTION).values()], -1)
+    known = np.isfinite(expected)
+    np.testing.assert_allclose(angles.to_numpy()[known], expected[known], atol=1e-4)
 
 
 @pytest.mark.parametrize('kind', ['dlc', 'dlc_h5'])
