@@ -20,7 +20,7 @@ from kimnet_jax.core.pose_windows import extent
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.video import DEFAULT_RATE
 from kimnet_jax.data_pipelines import pose_tables
-from kimnet_jax.data_pipelines.pose_records import Clips, Records, clips_of, write_csv, write_json
+from kimnet_jax.data_pipelines.pose_records import Clips, Records, clips_of, write_cells, write_csv, write_json
 from kimnet_jax.data_pipelines.poses import Estimates
 
 Format: TypeAlias = Literal['json', 'csv', 'openpose', 'trc', 'mot', 'dlc', 'dlc_h5']
@@ -159,7 +159,7 @@ def rewrite(kind: Format, found: pose_tables.Table, path: pathlib.Path, joints: 
     if kind == 'trc':
         pose_tables.write_trc_cells(path, pose_tables.rewrite_table(found, joints), found.names)
     elif kind == 'dlc':
-        pose_tables.write_csv_cells(path, pose_tables.rewrite_table(found, joints))
+        write_cells(path, pose_tables.rewrite_table(found, joints))
     else:
         clips = [dataclasses.replace(clip, joints=pose) for clip, pose in zip(found.clips.clips, joints, strict=True)]
         count = max(int(clip.frames[-1]) for clip in clips if clip.frames is not None) + 1
@@ -209,7 +209,7 @@ def write_poses(
     elif kind in ('dlc', 'dlc_h5'):
         labels, values = pose_tables.dlc_columns(names, clips, str(about.get('model', 'kimnet_jax')), count)
         if kind == 'dlc':
-            pose_tables.write_csv_cells(path, pose_tables.dlc_cells(labels, values))
+            write_cells(path, pose_tables.dlc_cells(labels, values))
         else:
             pose_tables.write_dlc_h5(path, labels, values)
     else:

@@ -272,7 +272,7 @@ def read_pose_csv(path: pathlib.Path) -> RecordFile:
 
     An empty cell is a missing number. Raises `InputError` naming the file, the row and the column that is wrong.
     """
-    rows = list(csv.reader(io.StringIO(read_text(path, 'file of poses', 'utf-8-sig'))))
+    rows = read_cells(path)
     if len(rows) < 2:
         raise InputError(f'{path}: no frames in it')
     header, body = rows[0], rows[1:]
@@ -319,6 +319,21 @@ def read_pose_csv(path: pathlib.Path) -> RecordFile:
     return RecordFile(rows, clips_of(records, str(path), path.stem, np.zeros(2, int)), skeleton, {})
 
 
+def read_cells(path: pathlib.Path) -> list[list[str]]:
+    """The rows of a table with commas. Raises `InputError` where it is none."""
+    try:
+        return list(csv.reader(io.StringIO(read_text(path, 'file of poses', 'utf-8-sig'), newline='')))
+    except csv.Error as error:
+        raise InputError(f'{path}: not a table with commas ({error})') from error
+
+
+def write_cells(path: pathlib.Path, rows: Sequence[Sequence[Any]]) -> None:
+    """Writes a table with commas, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(rows)
+    write_text(path, text.getvalue())
+
+
 def _id_of(text: str) -> int | str | None:
     text = text.strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else text or None
@@ -341,7 +356,7 @@ def rewrite_csv(found: RecordFile, path: pathlib.Path, joints: Sequence[np.ndarr
             for axis, value in zip('xy', point, strict=True):
                 row[column[f'{joint}_{axis}']] = '' if value is None else value
         rows.append(row)
-    _write_csv(path, [header, *rows])
+    write_cells(path, [header, *rows])
 
 
 def write_csv(path: pathlib.Path, clips: Sequence[Estimates], skeleton: Skeleton) -> None:
@@ -354,10 +369,4 @@ def write_csv(path: pathlib.Path, clips: Sequence[Estimates], skeleton: Skeleton
         known = [record[key] for key in columns if key not in _BOX]
         cells = [n for point, score in zip(record['joints'], record['scores'], strict=True) for n in (*point, score)]
         rows.append([*known, *record['box'], *('' if cell is None else cell for cell in cells)])
-    _write_csv(path, rows)
-
-
-def _write_csv(path: pathlib.Path, rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows(rows)
-    write_text(path, text.getvalue())
+    write_cells(path, rows)

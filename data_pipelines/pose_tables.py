@@ -3,8 +3,6 @@
 Nothing that a file holds is ever executed: HDF5 is read without pandas, which would unpickle what it finds there.
 """
 
-import csv
-import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ from kimnet_jax.core import array_files
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import draft_of, read_text, require_file, write_text
 from kimnet_jax.core.pose_windows import extent
-from kimnet_jax.data_pipelines.pose_records import Clips, Records, clips_of
+from kimnet_jax.data_pipelines.pose_records import Clips, Records, clips_of, read_cells
 from kimnet_jax.data_pipelines.poses import Estimates
 
 H5_KEY = 'df_with_missing'  # DeepLabCut's
@@ -50,11 +48,14 @@ def read_trc(path: pathlib.Path) -> Table:
     cells = [line.split('\t') for line in read_text(path, 'file of poses', 'utf-8-sig').splitlines()]
     if len(cells) < _TRC_HEADER or cells[0][0] != 'PathFileType' or cells[3][:2] != ['Frame#', 'Time']:
         raise InputError(f'{path}: not a .trc: its first lines are not those of the format')
-    names = tuple(name.strip() for name in cells[3][2::3] if name.strip())
+    names = tuple('\t'.join(cells[3][2::3]).rstrip().split('\t')) if ''.join(cells[3][2:]).strip() else ()
+    if not all(name.strip() for name in names) or len(set(names)) < len(names):
+        raise InputError(f'{path}: line 4: a marker has no name, or two have the same')
+    width = 2 + 3 * len(names)
+    cells[_TRC_HEADER:] = [row + [''] * (width - len(row)) for row in cells[_TRC_HEADER:]]
     body = [(i, row) for i, row in enumerate(cells) if i >= _TRC_HEADER and ''.join(row).strip()]
     if not names or not body:
         raise InputError(f'{path}: no {"frames" if names else "markers"} in it')
-    width = 2 + 3 * len(names)
     values = np.full((len(body), width), np.nan)
     for k, (i, row) in enumerate(body):
         for column, text in enumerate(row[:width]):
@@ -72,7 +73,7 @@ def read_trc(path: pathlib.Path) -> Table:
 
 def read_dlc_csv(path: pathlib.Path) -> Table:
     """DeepLabCut's CSV, with a level `individuals` or without. Raises `InputError` naming the row and column."""
-    cells = list(csv.reader(io.StringIO(read_text(path, 'file of poses', 'utf-8-sig'))))
+    cells = read_cells(path)
     levels = [row[0] for row in cells[:4] if row and row[0] in _LEVELS]
     header, body = cells[: len(levels)], [(i, row) for i, row in enumerate(cells) if i >= len(levels) and row]
     labels = list(zip(*(row[1:] for row in header), strict=False))
@@ -142,7 +143,12 @@ def _dlc_table(
             scores[:, person, joint] = values[:, column]
         elif coordinate in axes:
             joints[:, person, joint, axes.index(coordinate)] = values[:, column]
+            if (person, joint, axes.index(coordinate)) in columns:
+                raise InputError(f'{path}: {names[joint]} has two columns {coordinate!r}')
             columns[person, joint, axes.index(coordinate)] = column
+    for person, joint, _ in columns:
+        if missing := [axis for k, axis in enumerate(axes) if (person, joint, k) not in columns]:
+            raise InputError(f'{path}: {names[joint]} has no column {missing[0]!r}')
     known = np.isfinite(joints).all(-1)
     ids = [int(person) if person is not None and person.isdecimal() and len(person) < 10 else person for person in persons]
     clips = _clips_of(path, numbers, joints, np.where(known, np.where(np.isfinite(scores), scores, 1), 0), ids, None)
@@ -193,6 +199,8 @@ def rewrite_table(found: Table, joints: Sequence[np.ndarray]) -> list[list[Any]]
             for joint in range(len(found.names)):
                 point = poses[t, joint] if np.isfinite(poses[t, joint]).all() else None
                 for axis in range(axes):
+                    if (person, joint, axis) not in found.columns:
+                        continue  # a joint that this person has not
                     row[found.columns[person, joint, axis]] = '' if point is None else f'{point[axis]:.6g}'
     return cells
 
@@ -207,13 +215,6 @@ def write_trc_cells(path: pathlib.Path, cells: Sequence[Sequence[str]], names: S
 def _trc_line(cells: Sequence[str]) -> str:
     """With a tab at its end: without, OpenSim does not see that the last cell is empty."""
     return '\t'.join(cells) + '\t\n'
-
-
-def write_csv_cells(path: pathlib.Path, cells: Sequence[Sequence[Any]]) -> None:
-    """Writes a table, whole or not at all."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows(cells)
-    write_text(path, text.getvalue())
 
 
 def trc_text(name: str, names: Sequence[str], clip: Estimates, frames: np.ndarray, times: np.ndarray) -> str:

@@ -342,7 +342,7 @@ def refine_file(refiner: TrainedRefiner | Smoother, source: pathlib.Path, target
     if not any(np.isfinite(one.joints).all(-1).any() for one in found.clips):
         raise InputError(f'{source}: no joint in any of its frames; there is nothing to refine')
     if isinstance(refiner, Smoother) and refiner.smooth is not None and any(one.times is None for one in found.clips):
-        print(f'{source}: tells no times; taken as {DEFAULT_RATE:g} frames a second', file=sys.stderr)
+        print(f'warning: {source}: tells no times; taken as {DEFAULT_RATE:g} frames a second', file=sys.stderr)
     joints = [_refine_clip(refiner, one, str(source)) for one in found.clips]
     if form == wanted:
         found.write(target, joints, refiner.about)

@@ -221,6 +221,14 @@ def test_a_trc_of_others_stays_as_it_was(tmp_path):
     assert (tmp_path / 'b.trc').read_text() == header[:-1] + '\t\n' + rows
 
 
+def test_a_trc_with_short_lines(tmp_path):
+    (tmp_path / 'a.trc').write_text('PathFileType\n\n\nFrame#\tTime\thip\t\t\tknee\n\n0\t0\t1\t2\t0\n1\t1\t1\t2\t0\t5\t6\t0\n')
+    found = open_pose_file(tmp_path / 'a.trc')
+    assert np.isfinite(found.clips[0].joints).all(-1).tolist() == [[True, False], [True, True]]
+    found.write(tmp_path / 'b.trc', [np.nan_to_num(found.clips[0].joints, nan=7)], {})
+    assert (tmp_path / 'b.trc').read_text().splitlines()[5] == '0\t0\t1\t2\t0\t7\t7\t\t'
+
+
 def test_opensim_reads_trc_and_mot(tmp_path):
     opensim = pytest.importorskip('opensim', reason='OpenSim is not installed')
     one = single()[0]
@@ -334,6 +342,17 @@ def test_a_joint_that_is_not_wanted_stays(tmp_path):
         ('a.trc', 'PathFileType\n\n\nFrame#\tTime\thip\n\n1\t0\t\t\t\n', 'no joint in any of its frames'),
         ('a.trc', 'PathFileType\n\n\nFrame#\tTime\thip\n\n2\t0\t1\t2\t0\n1\t0\t1\t2\t0\n', 'frame 1 comes after frame 2'),
         ('a.trc', 'PathFileType\n\n\nFrame#\tTime\thip\n\n1\t3\t1\t2\t0\n2\t0\t1\t2\t0\n', 'frame 2 is at 0 s, frame 1 at 3 s'),
+        (
+            'a.trc',
+            'PathFileType\n\n\nFrame#\tTime\thip\t\t\thip\n\n1\t0\t1\t2\t0\t1\t2\t0\n',
+            'line 4: a marker has no name, or two have',
+        ),
+        (
+            'a.trc',
+            'PathFileType\n\n\nFrame#\tTime\t\t\t\thip\n\n1\t0\t1\t2\t0\t1\t2\t0\n',
+            'line 4: a marker has no name, or two have',
+        ),
+        ('a.csv', 'scorer,a,a,a\nbodyparts,n,n,n\ncoords,x,y,y\n0,1,2,3\n', "n has two columns 'y'"),
         ('a.csv', 'scorer,a,a\nbodyparts,x,x\n', 'must begin with the rows scorer, bodyparts and coords'),
         ('a.csv', 'scorer,a,a\nbodyparts,n,n\ncoords,x,y\n', 'no frames in it'),
         ('a.csv', 'scorer,a,a\nbodyparts,n,n\ncoords,x,z\n0,1,2\n', 'no coords x and y in it; it has x, z'),
@@ -350,6 +369,8 @@ def test_a_joint_that_is_not_wanted_stays(tmp_path):
         ('a.csv', 'frame,point0_x,point0_y\n0,inf,2\n', "row 2: point0_x is 'inf': no number"),
         ('a.csv', 'frame,time,point0_x,point0_y\n0,,1,2\n', 'row 2: time is missing'),
         ('a.csv', 'frame,point0_x,point0_x,point0_y\n0,1,1,2\n', 'two columns have the same name'),
+        ('a.csv', 'scorer,a,a,a\nbodyparts,n,n,m\ncoords,x,y,x\n0,1,2,3\n', "m has no column 'y'"),
+        ('a.csv', 'frame,' + 'x' * 200_000, 'not a table with commas'),
         ('a.h5', 'x', 'cannot be read: cut short, or no table of DeepLabCut'),
         ('a.xyz', 'x', 'poses come in .json, .csv, .npz, .trc, .mot, .h5, or a folder'),
     ],
