@@ -233,7 +233,7 @@ def main(argv: list[str]) -> None:
             'date': datetime.date.today().isoformat(),
             'cores': len(cores),
             'machine': f'{platform.system()} {platform.machine()}',
-            'versions': {name: metadata.version(name) for name in ('grain', 'numpy', 'opencv-python-headless', 'torch')},
+            'versions': {name: metadata.version(name) for name in ('grain', 'numpy', 'opencv-contrib-python-headless', 'torch')},
             'clips, frames, median bytes': (len(source), len(frames), frames[len(frames) // 2]),
             'batch, frames, pixels': (BATCH.value, FRAMES, transforms.DataConfig().input_size),
             'rounds': ROUNDS.value,

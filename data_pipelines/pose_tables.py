@@ -30,7 +30,7 @@ class Table(NamedTuple):
         names: of the joints.
         clips: a clip of each person, in the order of the names.
         cells: text of every row and column, the header included; empty where the file is no text.
-        columns: (person, joint, axis) -> its column.
+        columns: (person, joint, axis) -> its column; a `.trc` has Z, 0 or empty, of poses in 2D, too.
         rows: number of a frame -> its row.
         scorer: DeepLabCut's name of what found the poses.
     """
@@ -67,7 +67,7 @@ def read_trc(path: pathlib.Path) -> Table:
         joints = joints[..., :2]
     numbers = values[:, 0].astype(int)
     clips = _clips_of(path, numbers, joints[:, None], np.isfinite(joints).all(-1)[:, None], [None], values[:, 1])
-    columns = {(0, joint, axis): 2 + 3 * joint + axis for joint in range(len(names)) for axis in range(joints.shape[-1])}
+    columns = {(0, joint, axis): 2 + 3 * joint + axis for joint in range(len(names)) for axis in range(3)}
     return Table(names, clips, cells, columns, {int(number): i for number, (i, _) in zip(numbers, body, strict=True)})
 
 
@@ -190,7 +190,7 @@ def _number(text: str, where: str) -> float:
 def rewrite_table(found: Table, joints: Sequence[np.ndarray]) -> list[list[Any]]:
     """The cells of a text with joints [T, J, D] of each clip; what is missing in them becomes an empty cell."""
     cells: list[list[Any]] = [list(row) for row in found.cells]
-    axes = joints[0].shape[-1]
+    depth = [0.0] * (3 - joints[0].shape[-1])
     for person, (clip, poses) in enumerate(zip(found.clips.clips, joints, strict=True)):
         assert clip.frames is not None
         assert clip.present is not None
@@ -198,10 +198,9 @@ def rewrite_table(found: Table, joints: Sequence[np.ndarray]) -> list[list[Any]]
             row = cells[found.rows[int(clip.frames[t])]]
             for joint in range(len(found.names)):
                 point = poses[t, joint] if np.isfinite(poses[t, joint]).all() else None
-                for axis in range(axes):
-                    if (person, joint, axis) not in found.columns:
-                        continue  # a joint that this person has not
-                    row[found.columns[person, joint, axis]] = '' if point is None else f'{point[axis]:.6g}'
+                for axis in range(3):
+                    if (column := found.columns.get((person, joint, axis))) is not None:  # not every person has every joint
+                        row[column] = '' if point is None else f'{[*point, *depth][axis]:.6g}'
     return cells
 
 

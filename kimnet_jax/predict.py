@@ -8,24 +8,30 @@ from absl import flags
 
 from kimnet_jax import command_line, pretrained
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.inference.detected import AssociationConfig, DetectedPeople
+from kimnet_jax.inference.detection import LAYOUTS, LEAST, open_detector
 from kimnet_jax.inference.outputs import SUFFIXES
 from kimnet_jax.inference.people import OnePerson, People, TrackedPeople
 from kimnet_jax.inference.tracking import TrackerConfig, parse_box, read_boxes
 from kimnet_jax.inference.tracks import read_tracks
 
+_DETECTION = (None, AssociationConfig.every, LEAST)  # layout, every, score
+
 
 def requested_people(options: flags.FlagValues, videos: int) -> list[Callable[[TrackerConfig], People]]:
     """What the flags say of who is in every video: for each, what makes its `People`. Raises `InputError`."""
-    given = [
-        flag
-        for flag, value in (('box', options.box), ('boxes', options.boxes), ('tracks', options.tracks))
-        if value not in (None, [])
-    ]
+    given = [flag for flag in ('box', 'boxes', 'tracks', 'detect') if getattr(options, flag) not in (None, [])]
     if len(given) > 1:
         raise InputError(f'--{given[0]} and --{given[1]}: give one of them')
     for flag, files in (('boxes', options.boxes), ('tracks', options.tracks)):
         if files and len(files) != videos:
             raise InputError(f'--{flag}: {len(files)} files for {videos} videos; give one for each, in the same order')
+    if options.detect is not None:
+        detector = open_detector(options.detect, options.detect_layout, options.detect_score)
+        association = AssociationConfig(every=options.detect_every)
+        return [functools.partial(DetectedPeople, detector, config=association)] * videos
+    if (options.detect_layout, options.detect_every, options.detect_score) != _DETECTION:
+        raise InputError('--detect_layout, --detect_every and --detect_score need --detect')
     if options.tracks:
         return [functools.partial(TrackedPeople, read_tracks(file), file) for file in options.tracks]
     if options.boxes:
@@ -50,6 +56,15 @@ def define_flags(values: flags.FlagValues) -> None:
         'several videos, repeat it in their order.'
     )
     flags.DEFINE_multi_string('tracks', [], tracks, flag_values=values)
+    detect = 'Find the people: with hog, which is part of OpenCV, or with a detector in an ONNX file.'
+    flags.DEFINE_string('detect', None, detect, flag_values=values)
+    layout, seen, score = _DETECTION
+    outputs = f"What the detector's outputs are: {', '.join(LAYOUTS)}. Default: by their shapes."
+    flags.DEFINE_enum('detect_layout', layout, LAYOUTS, outputs, flag_values=values)
+    often = 'Look for new people in every so many of the frames that the network sees.'
+    flags.DEFINE_integer('detect_every', seen, often, lower_bound=1, flag_values=values)
+    least = 'Least score of a person, of a detector in an ONNX file.'
+    flags.DEFINE_float('detect_score', score, least, lower_bound=0.0, upper_bound=1.0, flag_values=values)
     every = 'Run the network on every so many frames only; poses in between lie on lines.'
     flags.DEFINE_integer('every', 1, every, lower_bound=1, flag_values=values)
     refine = 'A trained HANet that refines the poses, named like --model. The whole video is processed first.'

@@ -16,7 +16,7 @@ BELOW_TASKS = ('models', 'losses', 'metrics', 'training', 'interop', 'inference'
 
 # area -> the other first-party areas that it may import
 FIRST_PARTY = {
-    'kimnet_jax': (CORE,),  # `signals`, where a command begins; loader workers import the package
+    'kimnet_jax': (CORE, 'kimnet_jax.pose'),  # `signals`, where a command begins; `Pose`, when it is asked for
     'kimnet_jax.configs': (
         'kimnet_jax.configs.common',
         'kimnet_jax.configs.models',
@@ -36,6 +36,7 @@ FIRST_PARTY = {
     'kimnet_jax.reporting': (CORE, 'kimnet_jax.metrics'),
     'kimnet_jax.released': (CORE, 'kimnet_jax.metrics', 'kimnet_jax.reporting'),
     'kimnet_jax.tasks': (CORE, 'kimnet_jax.data_pipelines', *(f'kimnet_jax.{area}' for area in BELOW_TASKS)),
+    'kimnet_jax.pose': (CORE, 'kimnet_jax.inference', 'kimnet_jax.pretrained', 'kimnet_jax.tasks'),
     'kimnet_jax.command_line': (CORE, 'kimnet_jax.pretrained', 'kimnet_jax.training'),
     'kimnet_jax.completion': (CORE, 'kimnet_jax.__main__'),
     'kimnet_jax.__main__': (CORE,),  # names its commands by text, and loads one when it is asked for
@@ -59,7 +60,11 @@ CONFINED = {
     'grain': ('kimnet_jax.data_pipelines',),
     'apache_beam': ('kimnet_jax.data_pipelines.build', 'kimnet_jax.data_pipelines.clip_builder'),
     'tensorflow_datasets': ('kimnet_jax.data_pipelines',),
-    'scipy': ('kimnet_jax.data_pipelines', 'kimnet_jax.reporting.calibration'),
+    'scipy': (
+        'kimnet_jax.data_pipelines',
+        'kimnet_jax.inference.detected',
+        'kimnet_jax.reporting.calibration',
+    ),
     'jax': (
         *_NETWORKS,
         'kimnet_jax.training',

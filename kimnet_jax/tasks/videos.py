@@ -1,10 +1,10 @@
 """Poses of videos, from a network ready for them to the files that are written."""
 
+import contextlib
 import dataclasses
-import functools
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from tqdm import tqdm
 
+from kimnet_jax.core.background import Behind, ahead
 from kimnet_jax.core.calibration import Calibration
 from kimnet_jax.core.errors import InputError, one_line
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.video import read_frames
+from kimnet_jax.core.video import Frame, read_frames
 from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
 from kimnet_jax.inference.people import FramePose, People
 from kimnet_jax.inference.predictor import PosePredictor, predict_poses
@@ -28,6 +29,9 @@ from kimnet_jax.training.state import Weights, split_model
 
 if TYPE_CHECKING:
     from kimnet_jax.tasks.refinement import TrainedRefiner
+
+
+TRACKING = TrackerConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,36 +142,12 @@ def predict_videos(
     Returns:
         The exit status: 0, or 2 where a video failed.
     """
-    config = TrackerConfig()
     stems = output_stems(videos, out, kinds)
     failed = 0
     for video, stem, make_people in zip(videos, stems, people, strict=True):
         try:
-            outputs = PoseOutputs(
-                out,
-                stem,
-                kinds,
-                video=video,
-                skeleton=model.skeleton,
-                model=model.about,
-                joint_score=config.joint_score,
-                calibrated=model.calibration is not None,
-            )
-            count, damaged = 0, []
-            stated = stated_frame_count(video)
-            with outputs, tqdm(desc=stem, total=stated, unit='frame', disable=None) as progress:
-                read = functools.partial(read_frames, video, tolerant=True)
-                poses = predict_poses(model.predictor, read(), make_people(config), every=every)
-                if model.refiner is not None:
-                    poses = refine_video(model.refiner, poses, read, model.look_ahead)
-                for frame, of_frame in poses:
-                    outputs.write(frame, [model.calibrated(pose) for pose in of_frame])
-                    if frame.damaged:
-                        damaged.append(count)
-                    count += 1
-                    progress.update()
-            _warn(video, damaged, count, stated)
-            print(f'{video}: {count} frames -> {out / stem}{{{",".join(SUFFIXES[kind] for kind in kinds)}}}')
+            frames = _predict_video(model, video, out, stem, kinds, make_people(TRACKING), every)
+            print(f'{video}: {frames} frames -> {out / stem}{{{",".join(SUFFIXES[kind] for kind in kinds)}}}')
         except (InputError, MemoryError) as error:
             failed += 1
             text = one_line(error) if isinstance(error, InputError) else f'not enough memory ({error})'
@@ -176,6 +156,48 @@ def predict_videos(
     if failed:
         print(f'error: {failed} of {len(videos)} videos failed, see above', file=sys.stderr)
     return 2 if failed else 0
+
+
+def _predict_video(
+    model: VideoPoses, video: pathlib.Path, out: pathlib.Path, stem: str, kinds: Sequence[str], people: People, every: int
+) -> int:
+    """Writes a video's results; how many frames it has. Reading and writing go on in threads of their own."""
+    outputs = PoseOutputs(
+        out,
+        stem,
+        kinds,
+        video=video,
+        skeleton=model.skeleton,
+        model=model.about,
+        joint_score=TRACKING.joint_score,
+        calibrated=model.calibration is not None,
+    )
+
+    def write_frame(item: tuple[Frame, list[FramePose]]) -> None:
+        outputs.write(*item)
+
+    count, damaged, stated = 0, [], stated_frame_count(video)
+    with (
+        outputs,
+        tqdm(desc=stem, total=stated, unit='frame', disable=None) as progress,
+        contextlib.ExitStack() as reading,
+        Behind(write_frame) as write,
+    ):
+
+        def read() -> Iterator[Frame]:
+            return reading.enter_context(contextlib.closing(ahead(read_frames(video, tolerant=True))))
+
+        poses = predict_poses(model.predictor, read(), people, every=every)
+        if model.refiner is not None:
+            poses = refine_video(model.refiner, poses, read, model.look_ahead)
+        for frame, of_frame in poses:
+            write((frame, [model.calibrated(pose) for pose in of_frame]))
+            if frame.damaged:
+                damaged.append(count)
+            count += 1
+            progress.update()
+    _warn(video, damaged, count, stated)
+    return count
 
 
 def _warn(video: pathlib.Path, damaged: Sequence[int], frames: int, stated: int | None) -> None:

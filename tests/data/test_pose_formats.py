@@ -226,7 +226,7 @@ def test_a_trc_with_short_lines(tmp_path):
     found = open_pose_file(tmp_path / 'a.trc')
     assert np.isfinite(found.clips[0].joints).all(-1).tolist() == [[True, False], [True, True]]
     found.write(tmp_path / 'b.trc', [np.nan_to_num(found.clips[0].joints, nan=7)], {})
-    assert (tmp_path / 'b.trc').read_text().splitlines()[5] == '0\t0\t1\t2\t0\t7\t7\t\t'
+    assert (tmp_path / 'b.trc').read_text().splitlines()[5] == '0\t0\t1\t2\t0\t7\t7\t0\t'
 
 
 def test_opensim_reads_trc_and_mot(tmp_path):

@@ -19,16 +19,19 @@ from kimnet_jax.inference.outputs import PoseOutputs
 from kimnet_jax.inference.people import OnePerson
 from kimnet_jax.inference.refiner import PoseRefiner
 from kimnet_jax.inference.tracking import TrackerConfig
-from kimnet_jax.predict import requested_people
+from kimnet_jax.predict import _DETECTION, requested_people
 from kimnet_jax.tasks import refinement, videos
 from kimnet_jax.tasks.trained import open_trained
 from kimnet_jax.tasks.videos import VideoPoses, predict_videos
 
+DETECTION = ('detect_layout', 'detect_every', 'detect_score')
 WALK = [(40 + 3 * t, 60) for t in range(12)]
 
 
 def options(**given) -> types.SimpleNamespace:
-    return types.SimpleNamespace(**({'box': None, 'boxes': [], 'tracks': []} | given))
+    return types.SimpleNamespace(
+        **({'box': None, 'boxes': [], 'tracks': [], 'detect': None} | dict(zip(DETECTION, _DETECTION, strict=True)) | given)
+    )
 
 
 @pytest.fixture
