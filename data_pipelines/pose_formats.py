@@ -44,7 +44,7 @@ OPENPOSE_NAMES = {  # our name -> OpenPose's
     'pelvis': 'MidHip',
     **{f'{side}_{part}': f'{side.upper()}{part.capitalize()}' for side in 'lr' for part in _PARTS},
 }
-_FILE = re.compile(r'(?P<stem>.*?)_?(?P<frame>\d+)_keypoints\.json')
+_FILE = re.compile(r'(?P<stem>.*?)_?(?P<frame>\d+)(_keypoints)?\.json')  # Pose2Sim's have no `_keypoints`
 _POINTS = 'pose_keypoints_2d'
 
 
@@ -146,7 +146,9 @@ def rewrite_openpose(found: OpenPose, folder: pathlib.Path, joints: Sequence[np.
 def _write_files(folder: pathlib.Path, files: Mapping[str, str]) -> None:
     if folder.is_dir():
         with explained():
-            others = sorted(file.name for file in folder.iterdir() if _FILE.fullmatch(file.name) and file.name not in files)
+            others = sorted(
+                file.name for file in folder.iterdir() if file.name.endswith('_keypoints.json') and file.name not in files
+            )
         if others:
             raise InputError(f'{folder}: {others[0]} of another video is in that folder; remove it or choose another folder')
     with drafts_in(folder) as hidden:
@@ -162,8 +164,10 @@ def rewrite(kind: Format, found: pose_tables.Table, path: pathlib.Path, joints: 
         write_cells(path, pose_tables.rewrite_table(found, joints))
     else:
         clips = [dataclasses.replace(clip, joints=pose) for clip, pose in zip(found.clips.clips, joints, strict=True)]
-        count = max(int(clip.frames[-1]) for clip in clips if clip.frames is not None) + 1
-        pose_tables.write_dlc_h5(path, *pose_tables.dlc_columns(found.names, clips, found.scorer, count))
+        numbers = list(found.rows)
+        several = any(clip.person is not None for clip in clips)
+        labels, values = pose_tables.dlc_columns(found.names, clips, found.scorer, max(numbers) + 1, several)
+        pose_tables.write_dlc_h5(path, labels, values[numbers], numbers)
 
 
 def write_poses(
@@ -207,7 +211,7 @@ def write_poses(
         stem = pathlib.PurePath(str(about.get('video', path.name))).stem
         _write_files(path, _openpose_files(clips, names, stem, count))
     elif kind in ('dlc', 'dlc_h5'):
-        labels, values = pose_tables.dlc_columns(names, clips, str(about.get('model', 'kimnet_jax')), count)
+        labels, values = pose_tables.dlc_columns(names, clips, str(about.get('model', 'kimnet_jax')), count, len(clips) > 1)
         if kind == 'dlc':
             write_cells(path, pose_tables.dlc_cells(labels, values))
         else:

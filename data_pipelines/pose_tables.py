@@ -11,7 +11,7 @@ import numpy as np
 
 from kimnet_jax.core import array_files
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import draft_of, read_text, require_file, write_text
+from kimnet_jax.core.files import MAX_BYTES, draft_of, limit, read_text, require_file, write_text
 from kimnet_jax.core.pose_windows import extent
 from kimnet_jax.data_pipelines.pose_records import Clips, Records, clips_of, read_cells
 from kimnet_jax.data_pipelines.poses import Estimates
@@ -31,7 +31,7 @@ class Table(NamedTuple):
         clips: a clip of each person, in the order of the names.
         cells: text of every row and column, the header included; empty where the file is no text.
         columns: (person, joint, axis) -> its column; a `.trc` has Z, 0 or empty, of poses in 2D, too.
-        rows: number of a frame -> its row.
+        rows: number of a frame -> its row in the file.
         scorer: DeepLabCut's name of what found the poses.
     """
 
@@ -101,6 +101,10 @@ def read_dlc_h5(path: pathlib.Path) -> Table:
             if H5_KEY not in file or 'table' not in file[H5_KEY]:
                 raise InputError(f'{path}: no table {H5_KEY!r} in it, which files of DeepLabCut have')
             table, attributes = file[H5_KEY]['table'], file[H5_KEY].attrs
+            if table.size * table.dtype.itemsize > limit(MAX_BYTES):
+                raise InputError(
+                    f'{path}: more than {limit(MAX_BYTES):,} bytes; if it is meant to be that large, set {MAX_BYTES}'
+                )
             names = [name for name in table.dtype.names or () if name.startswith('values_block_')]
             levels = array_files.unpickle(bytes(attributes['info']))[1]['names']
             data = table[()]
@@ -116,7 +120,8 @@ def read_dlc_h5(path: pathlib.Path) -> Table:
         raise
     except Exception as error:  # of h5py and pickle: on damaged files they raise all kinds
         raise InputError(f'{path}: cannot be read: cut short, or no table of DeepLabCut ({error})'.splitlines()[0]) from error
-    return _dlc_table(path, list(levels), labels, values, numbers)
+    rows = {int(number): i for i, number in enumerate(numbers)}
+    return _dlc_table(path, list(levels), labels, values, numbers)._replace(rows=rows)
 
 
 def _dlc_table(
@@ -245,10 +250,12 @@ def trc_text(name: str, names: Sequence[str], clip: Estimates, frames: np.ndarra
 
 
 def dlc_columns(
-    names: Sequence[str], clips: Sequence[Estimates], scorer: str, count: int
+    names: Sequence[str], clips: Sequence[Estimates], scorer: str, count: int, several: bool
 ) -> tuple[list[tuple[str, ...]], np.ndarray]:
-    """(labels of the columns in the order of the levels, values float64 [count, columns]); NaN where a person is not there."""
-    several = len(clips) > 1
+    """(labels of the columns in the order of the levels, values float64 [count, columns]); NaN where a person is not there.
+
+    `several`: with the level `individuals`.
+    """
     axes = 'xyz'[: clips[0].joints.shape[-1]]
     coordinates = (*axes, _LIKELIHOOD) if len(axes) == 2 else tuple(axes)
     labels, values = [], np.full((count, len(clips), len(names), len(coordinates)), np.nan)

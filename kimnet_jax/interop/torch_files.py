@@ -22,7 +22,7 @@ from kimnet_jax.interop import import_torch, some_of
 
 _USUAL = ('state_dict', 'model_state_dict', 'model', 'net')  # where training scripts nest the weights, in this order
 _AVERAGED = re.compile(r'(?<![a-z])(ema|swa)(?![a-z])|EMA|Ema')  # names of averaged weights
-_NOT_WEIGHTS = re.compile(r'optim|.*sched|scaler|amp|grad', re.IGNORECASE)  # tensors lie there, too
+_NOT_WEIGHTS = re.compile(r'optim|.*sched|(grad_)?scaler|amp(_|$)', re.IGNORECASE)  # tensors lie there, too
 _DEEPEST = 4  # dicts within each other, the outermost included
 _RECORDS = re.compile(  # what describes a training, and is not needed for its weights
     r'(argparse\.Namespace|collections\.defaultdict|(pathlib|datetime|enum|typing|uuid)\.\w[\w.]*'

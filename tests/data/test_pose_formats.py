@@ -318,6 +318,39 @@ def test_names_of_other_animals_stay(tmp_path):
         open_pose_file(tmp_path / 'mouse.csv', skeleton='jhmdb')
 
 
+def test_levels_and_frames_of_hdf5_stay(tmp_path):
+    """Of a single individual, and from a later frame on."""
+    pandas = pytest.importorskip('pandas', reason='pandas is not installed')
+    labels = [('net', 'mouse', 'snout', coordinate) for coordinate in ('x', 'y', 'likelihood')]
+    columns = pandas.MultiIndex.from_tuples(labels, names=['scorer', 'individuals', 'bodyparts', 'coords'])
+    table = pandas.DataFrame([[1.0, 2, 0.5], [np.nan, np.nan, np.nan], [3, 4, 0.5]], columns=columns, index=[100, 101, 102])
+    table.to_hdf(tmp_path / 'a.h5', key='df_with_missing', format='table', mode='w')
+    found = open_pose_file(tmp_path / 'a.h5')
+    assert (found.clips[0].person, found.clips[0].frames.tolist()) == ('mouse', [100, 101, 102])
+    found.write(tmp_path / 'b.h5', [one.joints + 1 for one in found.clips], {})
+    after = pandas.read_hdf(tmp_path / 'b.h5')
+    assert (after.columns.equals(columns), after.index.tolist()) == (True, [100, 101, 102])
+    np.testing.assert_array_equal(after.to_numpy(), [[2, 3, 0.5], [np.nan] * 3, [4, 5, 0.5]])
+
+
+def test_hdf5_that_would_fill_the_memory(tmp_path, monkeypatch):
+    write_poses(tmp_path / 'a.h5', 'dlc_h5', single(), PENN_ACTION, ABOUT, TIMES)
+    monkeypatch.setenv('KIMNET_MAX_BYTES', '1000')
+    with pytest.raises(InputError, match='more than 1,000 bytes'):
+        open_pose_file(tmp_path / 'a.h5')
+
+
+def test_files_of_pose2sim_have_shorter_names(tmp_path):
+    folder = tmp_path / 'a'
+    folder.mkdir()
+    for t in range(2):
+        (folder / f'cam01_{t:06d}.json').write_text(json.dumps({'version': 1.3, 'people': [keypoints(1 + t), {}]}))
+    found = open_pose_file(folder)
+    assert (found.clips[0].clip, len(found.clips[0].joints)) == ('cam01', 2)
+    found.write(tmp_path / 'b', [one.joints for one in found.clips], {})
+    assert sorted(file.name for file in (tmp_path / 'b').iterdir()) == ['cam01_000000.json', 'cam01_000001.json']
+
+
 def test_a_joint_that_is_not_wanted_stays(tmp_path):
     """Refining the joints of a skeleton leaves the file's others as they were."""
     names = ('nose', *PENN_ACTION.joints)
