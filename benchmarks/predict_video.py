@@ -3,8 +3,8 @@
     python benchmarks/predict_video.py
 
 A video of 1920x1080, H.264, 30 frames a second, is made: a texture that moves. Each stage runs alone on all of its frames; then
-the whole work of the command runs in turn with reading and writing in threads of their own (as it is) and without; the ratio is the
-median over the rounds. `--frames 10000 --rounds 1` shows that memory does not grow.
+the whole work of the command runs in turn with reading and writing in threads of their own (as it is) and without; the ratio
+is the median over the rounds. `--frames 10000 --rounds 1` shows that memory does not grow.
 """
 
 import argparse

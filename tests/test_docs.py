@@ -5,6 +5,7 @@ import functools
 import importlib
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -166,3 +167,15 @@ def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', page.read_text()):
             assert (page.parent / target).exists(), f'{page.name} links to {target}'
+
+
+def test_the_notebook_runs(tmp_path):
+    """Its code cells, one after the other, in a process of its own."""
+    folder = ROOT / 'docs/notebooks'
+    cells = json.loads((folder / 'quickstart.ipynb').read_text())['cells']
+    code = '\n'.join(''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code')
+    environment = os.environ | {'MPLBACKEND': 'agg', 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([sys.executable, '-c', code], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shown = ''.join(''.join(out.get('text', [])) for cell in cells for out in cell.get('outputs', []))
+    assert done.stdout.splitlines()[0] == shown.splitlines()[0]  # the joints
