@@ -89,7 +89,7 @@ def read_openpose(folder: pathlib.Path) -> OpenPose:
             raise InputError(f"{file}: no list 'people' in it")
         for i, person in enumerate(people):
             values = _keypoints(person, f'{file}: person {i}')
-            if not values[:, 2].any():
+            if not values.any():
                 continue  # an empty place in the list
             if points and values.shape != points[0].shape:
                 raise InputError(f'{file}: person {i}: {len(values)} keypoints, others have {len(points[0])}')

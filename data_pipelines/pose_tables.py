@@ -212,8 +212,10 @@ def rewrite_table(found: Table, joints: Sequence[np.ndarray]) -> list[list[Any]]
 def write_trc_cells(path: pathlib.Path, cells: Sequence[Sequence[str]], names: Sequence[str]) -> None:
     """Writes a `.trc`, whole or not at all."""
     width = 2 + 3 * len(names)
-    rows = [[*row, *[''] * (width - len(row))][:width] if i >= _TRC_HEADER - 1 else row for i, row in enumerate(cells)]
-    write_text(path, ''.join(_trc_line(row) if i >= _TRC_HEADER - 1 else '\t'.join(row) + '\n' for i, row in enumerate(rows)))
+    lines = ['\t'.join(row) + '\n' for row in cells[: _TRC_HEADER - 1]]
+    for row in cells[_TRC_HEADER - 1 :]:
+        lines.append(_trc_line([*row, *[''] * (width - len(row))][:width]) if ''.join(row).strip() else '\n')
+    write_text(path, ''.join(lines))
 
 
 def _trc_line(cells: Sequence[str]) -> str:

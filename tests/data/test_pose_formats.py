@@ -213,11 +213,11 @@ def test_trc_by_hand(tmp_path):
 def test_a_trc_of_others_stays_as_it_was(tmp_path):
     """But for its joints, and for a tab at the end of each row, without which OpenSim misses a last cell that is empty."""
     header = 'PathFileType\t4\t(X/Y/Z)\tx.trc\nDataRate\n50\nFrame#\tTime\thip\t\t\tknee\t\t\n\t\tX1\tY1\tZ1\tX2\tY2\tZ2\n'
-    (tmp_path / 'a.trc').write_text(header + '0\t0\t1\t2\t0\t3\t4\t0\n1\t0.5\t1\t2\t0\t\t\t\n2\t1\t1\t2\t0\t\t\t\t\n')
+    (tmp_path / 'a.trc').write_text(header + '\n0\t0\t1\t2\t0\t3\t4\t0\n1\t0.5\t1\t2\t0\t\t\t\n2\t1\t1\t2\t0\t\t\t\t\n')
     found = open_pose_file(tmp_path / 'a.trc')
     assert found.clips[0].joints[:, 0].tolist() == [[1, 2]] * 3
     found.write(tmp_path / 'b.trc', [found.clips[0].joints + 1], {})
-    rows = '0\t0\t2\t3\t0\t4\t5\t0\t\n1\t0.5\t2\t3\t0\t\t\t\t\n2\t1\t2\t3\t0\t\t\t\t\n'
+    rows = '\n0\t0\t2\t3\t0\t4\t5\t0\t\n1\t0.5\t2\t3\t0\t\t\t\t\n2\t1\t2\t3\t0\t\t\t\t\n'
     assert (tmp_path / 'b.trc').read_text() == header[:-1] + '\t\n' + rows
 
 
