@@ -21,6 +21,7 @@ from kimnet_jax.core.config import plain
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import Builder, PuppetsConfig
 from kimnet_jax.data_pipelines.pose_files import write_predictions
+from kimnet_jax.data_pipelines.pose_formats import write_poses
 from kimnet_jax.data_pipelines.poses import Estimates
 from kimnet_jax.inference.predictor import PosePredictor
 from kimnet_jax.inference.refiner import PoseRefiner
@@ -59,6 +60,9 @@ def write_world(root: pathlib.Path) -> None:
     scores = np.full((FRAMES, J), 0.5, np.float32)
     estimates = [Estimates(name, JOINTS, scores, boxes, np.array([SIDE, SIDE])) for name in ('a', 'b')]
     write_predictions(root / 'predictions.npz', estimates, JHMDB, {'model': 'kimnet'})
+    about = {'video': 'v.mp4', 'model': 'm'}
+    for kind, ending in (('csv', '.csv'), ('trc', '.trc'), ('dlc', '.dlc.csv'), ('dlc_h5', '.h5'), ('openpose', '_openpose')):
+        write_poses(root / f'poses{ending}', kind, estimates[:1], JHMDB, about)
     (root / 'sequences').mkdir()
     sequences.joint_files(root / 'sequences')
     sequences.body_file(root)
