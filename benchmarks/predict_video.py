@@ -26,6 +26,7 @@ import cv2
 import jax
 import numpy as np
 
+from kimnet_jax.core.sources import open_source
 from kimnet_jax.core.video import Frame, read_frames
 from kimnet_jax.inference.outputs import PoseOutputs
 from kimnet_jax.inference.people import OnePerson
@@ -68,7 +69,7 @@ def stages(model: videos.VideoPoses, video: pathlib.Path, frames: int) -> dict[s
 
     def write(kinds: tuple[str, ...]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            about = {'video': video, 'skeleton': model.skeleton, 'model': {}, 'joint_score': 0.1}
+            about = {'video': open_source(str(video)), 'skeleton': model.skeleton, 'model': {}, 'joint_score': 0.1}
             with (
                 PoseOutputs(pathlib.Path(folder), 'a', kinds, **about) as outputs,
                 mock.patch('kimnet_jax.inference.outputs.draw_poses', return_value=drawn),
@@ -96,7 +97,7 @@ def without_threads() -> Iterator[None]:
     def at_once(function: Callable) -> Iterator[Callable]:
         yield function
 
-    with mock.patch.object(videos, 'ahead', lambda items: items), mock.patch.object(videos, 'Behind', at_once):
+    with mock.patch.object(videos, 'ahead', lambda items, **_: items), mock.patch.object(videos, 'Behind', at_once):
         yield
 
 
@@ -104,7 +105,7 @@ def whole(model: videos.VideoPoses, video: pathlib.Path) -> float:
     """Seconds of all of it."""
     with tempfile.TemporaryDirectory() as out:
         people = [lambda config: OnePerson(BOX)]
-        return seconds(lambda: videos.predict_videos(model, [video], pathlib.Path(out), KINDS, people))
+        return seconds(lambda: videos.predict_videos(model, [open_source(str(video))], pathlib.Path(out), KINDS, people))
 
 
 def main() -> None:

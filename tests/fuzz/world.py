@@ -25,7 +25,7 @@ from kimnet_jax.data_pipelines.pose_formats import write_poses
 from kimnet_jax.data_pipelines.poses import Estimates
 from kimnet_jax.inference.predictor import PosePredictor
 from kimnet_jax.inference.refiner import PoseRefiner
-from kimnet_jax.inference.video import VideoWriter
+from kimnet_jax.inference.video_writer import VideoWriter
 from kimnet_jax.models import abstract_model, abstract_refiner, model_fields
 from kimnet_jax.tasks import heatmaps, refinement, videos
 from kimnet_jax.tasks.trained import Trained, open_trained, pack

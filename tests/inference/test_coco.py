@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from dots import draw, person
 
+from kimnet_jax.core.sources import open_source
 from kimnet_jax.core.video import read_frames
 from kimnet_jax.inference.outputs import PoseOutputs
 from kimnet_jax.inference.people import FramePose
@@ -16,7 +17,7 @@ def test_pycocotools_reads_it(write_video, tmp_path, skeleton):
     coco = pytest.importorskip('pycocotools.coco', reason='pycocotools is not installed')
     video = write_video('clip.mp4', [draw((60, 60))] * 3)
     scores, box = np.array([1, 0.75, 0.5, 0.05], np.float32), np.array([5, 10, 65, 90.5], np.float32)
-    about = {'video': video, 'skeleton': skeleton, 'model': {'model': 'dots'}, 'joint_score': 0.1}
+    about = {'video': open_source(str(video)), 'skeleton': skeleton, 'model': {'model': 'dots'}, 'joint_score': 0.1}
     with PoseOutputs(tmp_path, 'clip', ['coco'], **about) as files:
         for t, frame in enumerate(read_frames(video)):
             found = [FramePose(t, person((40 + t, 60)), scores, box, False, time=frame.time, person=i) for i in range(1, t + 1)]
