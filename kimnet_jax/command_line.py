@@ -18,10 +18,17 @@ HELP = ('--help', '-help', '-h', '-?', '--helpshort', '-helpshort', '--helpfull'
 flags.disclaim_key_flags()  # those defined here are the calling command's, and in its --help
 
 
-def start(run: Callable[..., int | None], define_flags: Callable[[flags.FlagValues], None], *, settings: bool = False) -> None:
+def start(
+    run: Callable[..., int | None],
+    define_flags: Callable[[flags.FlagValues], None],
+    *,
+    settings: bool = False,
+    any_names: bool = False,
+) -> None:
     """Runs a command: its flags are defined, the command line is read, and `run` gets what is left of it, and the flags.
 
-    With `settings`, it gets the arguments `--config.FIELD=VALUE` between the two, as they stand.
+    With `settings`, it gets the arguments `--config.FIELD=VALUE` between the two, as they stand. With `any_names`, arguments need
+    not be valid Unicode.
     """
     define_flags(flags.FLAGS)
     rest, given = split_settings(sys.argv) if settings else (sys.argv, [])
@@ -34,7 +41,11 @@ def start(run: Callable[..., int | None], define_flags: Callable[[flags.FlagValu
         return run(argv, given, flags.FLAGS) if settings else run(argv, flags.FLAGS)
 
     hush_foreign_threads()
-    app.run(lambda argv: run_command(begin, argv), argv=rest, flags_parser=functools.partial(parse_flags, flags.FLAGS))
+    app.run(
+        lambda argv: run_command(begin, argv, any_names=any_names),
+        argv=rest,
+        flags_parser=functools.partial(parse_flags, flags.FLAGS),
+    )
 
 
 def split_settings(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -52,6 +52,15 @@ def test_what_the_system_refuses_is_one_line(ending, work, told, tmp_path):
     assert told.format(folder=tmp_path) in ending(lambda: work(tmp_path))
 
 
+@pytest.mark.parametrize('any_names', [False, True])
+def test_names_that_are_not_valid_unicode_are_refused_unless_a_command_takes_them(monkeypatch, capsys, any_names):
+    monkeypatch.setattr(sys, 'argv', ['command', 'caf\udce9.mp4'])
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: 0, any_names=any_names)
+    assert ended.value.code == (0 if any_names else 2)
+    assert ('not valid Unicode; rename it' in capsys.readouterr().err) is not any_names
+
+
 @pytest.mark.parametrize(
     ('number', 'told'),
     [

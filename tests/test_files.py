@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import place_together, work_folder
+from kimnet_jax.core.files import place_together, shortened, work_folder
 
 
 def test_work_folders_of_killed_processes_are_removed_and_of_others_not(tmp_path):
@@ -39,6 +39,14 @@ def drafts(folder) -> dict:
     for name in ('a', 'b', 'c'):
         (folder / 'drafts' / name).write_text('new')
     return {folder / 'drafts' / name: folder / name for name in ('a', 'b', 'c')}
+
+
+@pytest.mark.parametrize('label', ['é' * 127, '\udcff' * 255, '人' * 85, 'x' * 255])
+def test_a_work_folder_for_a_file_of_any_name(tmp_path, label):
+    with work_folder(tmp_path, label) as folder:
+        assert folder.is_dir()
+    assert shortened('é' * 127, 101) == 'é' * 50
+    assert shortened('é' * 10, 100) == 'é' * 10
 
 
 def test_files_are_placed_together(tmp_path):

@@ -77,7 +77,7 @@ CONFINED = {
     'flax': (*_NETWORKS, 'kimnet_jax.training', 'kimnet_jax.interop', 'kimnet_jax.tasks'),
     'cv2': ('kimnet_jax.core.image',),  # others take it from core.image.opencv
     'simplejpeg': ('kimnet_jax.core.image',),
-    'av': ('kimnet_jax.data_pipelines', 'kimnet_jax.inference', 'kimnet_jax.core.video'),
+    'av': ('kimnet_jax.data_pipelines', 'kimnet_jax.inference', 'kimnet_jax.core.decoding'),
     'matplotlib': ('kimnet_jax.reporting',),
     'jinja2': ('kimnet_jax.reporting',),
     'pandas': ('kimnet_jax.data_pipelines.pose_tables',),
@@ -90,7 +90,7 @@ CONFINED = {
 LAZY = {
     ('kimnet_jax.core.image', 'cv2'),
     ('kimnet_jax.core.image', 'simplejpeg'),
-    ('kimnet_jax.core.video', 'av'),
+    ('kimnet_jax.core.decoding', 'av'),
     ('kimnet_jax.data_pipelines.loader', 'jax'),
     *(('kimnet_jax.data_pipelines.pose_tables', name) for name in ('pandas', 'tables', 'h5py')),
 } | {(f'kimnet_jax.data_pipelines.{name}', 'apache_beam') for name in ('build', 'clip_builder')}

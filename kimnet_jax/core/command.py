@@ -14,10 +14,11 @@ from kimnet_jax.core import files, signals
 from kimnet_jax.core.errors import InputError, one_line
 
 
-def run_command(main: Callable[..., object], *args: object) -> None:
+def run_command(main: Callable[..., object], *args: object, any_names: bool = False) -> None:
     """Runs a command's `main`; an `InputError`, or a path that the system refuses, ends it with one line on stderr and status 2.
 
-    Ctrl-C and SIGTERM end it with one line and 128 + the signal's number.
+    Ctrl-C and SIGTERM end it with one line and 128 + the signal's number. Unless `any_names`, arguments that are no valid Unicode
+    are refused.
     """
     for name, level in (('', logging.ERROR), ('jax', logging.ERROR), ('absl', logging.CRITICAL)):
         logging.getLogger(name).setLevel(level)  # the libraries tell of every file, and of an error that they raise as well
@@ -25,8 +26,8 @@ def run_command(main: Callable[..., object], *args: object) -> None:
         sys.stdout.reconfigure(errors='backslashreplace')  # as stderr: names of files may be of any bytes
     try:
         with explained(), signals.stoppable():
-            for part in sys.argv:
-                part.encode()  # raises where a name is not valid Unicode: the libraries that open files take no other
+            for part in [] if any_names else sys.argv:
+                part.encode()  # raises where a name is not valid Unicode: most libraries that open files take no other
             status = main(*args)
             sys.stdout.flush()
     except (signals.Interrupted, KeyboardInterrupt) as stopped:

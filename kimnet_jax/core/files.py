@@ -167,7 +167,7 @@ def work_folder(parent: pathlib.Path, label: str) -> Iterator[pathlib.Path]:
                 shutil.rmtree(found, ignore_errors=True)
     with contextlib.ExitStack() as held:
         while True:
-            folder = pathlib.Path(tempfile.mkdtemp(prefix=f'{_WORK}{label[:100]}-', dir=parent))
+            folder = pathlib.Path(tempfile.mkdtemp(prefix=f'{_WORK}{shortened(label, 100)}-', dir=parent))
             with contextlib.suppress(FileNotFoundError):
                 if held.enter_context(locked(folder)) and folder.exists():
                     break  # else another process took it for a dead one before it was locked
@@ -268,6 +268,16 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file as `draft_of` does; half a character of a foreign name becomes its escape."""
     with draft_of(path) as draft:
         draft.write_text(text, encoding='utf-8', errors='backslashreplace')
+
+
+def shortened(name: str, size: int) -> str:
+    """The beginning of a file's name that takes no more than `size` bytes; half a character at the end is left out."""
+    if len(os.fsencode(name)) <= size:
+        return name
+    end = size
+    while len(os.fsencode(name[:end])) > size:
+        end -= 1
+    return name[:end]
 
 
 def make_folder(folder: pathlib.Path) -> None:

@@ -1,19 +1,15 @@
-"""Poses drawn onto the frames, and the mp4 file they go into."""
+"""Poses drawn onto the frames."""
 
-import contextlib
-import fractions
-import pathlib
 from collections.abc import Sequence
-from typing import IO
 
-import av
 import numpy as np
 
 from kimnet_jax.core.drawing import DARK, SHIFT, draw_skeleton, fixed_point, line_thickness
 from kimnet_jax.core.image import opencv
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.video import image_files
+from kimnet_jax.core.video import stated_frame_count as stated_frame_count
 from kimnet_jax.inference.people import ONLY, FramePose
+from kimnet_jax.inference.video_writer import VideoWriter as VideoWriter
 
 cv2 = opencv()
 _BOX, _LOST = (235, 235, 235), (255, 70, 70)  # R G B
@@ -27,18 +23,6 @@ _COLOURS = (  # of Matplotlib's tab10, but for the red of those who are lost
     (188, 189, 34),
     (23, 190, 207),
 )
-
-
-def stated_frame_count(path: str | pathlib.Path) -> int | None:
-    """How many frames a video claims to have, None where it does not say: a hint for a progress bar, often wrong."""
-    path = pathlib.Path(path)
-    if path.is_dir():
-        return len(image_files(path))
-    if not path.is_file():  # a pipe would be waited for
-        return None
-    with contextlib.suppress(av.FFmpegError, IndexError), av.open(str(path), metadata_errors='replace') as container:
-        return container.streams.video[0].frames or None
-    return None
 
 
 def draw_poses(frame: np.ndarray, poses: Sequence[FramePose], skeleton: Skeleton, joint_score: float) -> np.ndarray:
@@ -77,27 +61,3 @@ def _draw_label(canvas: np.ndarray, text: str, box: np.ndarray, colour: tuple[in
     y = int(np.clip(box[1] - below - 1, height + 2, max(height + 2, canvas.shape[0] - below)))
     cv2.rectangle(canvas, (x, y - height - 2), (x + width + 3, y + below - 1), DARK, -1)
     cv2.putText(canvas, text, (x + 2, y), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, weight, cv2.LINE_AA)
-
-
-class VideoWriter:
-    """An mp4 file (H.264), frame by frame; an odd row or column is repeated, as H.264's 4:2:0 needs even sizes."""
-
-    def __init__(self, file: IO[bytes], rate: float):
-        """Writes into an open, seekable binary file; `rate` in frames per second."""
-        self._container = av.open(file, 'w', format='mp4')
-        self._stream = self._container.add_stream('libx264', rate=fractions.Fraction(rate).limit_denominator(1001))
-        self._stream.pix_fmt = 'yuv420p'
-        self._sized = False
-
-    def write(self, frame: np.ndarray) -> None:
-        """Appends a frame uint8 [H, W, 3] RGB; all are of one size."""
-        rows, columns = frame.shape[:2]
-        if not self._sized:
-            self._stream.height, self._stream.width, self._sized = rows + rows % 2, columns + columns % 2, True
-        frame = np.pad(frame, ((0, rows % 2), (0, columns % 2), (0, 0)), mode='edge')
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-
-    def finish(self) -> None:
-        """Writes what is still held back; without it the file is no video."""
-        self._container.mux(self._stream.encode())
-        self._container.close()
