@@ -100,7 +100,6 @@ def test_command(command, write_video, tmp_path, capfd):
         (['v.mp4', '--stdin_rate', '5'], 'give - as the video'),
         (['-', '-'], 'standard input can be read once only'),
         (['-', '--stdin_size', '5'], '--stdin_size'),
-        (['v.mp4', '--every', '0'], 'every'),
         (['v.mp4', '--boxes', '/nowhere/f.csv'], '/nowhere/f.csv: no such file'),
         (['/nowhere/v.mp4'], '/nowhere/v.mp4: no such video'),
     ],
@@ -143,12 +142,8 @@ def test_a_failed_video_does_not_stop_the_others(trained, write_video, tmp_path,
     text = tmp_path / 'text.mp4'
     text.write_text('no video')
     videos = [good, cut, empty, text, last]
-    assert (
-        predict_videos(
-            trained, sources(videos), tmp_path / 'out', ['overlay', 'json', 'csv', 'coco'], [lambda config: OnePerson()] * 5
-        )
-        == 2
-    )
+    people = [lambda config: OnePerson()] * 5
+    assert predict_videos(trained, sources(videos), tmp_path / 'out', ['overlay', 'json', 'csv', 'coco'], people) == 2
     errors = capfd.readouterr().err
     assert f'{cut}: breaks off near frame' in errors
     assert f'{empty}: no image' in errors
@@ -247,14 +242,13 @@ def test_several_people_in_all_formats(command, write_video, tmp_path):
     video = write_video('walk.mp4', (pair(t) for t in range(6)))
     rows = [f'{t + 1},{i},{x - 20 + 3 * t},{30},{41},{61}' for i, x in ((4, 41), (9, 121)) for t in range(6) if i == 4 or t < 4]
     (tmp_path / 't.txt').write_text('\n'.join(rows))
-    kinds = [kind for kind in videos.OUTPUTS if kind not in ('jsonl', 'mot')]  # of angles, which dots have not
+    kinds = [kind for kind in videos.OUTPUTS if kind not in ('jsonl', 'mot', 'openpose')]
     assert command(str(video), '--tracks', str(tmp_path / 't.txt'), '--outputs', ','.join(kinds)) == 0
     out = tmp_path / 'run/predictions'
     written = {str(path.relative_to(out)) for path in out.rglob('*') if path.is_file()}
     assert written == {
         *(f'walk{suffix}' for suffix in ('.overlay.mp4', '.json', '.csv', '.coco.json', '.dlc.csv', '.h5')),
         *(f'walk_px_person{i}.trc' for i in (4, 9)),
-        *(f'walk_openpose/walk_{t:012d}_keypoints.json' for t in range(6)),
     }
     data = json.loads((out / 'walk.json').read_text())
     assert data['frame_count'] == 6
@@ -266,6 +260,19 @@ def test_several_people_in_all_formats(command, write_video, tmp_path):
         np.testing.assert_allclose(record['joints'], person(place), atol=1.0)
     table = (out / 'walk.dlc.csv').read_text().splitlines()
     assert table[1].split(',')[1] == '4'  # individuals
+
+
+def test_openpose_has_a_folder(trained, skeleton, write_video, tmp_path):
+    """Which is written again in its place."""
+    model = dataclasses.replace(trained, skeleton=dataclasses.replace(skeleton, joints=('neck', 'l_wrist', 'r_wrist', 'pelvis')))
+    video = write_video('walk.mp4', map(draw, WALK))
+    for _ in range(2):
+        people = [lambda config: OnePerson(np.array([[20, 30, 60, 90]], np.float32))]
+        assert predict_videos(model, sources([video]), tmp_path / 'out', ['openpose'], people) == 0
+    files = sorted(path.relative_to(tmp_path / 'out') for path in (tmp_path / 'out').rglob('*') if path.is_file())
+    assert [str(file) for file in files] == [f'walk_openpose/walk_{t:012d}_keypoints.json' for t in range(12)]
+    (one,) = json.loads((tmp_path / 'out' / files[3]).read_text())['people']
+    np.testing.assert_allclose(np.reshape(one['pose_keypoints_2d'], (25, 3))[1, :2], person(WALK[3])[0], atol=1.0)
 
 
 def pair(t: int) -> np.ndarray:
