@@ -133,7 +133,7 @@ class PoseOutputs:
                 raise _named(late, self._folder) from None
         finally:
             self._place.close()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # that is of standard output
             _named(error, self._folder)
 
     def _open(self, kind: str, about: dict[str, Any]) -> Writer:

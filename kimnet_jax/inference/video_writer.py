@@ -27,7 +27,7 @@ class VideoWriter:
         self._duration = max(1, round(self._step * _TICKS))
         self._held: av.Packet | None = None
         self._container = av.open(
-            file, 'w', format='mp4', options={'movflags': '+faststart'}, io_open=lambda *_: _second_reader(file)
+            _Nameless(file), 'w', format='mp4', options={'movflags': '+faststart'}, io_open=lambda *_: _second_reader(file)
         )
         stated = max(fractions.Fraction(rate).limit_denominator(1001), _LOWEST_RATE)
         # without B-frames the last packet is the frame that is shown last, and the first one is shown at 0
@@ -82,6 +82,13 @@ def _second_reader(file: IO[bytes]) -> 'IO[bytes] | _Elsewhere':
     """The same file once more, to be read while it is written: FFmpeg moves the pictures to make room for the index."""
     file.flush()
     return _Elsewhere(file) if isinstance(file, io.BytesIO) else pathlib.Path(file.name).open('rb')
+
+
+class _Nameless:
+    """A file whose name PyAV does not see: it takes none that is no valid Unicode."""
+
+    def __init__(self, file: IO[bytes]):
+        self.write, self.seek, self.tell = file.write, file.seek, file.tell
 
 
 class _Elsewhere:

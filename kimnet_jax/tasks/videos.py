@@ -170,7 +170,8 @@ def predict_videos(
     for video, stem, make_people in zip(videos, stems, people, strict=True):
         try:
             frames = _predict_video(model, video, out, stem, kinds, make_people(TRACKING), every)
-            where = f' -> {out / stem}{{{",".join(written)}}}' if written else ''
+            endings = f'{{{",".join(written)}}}' if len(written) > 1 else ''.join(written)
+            where = f' -> {out / stem}{endings}' if written else ''
             print(f'{video.name}: {frames} frames{where}', file=told)
         except (InputError, MemoryError) as error:
             failed += 1

@@ -102,6 +102,8 @@ def spoil(source: pathlib.Path, target: pathlib.Path, data: bytes) -> pathlib.Pa
 INPUTS = {  # file -> how it is spoilt, and the commands that read it; {} is the file, {out} what they write
     'boxes.json': (mutations.json_text, ['kimnet_jax.predict --model {world}/run --boxes {} --out {out} {world}/jpg']),
     'boxes.csv': (mutations.csv_text, ['kimnet_jax.predict --model {world}/run --boxes {} --out {out} {world}/jpg']),
+    'tracks.txt': (mutations.csv_text, ['kimnet_jax.predict --model {world}/run --tracks {} --out {out} {world}/jpg']),
+    'tracks.json': (mutations.json_text, ['kimnet_jax.predict --model {world}/run --tracks {} --out {out} {world}/jpg']),
     'poses.json': (
         mutations.json_text,
         ['kimnet_jax.refine --model {world}/hanet {} {out}.json', 'kimnet_jax.refine --smooth one_euro {} {out}.csv'],
@@ -165,6 +167,8 @@ PLACES = {  # path that a user names -> the command
     'predict --model': 'kimnet_jax.predict --model {} --out {out} {world}/jpg',
     'predict --refine': 'kimnet_jax.predict --model {world}/run --refine {} --out {out} {world}/jpg',
     'predict --boxes': 'kimnet_jax.predict --model {world}/run --boxes {} --out {out} {world}/jpg',
+    'predict --tracks': 'kimnet_jax.predict --model {world}/run --tracks {} --out {out} {world}/jpg',
+    'predict --detect': 'kimnet_jax.predict --model {world}/run --detect {}.onnx --out {out} {world}/jpg',
     'refine IN': 'kimnet_jax.refine --model {world}/hanet {} {out}.json',
     'refine OUT': 'kimnet_jax.refine --model {world}/hanet {world}/poses.json {}.json',
     'refine OUT in': 'kimnet_jax.refine --model {world}/hanet {world}/poses.json {}/x.json',

@@ -54,6 +54,11 @@ def write_world(root: pathlib.Path) -> None:
     boxes = np.tile([5.0, 5.0, 55.0, 60.0], (FRAMES, 1))
     (root / 'boxes.json').write_text(json.dumps({'boxes': boxes.tolist()}))
     (root / 'boxes.csv').write_text('x0,y0,x1,y1\n' + '\n'.join(','.join(map(str, box)) for box in boxes) + '\n')
+    tracks = [(t, person, *boxes[t]) for t in range(FRAMES) for person in (1, 2)]
+    rows = [f'{t + 1},{person},{x0 + 1},{y0 + 1},{x1 - x0 + 1},{y1 - y0 + 1},1,-1,-1,-1' for t, person, x0, y0, x1, y1 in tracks]
+    (root / 'tracks.txt').write_text('\n'.join(rows) + '\n')
+    found = [{'image_id': t, 'track_id': i, 'bbox': [x0, y0, x1 - x0, y1 - y0]} for t, i, x0, y0, x1, y1 in tracks]
+    (root / 'tracks.json').write_text(json.dumps(found))
     about = {'video': 'v.mp4', 'width': SIDE, 'height': SIDE, 'skeleton': 'jhmdb', 'joints': JHMDB.joints}
     rows = [{'frame': i, 'box': boxes[i].tolist(), 'joints': JOINTS[i].tolist(), 'scores': [0.5] * J} for i in range(FRAMES)]
     (root / 'poses.json').write_text(json.dumps({'about': about, 'frames': rows}))
@@ -123,7 +128,7 @@ def quick_networks(valid: pathlib.Path) -> Iterator[None]:
         mock.patch('kimnet_jax.tasks.trained.open_trained', open_once),
         mock.patch('kimnet_jax.tasks.videos.load', once(videos.load)),
         mock.patch('kimnet_jax.tasks.refinement.load', once(refinement.load)),
-        mock.patch.object(PosePredictor, '__call__', return_value=(joints, scores)),
+        mock.patch.object(PosePredictor, 'people', lambda self, frame, looks: [(joints, scores)] * len(looks)),
         mock.patch.object(PoseRefiner, '__call__', lambda self, joints, *_: np.nan_to_num(joints)),
     ):
         yield

@@ -335,3 +335,25 @@ def test_a_stream_that_is_refined_whole_is_refused(trained, tmp_path, capfd):
     assert predict_videos(model, [live([draw((40, 60))])], tmp_path, ['json'], [lambda config: OnePerson()]) == 2
     assert 'rtsp://camera: cannot be read twice, as refining a whole video does; give --look_ahead' in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_names_of_any_bytes(command, write_video, tmp_path, capfd):
+    video = write_video('walk.mp4', map(draw, WALK))
+    for name in (os.fsdecode(b'caf\xe9.mp4'), 'a:b.mp4', '-dash.mp4', 'x' * 251 + '.mp4'):
+        video = video.rename(tmp_path / name)
+        assert command('--box', '20,30,60,90', '--', str(video)) == 0, name
+        stem = name.removesuffix('.mp4')[:200]
+        written = sorted(path.name for path in (tmp_path / 'run/predictions').iterdir() if path.name.startswith(stem))
+        assert written == [f'{stem}{suffix}' for suffix in ('.coco.json', '.csv', '.json', '.overlay.mp4')]
+        assert len(list(read_frames(tmp_path / 'run/predictions' / f'{stem}.overlay.mp4'))) == len(WALK)
+
+
+def test_who_reads_the_lines_may_have_seen_enough(trained, write_video, tmp_path, monkeypatch):
+    def closed(*args, **kwargs):
+        raise BrokenPipeError(errno.EPIPE, 'Broken pipe')
+
+    monkeypatch.setattr('kimnet_jax.inference.outputs.print', closed, raising=False)
+    people = [lambda config: OnePerson()]
+    with pytest.raises(BrokenPipeError) as caught:
+        predict_videos(trained, sources([write_video('walk.mp4', map(draw, WALK))]), tmp_path / 'out', ['jsonl'], people)
+    assert caught.value.filename is None  # so that the command ends without a word
