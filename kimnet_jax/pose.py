@@ -123,8 +123,8 @@ class Pose:
             source = open_source(str(video))
             read, again = functools.partial(source.frames, True), source.readable_again
         else:
-            images: Iterable[np.ndarray] = video if isinstance(video, Sequence) else iter(video)
-            read, again = functools.partial(_filmed, images, rate), isinstance(video, Sequence)
+            again = isinstance(video, Sequence)
+            read = functools.partial(_filmed, video if again else iter(video), rate)
         if model.refiner is not None and look_ahead is None and not again:
             raise InputError('frames that come once cannot be refined as a whole; give look_ahead, how many a pose may wait for')
         poses = predict_poses(model.predictor, read(), people, every=every)

@@ -10,6 +10,7 @@ import numpy as np
 
 _TICKS = 90_000  # a second; the common durations of a frame are whole numbers of these
 _LOWEST_RATE = fractions.Fraction(1, 1001)  # what the encoder is told; the times count
+ENCODER = {'bf': '0', 'preset': 'veryfast', 'crf': '20'}  # twice as fast as x264's own preset, for files a quarter larger
 _BT709, _LIMITED = 1, 1  # FFmpeg's numbers of matrix, primaries and transfer, and of the range
 
 
@@ -31,7 +32,7 @@ class VideoWriter:
         )
         stated = max(fractions.Fraction(rate).limit_denominator(1001), _LOWEST_RATE)
         # without B-frames the last packet is the frame that is shown last, and the first one is shown at 0
-        self._stream = self._container.add_stream('libx264', rate=stated, options={'bf': '0'})
+        self._stream = self._container.add_stream('libx264', rate=stated, options=ENCODER)
         self._stream.pix_fmt = 'yuv420p'
         context = self._stream.codec_context
         context.time_base = fractions.Fraction(1, _TICKS)
