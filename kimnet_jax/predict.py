@@ -73,7 +73,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer('look_ahead', None, ahead, lower_bound=0, flag_values=values)
     smooth = 'Smooth the poses with one_euro, savgol or gaussian, as in `savgol:window=0.4,order=2` (seconds).'
     flags.DEFINE_string('smooth', None, smooth, flag_values=values)
-    outputs = f'What to write, some of {", ".join(SUFFIXES)}; openpose, trc, mot, dlc, dlc_h5; jsonl (to standard output).'
+    outputs = (
+        f'What to write, some of {", ".join(SUFFIXES)}; openpose, trc, mot, dlc, dlc_h5; jsonl (to standard output), window.'
+    )
     flags.DEFINE_list('outputs', list(SUFFIXES), outputs, flag_values=values)
     size = 'Standard input (-) has raw RGB frames of this size, WIDTHxHEIGHT, instead of a video.'
     flags.DEFINE_string('stdin_size', None, size, flag_values=values)

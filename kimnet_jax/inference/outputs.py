@@ -13,6 +13,7 @@ import numpy as np
 from kimnet_jax.core.calibration import WITHIN
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import make_folder, place_together, require_free, work_folder
+from kimnet_jax.core.image import opencv
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.sources import Source
 from kimnet_jax.core.video import DEFAULT_RATE, Frame, image_files
@@ -21,7 +22,8 @@ from kimnet_jax.inference.video import draw_poses
 from kimnet_jax.inference.video_writer import VideoWriter
 
 SUFFIXES = {'overlay': '.overlay.mp4', 'json': '.json', 'csv': '.csv', 'coco': '.coco.json'}
-LINES = 'jsonl'  # to standard output
+_QUIT = (27, ord('q'))  # Escape
+LINES, WINDOW = 'jsonl', 'window'  # to standard output, to the screen
 
 
 def output_stems(videos: Sequence[Source], folder: pathlib.Path, suffixes: Iterable[str]) -> list[str]:
@@ -80,7 +82,7 @@ class PoseOutputs:
         Args:
             folder: where to; made if need be.
             stem: the files' names without suffix.
-            kinds: keys of `SUFFIXES` and `others`, or `LINES`.
+            kinds: keys of `SUFFIXES` and `others`, `LINES` or `WINDOW`.
             video: where the frames come from.
             skeleton: the joints' names and limbs.
             model: goes into the JSON files as it is, e.g. the model's name and the checkpoint's step.
@@ -97,7 +99,7 @@ class PoseOutputs:
     def __enter__(self) -> 'PoseOutputs':
         self._place = contextlib.ExitStack()
         self._files = contextlib.ExitStack()
-        if self._kinds == (LINES,):
+        if not self._writes_files:
             return self
         make_folder(self._folder)
         require_free(
@@ -105,6 +107,15 @@ class PoseOutputs:
         )  # not after hours
         self._hidden = self._place.enter_context(work_folder(self._folder, self._stem))
         return self
+
+    @property
+    def closed(self) -> bool:
+        """Whether the user has closed the window: no more frames are wanted."""
+        return any(isinstance(writer, _WindowWriter) and writer.closed for writer in self._writers)
+
+    @property
+    def _writes_files(self) -> bool:
+        return not set(self._kinds) <= {LINES, WINDOW}
 
     def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
         """Adds a frame and the poses of its people to every file."""
@@ -123,7 +134,7 @@ class PoseOutputs:
                 if error is None:
                     for writer in self._writers:
                         writer.finish()
-            if error is None and self._kinds != (LINES,):
+            if error is None and self._writes_files:
                 drafts = [file for file in sorted(self._hidden.rglob('*')) if file.is_file()]
                 for folder in {file.parent for file in drafts} - {self._hidden}:
                     make_folder(self._folder / folder.relative_to(self._hidden))
@@ -139,6 +150,8 @@ class PoseOutputs:
     def _open(self, kind: str, about: dict[str, Any]) -> Writer:
         if kind == LINES:
             return _LinesWriter(self._video.name)
+        if kind == WINDOW:
+            return _WindowWriter(self._video.name, self._skeleton, self._joint_score)
         path = self._hidden / f'{self._stem}{SUFFIXES.get(kind, kind)}'
         if kind in self._others:
             return self._others[kind](path, about)
@@ -189,6 +202,35 @@ class _LinesWriter:
 
     def finish(self) -> None:
         """There is no end to write."""
+
+
+class _WindowWriter:
+    """Shows the overlay as it comes; the keys q and Escape, or its cross, close it."""
+
+    def __init__(self, video: str, skeleton: Skeleton, joint_score: float):
+        self._title, self._skeleton, self._joint_score = f'{video} - q to quit', skeleton, joint_score
+        self._shown = self.closed = False
+
+    def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
+        if self.closed:
+            return
+        cv2 = opencv()
+        try:
+            if self._shown and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+                self.closed = True
+                return
+            cv2.imshow(self._title, draw_poses(frame.image, poses, self._skeleton, self._joint_score)[..., ::-1])
+            self.closed = cv2.waitKey(1) & 0xFF in _QUIT
+        except cv2.error as error:
+            raise InputError(
+                f'--outputs={WINDOW}: this OpenCV has no windows, or there is no screen; pip install opencv-contrib-python '
+                'in the place of opencv-contrib-python-headless'
+            ) from error
+        self._shown = True
+
+    def finish(self) -> None:
+        with contextlib.suppress(opencv().error):
+            opencv().destroyWindow(self._title)
 
 
 class _JsonWriter:

@@ -23,7 +23,7 @@ from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.sources import Source
 from kimnet_jax.core.video import Frame
 from kimnet_jax.data_pipelines import pose_formats, pose_records
-from kimnet_jax.inference.outputs import LINES, SUFFIXES, PoseOutputs, output_stems
+from kimnet_jax.inference.outputs import LINES, SUFFIXES, WINDOW, PoseOutputs, output_stems
 from kimnet_jax.inference.people import FramePose, People
 from kimnet_jax.inference.predictor import PosePredictor, predict_poses
 from kimnet_jax.inference.refiner import PoseFilter, Refiner, refine_video
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 OTHERS: dict[str, str] = {kind: ending for kind, ending in pose_formats.ENDINGS.items() if kind not in SUFFIXES}
-OUTPUTS: Mapping[str, str] = {**SUFFIXES, **OTHERS, LINES: ''}  # what can be written, and how its name ends
+OUTPUTS: Mapping[str, str] = {**SUFFIXES, **OTHERS, LINES: '', WINDOW: ''}  # what can be written, and how its name ends
 TRACKING = TrackerConfig()
 
 
@@ -163,7 +163,7 @@ def predict_videos(
     Returns:
         The exit status: 0, or 2 where a video failed.
     """
-    written = [OUTPUTS[kind] for kind in kinds if kind != LINES]
+    written = [OUTPUTS[kind] for kind in kinds if OUTPUTS[kind]]
     told = sys.stderr if LINES in kinds else sys.stdout
     stems = output_stems(videos, out, written)
     failed = 0
@@ -193,7 +193,7 @@ def _predict_video(
     outputs = PoseOutputs(
         out,
         stem,
-        [kind if kind in SUFFIXES or kind == LINES else OUTPUTS[kind] for kind in kinds],
+        [OTHERS.get(kind, kind) for kind in kinds],
         video=video,
         skeleton=model.skeleton,
         model=model.about,
@@ -229,6 +229,8 @@ def _predict_video(
             persons += len(of_frame)
             count += 1
             progress.update()
+            if outputs.closed:
+                break
     _warn(video.name, damaged, count, stated)
     if not persons:
         print(f'warning: {video.name}: nobody was found in it', file=sys.stderr)

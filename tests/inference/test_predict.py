@@ -8,7 +8,9 @@ import os
 import re
 import signal
 import types
+from unittest import mock
 
+import cv2
 import numpy as np
 import pytest
 from absl import flags
@@ -242,7 +244,7 @@ def test_several_people_in_all_formats(command, write_video, tmp_path):
     video = write_video('walk.mp4', (pair(t) for t in range(6)))
     rows = [f'{t + 1},{i},{x - 20 + 3 * t},{30},{41},{61}' for i, x in ((4, 41), (9, 121)) for t in range(6) if i == 4 or t < 4]
     (tmp_path / 't.txt').write_text('\n'.join(rows))
-    kinds = [kind for kind in videos.OUTPUTS if kind not in ('jsonl', 'mot', 'openpose')]
+    kinds = [kind for kind in videos.OUTPUTS if kind not in ('jsonl', 'window', 'mot', 'openpose')]
     assert command(str(video), '--tracks', str(tmp_path / 't.txt'), '--outputs', ','.join(kinds)) == 0
     out = tmp_path / 'run/predictions'
     written = {str(path.relative_to(out)) for path in out.rglob('*') if path.is_file()}
@@ -357,3 +359,45 @@ def test_who_reads_the_lines_may_have_seen_enough(trained, write_video, tmp_path
     with pytest.raises(BrokenPipeError) as caught:
         predict_videos(trained, sources([write_video('walk.mp4', map(draw, WALK))]), tmp_path / 'out', ['jsonl'], people)
     assert caught.value.filename is None  # so that the command ends without a word
+
+
+class Screen:
+    """OpenCV with windows."""
+
+    error = cv2.error
+    WND_PROP_VISIBLE = 4
+
+    def __init__(self, keys):
+        self.keys, self.shown = iter(keys), []
+
+    def imshow(self, title, image):
+        self.shown.append(image)
+
+    def waitKey(self, milliseconds):  # noqa: N802
+        return next(self.keys)
+
+    def getWindowProperty(self, title, which):  # noqa: N802
+        return 1.0
+
+    def destroyWindow(self, title):  # noqa: N802
+        self.shown.append(None)
+
+
+def test_a_window_shows_the_overlay_until_it_is_closed(command, write_video, tmp_path, monkeypatch, capfd):
+    video = write_video('walk.mp4', map(draw, WALK * 10))
+    screen = Screen([255] * 20 + [ord('q')])
+    monkeypatch.setattr('kimnet_jax.inference.outputs.opencv', lambda: screen)
+    assert command(str(video), '--box', '20,30,60,90', '--outputs', 'window,json') == 0
+    assert len(screen.shown) == 22
+    assert screen.shown[-1] is None
+    assert tuple(screen.shown[0][60, 28]) == (0, 128, 255)  # B G R: orange, the left hand
+    count = json.loads((tmp_path / 'run/predictions/walk.json').read_text())['frame_count']
+    assert 21 <= count < len(WALK) * 10
+
+
+def test_without_a_screen_a_window_is_one_line(command, write_video, tmp_path, monkeypatch, capfd):
+    screen = Screen([])
+    screen.imshow = mock.Mock(side_effect=cv2.error('The function is not implemented'))
+    monkeypatch.setattr('kimnet_jax.inference.outputs.opencv', lambda: screen)
+    assert command(str(write_video('walk.mp4', map(draw, WALK))), '--outputs', 'window') == 2
+    assert 'this OpenCV has no windows, or there is no screen; pip install' in capfd.readouterr().err
