@@ -1,9 +1,7 @@
 """What a network is made of, as a short table."""
 
-import math
-
 import jax
-from flax import nnx
+from flax import nnx, traverse_util
 
 _FEWEST, _MOST = 4, 24  # rows that a table should have
 
@@ -31,7 +29,7 @@ def parameter_table(model: nnx.Module) -> list[str]:
 
 
 def _arrays(state: nnx.State) -> dict[tuple[str, ...], jax.Array]:
-    return {tuple(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)}
+    return {tuple(map(str, path)): array for path, array in traverse_util.flatten_dict(nnx.to_pure_dict(state)).items()}
 
 
 def _grouped(params: dict[tuple[str, ...], jax.Array], depth: int) -> dict[tuple[str, ...], list[jax.Array]]:
@@ -44,5 +42,5 @@ def _grouped(params: dict[tuple[str, ...], jax.Array], depth: int) -> dict[tuple
 def _row(name: str, arrays: list[jax.Array]) -> tuple[str, ...]:
     number = 'x'.join(map(str, arrays[0].shape)) if len(arrays) == 1 else str(len(arrays))
     dtypes = ', '.join(sorted({str(array.dtype) for array in arrays}))
-    size = sum(array.nbytes for array in arrays) / 2**20
-    return name, number, f'{sum(math.prod(array.shape) for array in arrays):,}', dtypes, f'{size:.2f}'
+    size = sum(array.size * array.dtype.itemsize for array in arrays) / 2**20
+    return name, number, f'{sum(array.size for array in arrays):,}', dtypes, f'{size:.2f}'

@@ -5,7 +5,9 @@ import struct
 
 from tensorboardX.proto import event_pb2
 
+from kimnet_jax.training.goodput import Goodput
 from kimnet_jax.training.logging import RunLog
+from kimnet_jax.training.writers import open_writers
 
 
 def events(folder: pathlib.Path) -> list:
@@ -25,7 +27,8 @@ def scalars(folder: pathlib.Path) -> list[tuple[int, str, float]]:
 
 
 def log(workdir: pathlib.Path, step: int, window: dict[str, float]) -> RunLog:
-    return RunLog(workdir, step=step, evaluated=False, window=window, total=8, every=2)
+    writers = open_writers(['tensorboard'], workdir, step=step, evaluated=False, config={})
+    return RunLog(writers, Goodput(), step=step, window=window, total=8, every=2)
 
 
 def test_records_are_means_since_the_one_before(tmp_path):
@@ -36,7 +39,7 @@ def test_records_are_means_since_the_one_before(tmp_path):
     run.close()
     assert run.window == {'loss': 4.0, 'pck': 0.5, 'steps': 1}  # what a checkpoint of step 3 takes along
     found = {(step, tag): value for step, tag, value in scalars(tmp_path / 'tensorboard')}
-    assert found.keys() == {*((2, f'train/{key}') for key in ('loss', 'pck', 'frames_per_second')), (3, 'eval/auc')}
+    assert found.keys() == {*((2, f'train/{key}') for key in ('loss', 'pck', 'frames_per_second', 'data_wait')), (3, 'eval/auc')}
     assert (found[2, 'train/loss'], found[3, 'eval/auc']) == (1.5, 0.25)
 
 
