@@ -29,7 +29,7 @@ def parse_window(text: str) -> range:
 
 
 class Profiler:
-    """Writes traces with `jax.profiler` into `<workdir>/profile`; a trace that cannot be written does not end the run.
+    """Writes traces with `jax.profiler` into `<workdir>/profile/step<N>`; a trace that cannot be written does not end the run.
 
     Of several processes the first one writes what is planned. Each writes its own where it gets the signal.
     """
@@ -37,9 +37,10 @@ class Profiler:
     def __init__(self, workdir: pathlib.Path, window: range, say: Callable[[str], None]):
         """`window`: the steps to trace; `say`: tells the user a line."""
         index = jax.process_index()
-        self._folder = workdir / 'profile' / (f'process{index}' if index else '')
+        self._parent = workdir / 'profile' / (f'process{index}' if index else '')
         self._window, self._say = window if index == 0 else range(0), say
-        self._asked, self._end = False, 0  # the last step of the trace that is being made
+        self._asked = False
+        self._traced = range(0)  # of the trace that is being made
         self._before: Any = None
 
     def __enter__(self) -> 'Profiler':
@@ -55,43 +56,47 @@ class Profiler:
 
         One that the signal asked for begins only once the step is `compiled`.
         """
-        if not self._end:
-            if step == self._window.start and self._window:
-                self._start(self._window.stop - 1)
+        if not self._traced:
+            if self._window and step == self._window.start:
+                self._start(self._window)
             elif self._asked and compiled:
-                self._start(step + ON_SIGNAL - 1)
-        return jax.profiler.StepTraceAnnotation('train', step_num=step) if self._end else contextlib.nullcontext()
+                self._start(range(step, step + ON_SIGNAL))
+        return jax.profiler.StepTraceAnnotation('train', step_num=step) if self._traced else contextlib.nullcontext()
 
     def done(self, step: int, state: Any) -> None:
         """After step `step`, of which `state` came: ends the trace after its last step."""
-        if self._end and step >= self._end:
+        if self._traced and step == self._traced[-1]:
             jax.block_until_ready(state)
             self._stop()
 
     def _ask(self, *_: object) -> None:
         self._asked = True
 
-    def _start(self, end: int) -> None:
+    def _start(self, steps: range) -> None:
         self._asked = False
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            jax.profiler.start_trace(self._folder)
+            folder = self._folder(steps)
+            folder.mkdir(parents=True, exist_ok=True)
+            jax.profiler.start_trace(folder)
         except (OSError, RuntimeError, ValueError) as error:
-            self._fail(error)
+            self._fail(error, steps)
         else:
-            self._end = end
+            self._traced = steps
 
     def _stop(self) -> None:
-        if not self._end:
+        if not self._traced:
             return
-        end, self._end = self._end, 0
+        steps, self._traced = self._traced, range(0)
         try:
             jax.profiler.stop_trace()
         except (OSError, RuntimeError, ValueError) as error:
-            self._fail(error)
+            self._fail(error, steps)
         else:
-            self._say(f'profile up to step {end}: {self._folder} (tensorboard --logdir {self._folder})')
+            self._say(f'profile of steps {steps[0]} to {steps[-1]}: {self._folder(steps)}')
 
-    def _fail(self, error: Exception) -> None:
+    def _folder(self, steps: range) -> pathlib.Path:
+        return self._parent / f'step{steps[0]}'  # the profiler's own name within is but the second
+
+    def _fail(self, error: Exception, steps: range) -> None:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        self._say(f'warning: no profile in {self._folder}: {told}')
+        self._say(f'warning: no profile in {self._folder(steps)}: {told}')
