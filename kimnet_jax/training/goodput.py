@@ -57,6 +57,10 @@ class Goodput:
         """A step was given to the devices; they are at work until its `values` are there."""
         self._devices.watch(values)
 
+    def elapsed(self) -> float:
+        """Seconds since this was made."""
+        return self._clock() - self._began
+
     def seconds(self) -> dict[str, float]:
         """Part -> seconds until now."""
         self._switch(self._part)

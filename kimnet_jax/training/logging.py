@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -149,7 +148,7 @@ class _Lines:
 
     def add(self, step: int, values: Mapping[str, float], frames: int) -> str:
         """Adds a step; the line that is due, or ''."""
-        now = time.perf_counter()
+        now = self._goodput.elapsed()
         if self._began is None:
             self._began = step, now
             self._restart()

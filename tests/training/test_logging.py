@@ -1,8 +1,10 @@
-"""TensorBoard's event files, read back record by record."""
+"""TensorBoard's event files, read back record by record; the lines of a run without a terminal."""
 
 import pathlib
 import struct
 
+import jax
+import pytest
 from tensorboardX.proto import event_pb2
 
 from kimnet_jax.training.goodput import Goodput
@@ -54,3 +56,50 @@ def test_resumed_run_goes_on_and_purges_what_it_repeats(tmp_path):
     assert (4, 'train/loss', 3.0) in scalars(tmp_path / 'tensorboard')  # (4 + 2) / 2
     starts = [event.step for event in events(tmp_path / 'tensorboard') if event.session_log.status == event_pb2.SessionLog.START]
     assert starts == [1, 4]  # TensorBoard drops events of these steps and later that came before
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_lines_tell_means_speed_and_time_left(capsys):
+    clock = Clock()
+    goodput = Goodput(clock)
+    run = RunLog([], goodput, step=10, window={}, total=110, every=1000, interval=30)
+
+    def train(step: int, loss: float, waited: float = 0.0) -> str:
+        with goodput.during('data_wait'):
+            clock.now += waited
+        with goodput.during('steps'):
+            clock.now += 5 - waited
+        run.train(step, step / 10, {'loss': loss, 'learning_rate': 1.0}, 20)
+        return capsys.readouterr().out
+
+    assert train(11, 9.0) == ''  # it compiled: no measure of speed
+    assert train(12, 2.0) == 'step 12 of 110: loss 2.00e+00, 4 frames/s, 0 % of the time waiting for data, 08:10 left\n'
+    for step in range(13, 17):
+        assert train(step, 1.0, waited=1.0) == ''
+    with goodput.during('evaluation'):  # no part of the speed, but of the time that is left: 5 of 6 steps' time
+        clock.now += 5
+    assert train(17, 6.0, waited=1.0) == (
+        'step 17 of 110: loss 2.00e+00, 4 frames/s, 20 % of the time waiting for data, 09:02 left\n'
+    )  # loss (4 * 1 + 6) / 5; 93 steps of (6 * 5 + 5) / 6 seconds
+    assert train(18, 1.0) == ''
+
+
+def test_only_the_first_process_tells(capsys, monkeypatch):
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    clock = Clock()
+    run = RunLog([], Goodput(clock), step=0, window={}, total=9, every=1, interval=0)
+    with run.compiling('training step'):
+        for step in (1, 2, 3):
+            clock.now += 1
+            run.train(step, step / 3, {'loss': 1.0}, 4)
+    run.images(3, lambda: pytest.fail('drawn'))
+    run.summary()
+    run.close()
+    assert capsys.readouterr() == ('', '')

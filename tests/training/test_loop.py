@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import time
 
 import jax
 import numpy as np
@@ -134,11 +136,65 @@ def test_whole_run(tmp_path):
     assert run.closed
 
 
-def test_finished_run_does_nothing(tmp_path):
+def test_finished_run_does_nothing(tmp_path, capsys):
     Run(tmp_path)()
+    capsys.readouterr()
     again = Run(tmp_path)
     assert int(again().step) == 12
     assert (again.seen, again.evaluated) == ([], [])
+    assert len(again.records('goodput')) == 1
+    assert capsys.readouterr().out == ''
+
+
+def test_where_the_time_went(tmp_path, capsys):
+    run, batches = Run(tmp_path), Run.batches
+
+    def slow(step):
+        for batch in batches(run, step):
+            time.sleep(0.05)
+            yield batch
+
+    run.batches = slow
+    run.on_evaluation = lambda step: time.sleep(0.2)
+    run()
+    (record,) = run.records('goodput')
+    assert record['step'] == 12
+    assert sum(record[part] for part in PARTS) == pytest.approx(1)
+    assert all(0 <= record[part] <= 1 for part in PARTS)
+    assert record['data_wait'] * record['seconds'] >= 12 * 0.05 - 0.1  # steps that are at work for a moment
+    assert record['evaluation'] * record['seconds'] >= 2 * 0.2
+    assert all(record[part] > 0 for part in ('steps', 'checkpoints', 'other'))
+    assert all(record['data_wait'] > 0.5 for record in run.records('train'))
+    told = capsys.readouterr().out.splitlines()
+    percentages = [float(number) for number in re.findall(r' ([\d.]+) %', told[-1])]
+    assert re.fullmatch(r'time: 00:\d\d, of which (\w+( wait)? [\d.]+ %(, )?){6}', told[-1])
+    assert sum(percentages) == pytest.approx(100, abs=0.3)
+
+
+def test_lines_without_a_terminal(tmp_path, capsys):
+    Run(tmp_path, interval=0)()
+    told = [re.sub(r'\d+ frames/s, \d+ %|\d\d:\d\d left|\d+\.\d s$', '#', line) for line in capsys.readouterr().out.splitlines()]
+    steps = [f'step {step} of 12: loss 5.00e-01, pck 0.250, # of the time waiting for data, #' for step in range(2, 13)]
+    evaluations = [f'step {step}, epoch {step}.0: {SCORE} 0.5000' for step in (6, 12)]
+    assert told[:-1] == [
+        'compiling the training step ...',
+        'compiled the training step in #',
+        *steps[:5],
+        'compiling the evaluation ...',
+        'compiled the evaluation in #',
+        evaluations[0],
+        *steps[5:],
+        evaluations[1],
+    ]
+
+
+def test_profile(tmp_path):
+    run = Run(tmp_path, profile='3:2')
+    run.on_step = lambda step: os.kill(os.getpid(), signal.SIGUSR1) if step == 7 else None
+    run()
+    assert {path.name for path in (tmp_path / 'profile').iterdir()} == {'step3', 'step8'}
+    assert len(list((tmp_path / 'profile').rglob('*.xplane.pb'))) == 2
+    assert run.seen == list(range(12))
 
 
 def test_stop_before_the_first_step(tmp_path):

@@ -75,3 +75,5 @@ def test_terminal_shows_progress(whole_run):
     bar = next(part for part in reversed(shown.split('\r')) if ' 12/12 ' in part)
     assert re.search(r'\[\d\d:\d\d<\d\d:\d\d,.*frames_per_s=\d+, loss=\d\.\d+e-\d\d, pck=0\.\d{3}', bar)  # passed<left
     assert 'evaluating: ' in shown
+    assert 'compiling the training step ...' in shown
+    assert ' left' not in shown  # the lines of a run without a terminal
