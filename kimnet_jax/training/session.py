@@ -26,6 +26,7 @@ from kimnet_jax.training.writers import check_installed, open_writers, parse_wri
 
 _CODE = ' ' * 4  # how Markdown marks it
 
+
 def run(
     folder: pathlib.Path,
     config: Mapping[str, Any],

@@ -1,5 +1,6 @@
 """Every moment counts once: shares by hand with a clock that only moves when told."""
 
+import contextlib
 import threading
 import time
 
@@ -42,7 +43,7 @@ def test_parts_add_up_and_the_inner_one_counts(clock):
         with goodput.during('checkpoints'):
             clock.now += 3
         clock.now += 4
-    with pytest.raises(KeyError), goodput.during('steps'):
+    with contextlib.suppress(KeyError), goodput.during('steps'):
         clock.now += 10
         raise KeyError
     shares = goodput.shares()
