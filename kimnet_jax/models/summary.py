@@ -18,7 +18,7 @@ def parameter_table(model: nnx.Module) -> list[str]:
         if len(rows) >= _FEWEST or len(deeper := _grouped(params, depth)) > _MOST:
             break
         rows = deeper
-    cells = [('module', 'arrays', 'parameters', 'dtype', 'MiB')]
+    cells: list[tuple[str, ...]] = [('module', 'arrays', 'parameters', 'dtype', 'MiB')]
     cells += [_row('.'.join(path), arrays) for path, arrays in rows.items()]
     cells.append(_row('all', list(params.values())))
     if others := list(_arrays(nnx.state(model, nnx.Not(nnx.Param))).values()):

@@ -82,12 +82,12 @@ class Goodput:
         self._spent[source] -= seconds
         self._spent[target] += seconds
 
-    def _on_event(self, event: str, seconds: float, **_: Any) -> None:
+    def _on_event(self, event: str, duration_secs: float, **_: Any) -> None:
         if not event.startswith(_COMPILING) or threading.get_ident() != self._thread:
             return
         self._switch(self._part)
-        began, new = max(self._since - seconds, self._began), min(seconds, self._since - self._began)
-        length = new
+        began = max(self._since - duration_secs, self._began)
+        new = length = self._since - began
         while self._spans and self._spans[-1][0] >= began:  # functions that are traced inside of others tell of it, too
             new -= self._spans.pop()[1]
         self._spans.append((began, length))

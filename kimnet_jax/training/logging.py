@@ -102,8 +102,8 @@ class RunLog:
             return
         shares = self.goodput.shares()
         self._write('goodput', *self._at, shares)
-        told = ', '.join(f'{part.replace("_", " ")} {100 * shares[part]:.1f} %' for part in PARTS)
-        self.say(f'time: {_duration(shares["seconds"])}, of which {told}')
+        told = [f'{100 * shares[part]:6.1f} % {part.replace("_", " ")}' for part in PARTS]
+        self.say('\n'.join([f'time: {_duration(shares["seconds"])}', *told]))
 
     def say(self, text: str) -> None:
         """A line for the user, above the progress bar."""
@@ -164,10 +164,10 @@ class _Lines:
         left = (now - began) / (step - first) * (self._total - step)
         pace = self._pace.measure()
         told = [f'{key} {total / self._steps:{SHOWN[key]}}' for key, total in self._sums.items()]
-        told += [f'{pace["frames_per_second"]:.0f} frames/s', f'{100 * pace["data_wait"]:.0f} % of the time waiting for data']
+        told += [f'{pace["frames_per_second"]:.0f} frames/s', f'{100 * pace["data_wait"]:.0f} % waiting for data']
         self._due = now + self._interval
         self._restart()
-        return f'step {step} of {self._total}: {", ".join(told)}, {_duration(left)} left'
+        return f'step {step}/{self._total}: {", ".join(told)}, {_duration(left)} left'
 
     def _restart(self) -> None:
         self._pace, self._steps = _Pace(self._goodput), 0

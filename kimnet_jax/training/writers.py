@@ -1,6 +1,5 @@
 """Where the records of a run go: `metrics.jsonl` always, TensorBoard's event files and Weights & Biases by choice."""
 
-import importlib
 import json
 import math
 import os
@@ -27,6 +26,10 @@ class Writer:
 
     def __init__(self, workdir: pathlib.Path, *, step: int, evaluated: bool, config: Mapping[str, Any]):
         """`config`: all fields of the run."""
+
+    @staticmethod
+    def load() -> None:
+        """Imports the library that it takes; raises `ImportError`."""
 
     def scalars(self, kind: str, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """A record; `kind` is one of `KINDS`. Values can be NaN or infinite."""
@@ -58,8 +61,12 @@ class JsonLines(Writer):
 class TensorBoard(Writer):
     """Event files in `tensorboard/`, with images and texts."""
 
+    @staticmethod
+    def load() -> None:
+        import tensorboardX  # noqa: F401  (which imports torch where that is installed)
+
     def __init__(self, workdir: pathlib.Path, *, step: int, evaluated: bool, config: Mapping[str, Any]):
-        import tensorboardX  # which imports torch where that is installed
+        import tensorboardX
 
         self._events = tensorboardX.SummaryWriter(
             str(workdir / 'tensorboard'),
@@ -94,6 +101,10 @@ class WeightsAndBiases(Writer):
     Its curves are over `step`. A resumed run goes on under its old id.
     """
 
+    @staticmethod
+    def load() -> None:
+        import wandb  # noqa: F401
+
     def __init__(self, workdir: pathlib.Path, *, step: int, evaluated: bool, config: Mapping[str, Any]):
         import wandb
 
@@ -127,10 +138,10 @@ class WeightsAndBiases(Writer):
         self._run.finish()
 
 
-# name in `config.train.writers` -> its class, the module that it takes, what is to be installed for that
-_KNOWN: dict[str, tuple[type[Writer], str, str]] = {
-    'tensorboard': (TensorBoard, 'tensorboardX', 'tensorboardX'),
-    'wandb': (WeightsAndBiases, 'wandb', '"kimnet-jax[wandb]"'),
+# name in `config.train.writers` -> its class, what is to be installed for it
+_KNOWN: dict[str, tuple[type[Writer], str]] = {
+    'tensorboard': (TensorBoard, 'tensorboardX'),
+    'wandb': (WeightsAndBiases, '"kimnet-jax[wandb]"'),
 }
 
 
@@ -146,9 +157,9 @@ def parse_writers(text: str) -> tuple[str, ...]:
 def check_installed(names: Sequence[str]) -> None:
     """Raises `InputError` saying what to install, where a writer cannot be imported."""
     for name in names:
-        _, module, package = _KNOWN[name]
+        kind, package = _KNOWN[name]
         try:
-            importlib.import_module(module)
+            kind.load()
         except ImportError as error:
             raise InputError(f'config.train.writers: {name} cannot be imported ({error}): pip install {package}') from error
 
@@ -157,7 +168,7 @@ def open_writers(
     names: Sequence[str], workdir: pathlib.Path, *, step: int, evaluated: bool, config: Mapping[str, Any]
 ) -> list[Writer]:
     """`metrics.jsonl` and the writers named; the arguments are those of `Writer`."""
-    kinds = [JsonLines, *(_KNOWN[name][0] for name in names)]
+    kinds: list[type[Writer]] = [JsonLines, *(_KNOWN[name][0] for name in names)]
     return [kind(workdir, step=step, evaluated=evaluated, config=config) for kind in kinds]
 
 

@@ -23,7 +23,7 @@ def test_a_field_that_came_later_is_off_in_older_runs():
 def test_older_runs_wrote_to_tensorboard_and_had_no_profile():
     defaults = TrainConfig()
     later = {'profile': defaults.profile, 'writers': defaults.writers}
-    assert parsed({'train': {'log_every': 10}})['train'] == {'log_every': 10, **later}
+    assert parsed({'train': {'batch_size': 8}})['train'] == {'batch_size': 8, **later}
 
 
 def test_what_older_networks_did_is_what_they_do_without_a_word():

@@ -80,13 +80,13 @@ def test_lines_tell_means_speed_and_time_left(capsys):
         return capsys.readouterr().out
 
     assert train(11, 9.0) == ''  # it compiled: no measure of speed
-    assert train(12, 2.0) == 'step 12 of 110: loss 2.00e+00, 4 frames/s, 0 % of the time waiting for data, 08:10 left\n'
+    assert train(12, 2.0) == 'step 12/110: loss 2.00e+00, 4 frames/s, 0 % waiting for data, 08:10 left\n'
     for step in range(13, 17):
         assert train(step, 1.0, waited=1.0) == ''
     with goodput.during('evaluation'):  # no part of the speed, but of the time that is left: 5 of 6 steps' time
         clock.now += 5
     assert train(17, 6.0, waited=1.0) == (
-        'step 17 of 110: loss 2.00e+00, 4 frames/s, 20 % of the time waiting for data, 09:02 left\n'
+        'step 17/110: loss 2.00e+00, 4 frames/s, 20 % waiting for data, 09:02 left\n'
     )  # loss (4 * 1 + 6) / 5; 93 steps of (6 * 5 + 5) / 6 seconds
     assert train(18, 1.0) == ''
 
