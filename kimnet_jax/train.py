@@ -4,6 +4,7 @@ Rerunning the same command resumes an interrupted run; the final weights are bit
 """
 
 import pathlib
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import util
@@ -76,6 +77,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
 
 def cli() -> None:
     """Entry point of the console script."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # which would end the process until there are steps to profile
     with explained():
         for i, argument in enumerate(sys.argv):
             if argument.startswith(('--config=', '-config=')):

@@ -57,6 +57,7 @@ CONFINED = {
     'orbax': ('kimnet_jax.training',),
     'optax': ('kimnet_jax.training',),
     'tensorboardX': ('kimnet_jax.training',),
+    'wandb': ('kimnet_jax.training',),
     'grain': ('kimnet_jax.data_pipelines',),
     'apache_beam': ('kimnet_jax.data_pipelines.build', 'kimnet_jax.data_pipelines.clip_builder'),
     'tensorflow_datasets': ('kimnet_jax.data_pipelines',),
@@ -92,6 +93,7 @@ LAZY = {
     ('kimnet_jax.core.image', 'simplejpeg'),
     ('kimnet_jax.core.decoding', 'av'),
     ('kimnet_jax.data_pipelines.loader', 'jax'),
+    ('kimnet_jax.training.writers', 'wandb'),
     *(('kimnet_jax.data_pipelines.pose_tables', name) for name in ('pandas', 'tables', 'h5py')),
 } | {(f'kimnet_jax.data_pipelines.{name}', 'apache_beam') for name in ('build', 'clip_builder')}
 NO_FILES = ('io', 'logging', 'os', 'pathlib', 'shutil', 'tempfile', 'absl')  # not in models, losses, metrics

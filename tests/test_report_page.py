@@ -280,6 +280,8 @@ def test_records(tmp_path):
     assert read_records(file) == []
     file.write_text('{"kind": "train", "step": 1, "loss": null}\n{"kind": "eval", "st')  # killed while it wrote
     assert read_records(file) == [{'kind': 'train', 'step': 1, 'loss': None}]
+    file.write_text('{"kind": "goodput", "step": 1, "seconds": 3.5}\n')
+    assert read_records(file) == [{'kind': 'goodput', 'step': 1, 'seconds': 3.5}]
     for line, problem in {
         'nothing': 'not valid JSON',
         '{"step": 1}': 'not a record that train writes',

@@ -15,6 +15,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
 from kimnet_jax.data_pipelines.schema import DatasetConfig
 from kimnet_jax.models import HANet, VideoModel, count_parameters
+from kimnet_jax.models.summary import parameter_table
 from kimnet_jax.training import loop, session
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.initial import InitConfig
@@ -111,6 +112,7 @@ def fit(
         mesh=mesh,
         plan=plan,
         told=[f'{count_parameters(model) / 1e6:.2f} M parameters, {model.dtype}; {len(clips)} clips', *notes],
+        table=parameter_table(model),
         train_step=make_step(train_graph, stepping),
         batches=batches,
         evaluate=make_evaluate(eval_graph),

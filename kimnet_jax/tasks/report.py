@@ -31,6 +31,7 @@ from kimnet_jax.tasks.occlusion import names_of
 from kimnet_jax.tasks.reports import EvaluationRequest
 from kimnet_jax.tasks.trained import Trained, open_run
 from kimnet_jax.training.loop import TrainConfig
+from kimnet_jax.training.writers import KINDS
 
 if TYPE_CHECKING:
     from kimnet_jax.reporting import page
@@ -123,7 +124,7 @@ def read_records(file: pathlib.Path) -> list[dict[str, Any]]:
     for i, line in enumerate(lines, 1):  # what comes after the last line break is what a killed run was writing
         source = f'{file}: line {i}'
         record = parse_json(line, source)
-        if not isinstance(record, dict) or record.get('kind') not in ('train', 'eval') or type(record.get('step')) is not int:
+        if not isinstance(record, dict) or record.get('kind') not in KINDS or type(record.get('step')) is not int:
             raise InputError(f'{source}: not a record that train writes (kind and step)')
         wrong = [key for key, value in record.items() if key != 'kind' and not isinstance(value, int | float | None)]
         if wrong:

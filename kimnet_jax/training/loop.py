@@ -21,7 +21,9 @@ from kimnet_jax.core.types import Batch
 from kimnet_jax.training import sharding
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.logging import RunLog
+from kimnet_jax.training.profiling import Profiler, parse_window
 from kimnet_jax.training.state import TrainState, Weights
+from kimnet_jax.training.writers import parse_writers
 
 MOST_STEPS = 2**31 - 1  # the counter of steps has 32 bits
 DEVICE_KEYS = ('frames', 'joints', 'visible', 'mask')  # what the step reads
@@ -64,12 +66,14 @@ class Plan:
     steps: of the whole run.
     evaluate: set of steps after which to evaluate (and save).
     save: set of steps after which to save.
+    profile: steps to trace, counted from 1.
     """
 
     steps_per_epoch: float
     steps: int
     evaluate: Steps
     save: Steps
+    profile: range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +88,8 @@ class TrainConfig:
         log_every: steps between two records.
         eval_every: epochs between two evaluations.
         save_every: epochs between two checkpoints.
+        profile: `START:STEPS`, steps to write a trace of with JAX's profiler, the first step being 1; empty: none.
+        writers: where metrics go besides `metrics.jsonl`: `tensorboard`, `wandb`, separated by commas.
     """
 
     epochs: float = 100.0
@@ -93,11 +99,15 @@ class TrainConfig:
     log_every: int = 10
     eval_every: float = 10.0
     save_every: float = 2.0
+    profile: str = ''
+    writers: str = 'tensorboard'
 
     def __post_init__(self) -> None:
         check_ranges('train', self, epochs=(0, 1e9), steps=(0, MOST_STEPS), batch_size=(1, sharding.MOST_CLIPS))
         check_ranges('train', self, average_decay=(0, 0.999999), log_every=(1, MOST_STEPS))
         check_ranges('train', self, eval_every=(1e-9, 1e9), save_every=(1e-9, 1e9))
+        parse_window(self.profile)
+        parse_writers(self.writers)
 
 
 def make_plan(clips: int, config: TrainConfig) -> Plan:
@@ -115,11 +125,15 @@ def make_plan(clips: int, config: TrainConfig) -> Plan:
     if total < 0 or (total == 0 and epochs != 0):
         raise InputError(f'config.train.epochs={epochs}, config.train.steps={steps}: the run would have no step')
 
+    profile = parse_window(config.profile)
+    if profile and profile[-1] > total:
+        raise InputError(f'config.train.profile={config.profile!r}: the run has {total} steps')
+
     def after(every: float) -> float:
         return max(every * per_epoch, 1)
 
     evaluate = after(config.eval_every)
-    return Plan(per_epoch, total, Steps((evaluate,), total), Steps((evaluate, after(config.save_every)), total))
+    return Plan(per_epoch, total, Steps((evaluate,), total), Steps((evaluate, after(config.save_every)), total), profile)
 
 
 class StoppedError(Exception):
@@ -179,6 +193,7 @@ def fit(
     clip_name: Callable[[int], str],
     checkpoints: Checkpoints,
     log: RunLog,
+    profiler: Profiler,
     plan: Plan,
 ) -> TrainState:
     """Trains until `plan.steps`.
@@ -192,7 +207,7 @@ def fit(
         score: the metric that the best checkpoint has the highest value of.
         draw: images of the last evaluation by name, uint8 [H, W, 3].
         clip_name: index -> name, for errors.
-        checkpoints, log, plan: where to save, where to tell, when to do what.
+        checkpoints, log, profiler, plan: where to save, where to tell, what traces steps, when to do what.
 
     Returns:
         The final state.
@@ -203,20 +218,23 @@ def fit(
         StoppedError: on SIGTERM or Ctrl-C, after saving.
     """
     step, evaluated, compiling = int(state.step), bool(meta.get('evaluated', False)), True
+    during = log.goodput.during
     pending: collections.deque[tuple[int, dict[str, jax.Array], Batch]] = collections.deque()
 
     def settle(keep: int) -> None:
         """Reads the metrics of all but the newest `keep` steps: one step behind, the devices never wait for the host."""
         while len(pending) > keep:
             number, values, batch = pending.popleft()
-            host = {key: float(value) for key, value in jax.device_get(values).items()}
+            with during('steps'):
+                host = {key: float(value) for key, value in jax.device_get(values).items()}
             _check_finite(host, number, batch, clip_name)
             log.train(number, number / plan.steps_per_epoch, host, batch['mask'].size * jax.process_count())
 
     def save(metrics: dict[str, float] | None = None) -> None:
         settle(0)
         value = None if metrics is None or math.isnan(metrics[score]) else metrics[score]
-        checkpoints.save(step, state, {'evaluated': evaluated, 'window': log.window}, value)
+        with during('checkpoints'):
+            checkpoints.save(step, state, {'evaluated': evaluated, 'window': log.window}, value)
 
     stream: Iterator[tuple[Batch, Batch]] | None = None
     saved = step if meta else -1
@@ -229,32 +247,36 @@ def fit(
                     settle(0)
                     # several processes must not leave the evaluation apart: they stop at the next step
                     check = functools.partial(stop.check, step) if jax.process_count() == 1 else lambda: None
-                    with signals.patience(evaluated_before):  # the first one compiles
+                    told = contextlib.nullcontext() if evaluated_before else log.compiling('evaluation')
+                    with told, during('evaluation'), signals.patience(evaluated_before):  # the first one compiles
                         metrics = evaluate(state.best_weights, check)
+                        log.images(step, draw)
                     evaluated_before = True
                     log.evaluation(step, epoch, metrics)
-                    log.images(step, draw)
                     log.say(f'step {step}, epoch {epoch:.1f}: {score} {metrics[score]:.4f}')
                     evaluated, saved = True, step
                     save(metrics)
-                    log.restart_clock()
                 elif step in plan.save and step > saved:
                     saved = step
                     save()
                 if step >= plan.steps:
-                    checkpoints.wait()
+                    with during('checkpoints'):
+                        checkpoints.wait()
                     return state
                 stop.check(step)
                 if stream is None:
                     stream = batches(step)
-                batch, on_device = next(stream)
-                with jax.transfer_guard('disallow'):
+                with log.goodput.fetching():
+                    batch, on_device = next(stream)
+                told = log.compiling('training step') if compiling else contextlib.nullcontext()
+                with told, during('steps'), profiler.step(step + 1, compiled=not compiling), jax.transfer_guard('disallow'):
                     state, values = train_step(state, on_device)
+                log.goodput.dispatched(values)
                 step, evaluated = step + 1, False
                 pending.append((step, values, batch))
+                profiler.done(step, state)
                 if compiling:
                     settle(0)
-                    log.restart_clock()
                     compiling = False
                     unhurried.enter_context(signals.patience())  # from now on there are steps to save
                 settle(1)
@@ -263,7 +285,8 @@ def fit(
             settle(0)
             if step > saved:
                 save()
-            checkpoints.wait()  # here, where another signal does not end the process
+            with during('checkpoints'):
+                checkpoints.wait()  # here, where another signal does not end the process
             raise
         finally:
             if stream is not None and isinstance(stream, Generator):

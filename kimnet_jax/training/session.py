@@ -18,8 +18,13 @@ from kimnet_jax.core.types import Batch
 from kimnet_jax.training import loop, sharding, workdir
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.conditions import difference
+from kimnet_jax.training.goodput import Goodput
 from kimnet_jax.training.logging import RunLog
+from kimnet_jax.training.profiling import Profiler
 from kimnet_jax.training.state import TrainState, Weights, create_state
+from kimnet_jax.training.writers import check_installed, open_writers, parse_writers
+
+_CODE = ' ' * 4  # how Markdown marks it
 
 
 def run(
@@ -35,6 +40,7 @@ def run(
     mesh: Mesh,
     plan: loop.Plan,
     told: Sequence[str],
+    table: Sequence[str],
     train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
     batches: Callable[[int], Iterator[tuple[Batch, Batch]]],
     evaluate: Callable[[Weights, Callable[[], None]], dict[str, float]],
@@ -55,38 +61,39 @@ def run(
         mesh: of the devices.
         plan: when to do what.
         told: lines for the user, before the first step; the first one describes the model and the data.
+        table: of the model's parameters, line by line.
         train_step, batches, evaluate, draw, clip_name: as of `loop.fit`.
 
     Returns:
         The exit status: 0, or 128 + the signal that stopped the run.
 
     Raises:
-        InputError: another training is at work in the folder, or it holds another run.
+        InputError: another training is at work in the folder, or it holds another run; a writer is not installed.
     """
-    with workdir.alone_together(folder):
+    names = parse_writers(settings.writers)
+    check_installed(names)
+    with workdir.alone_together(folder), Goodput() as goodput, contextlib.ExitStack() as opened:
         # state: 1. the newest whole checkpoint of this folder, 2. the weights that config.init names, 3. random weights
         workdir.write_config(folder, dict(config), skeleton, origin, begins=not Checkpoints(folder, read_only=True).steps())
         checkpoints = Checkpoints(folder)
         average = settings.average_decay > 0
         fresh: tuple[TrainState, dict[str, Any]] = (create_state(weights, optimizer, average=average), {})
-        state, meta = checkpoints.restore_newest(fresh[0]) or fresh
+        with goodput.during('checkpoints'):
+            state, meta = checkpoints.restore_newest(fresh[0]) or fresh
         step = int(state.step)
-        log = RunLog(
-            folder,
-            step=step,
-            evaluated=meta.get('evaluated', False),
-            window=meta.get('window', {}),
-            total=plan.steps,
-            every=settings.log_every,
-        )
+        there = {'step': step, 'evaluated': meta.get('evaluated', False)}
+        writers = open_writers(names, folder, config=config, **there) if jax.process_index() == 0 else []
+        log = RunLog(writers, goodput, step=step, window=meta.get('window', {}), total=plan.steps, every=settings.log_every)
+        profiler = opened.enter_context(Profiler(folder, plan.profile, log.say))
         first, *others = told
         devices = f'{mesh.size} {jax.default_backend()} device(s)'
         log.say(f'{first}, {devices}, {plan.steps} steps' + (f'; resuming after step {step}' if step else ''))
         changed = difference(meta.get('conditions', {}))
-        for line in (*others, *(origin or ()), *([f'note: {changed}'] if changed else [])):
+        for line in (*others, *(origin or ()), *([f'note: {changed}'] if changed else []), *table):
             log.say(line)
         if not meta:
-            log.text('config', indent(json.dumps(dict(config), indent=2), ' ' * 4))  # Markdown's code
+            log.text('config', indent(json.dumps(dict(config), indent=2), _CODE))
+            log.text('parameters', indent('\n'.join(table), _CODE))
         try:
             loop.fit(
                 sharding.put(state, mesh),
@@ -99,10 +106,13 @@ def run(
                 clip_name=clip_name,
                 checkpoints=checkpoints,
                 log=log,
+                profiler=profiler,
                 plan=plan,
             )
+            log.summary()
             log.say(f'done: {folder}')
         except loop.StoppedError as stopped:
+            log.summary()
             log.say(str(stopped))
             return 128 + stopped.signal
         finally:

@@ -141,9 +141,9 @@ def _finish(started: _Started, metric: str) -> str:
         how = f'signal {-status}' if status < 0 else f'status {status}'
         return f'failed ({how}, {run.log}): {lines[-1] if lines else "nothing in its log"}'
     records = [json.loads(line) for line in (run.folder / 'metrics.jsonl').read_text().splitlines()]
-    last = records[-1]  # training ends with an evaluation
-    if last['kind'] != 'eval' or last[metric] is None:
-        return f'failed ({run.folder / "metrics.jsonl"}): its last record is no evaluation with a value of {metric}'
+    last = next((record for record in reversed(records) if record['kind'] != 'goodput'), {'kind': ''})
+    if last['kind'] != 'eval' or last[metric] is None:  # training ends with an evaluation
+        return f'failed ({run.folder / "metrics.jsonl"}): its last metrics are of no evaluation with a value of {metric}'
     write_text(run.folder / 'result.json', json.dumps(last, indent=2) + '\n')
     return ''
 

@@ -20,10 +20,11 @@ from kimnet_jax.core.files import make_folder, read_file, write_text
 from kimnet_jax.core.json_files import parse_json, read_json
 
 # fields that may change between a run and its resumption: they change no number of the training
-FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'eval.batch_size', 'eval.segment')
+FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'train.profile', 'train.writers', 'eval.batch_size', 'eval.segment')
 # fields that came later, and what runs from before did: (section, one of its fields from the beginning) -> field -> value
 LATER: dict[tuple[str, str], dict[str, Any]] = {
     ('data', 'augment_background'): {'augment_occlusion': 0.0},
+    ('train', 'batch_size'): {'profile': '', 'writers': 'tensorboard'},
     ('model', 'kmm_variant'): {'kmm_activation': 'relu', 'kmm_weights': 'softmax', 'biases': True},
 }
 

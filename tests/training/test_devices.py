@@ -79,7 +79,8 @@ def test_two_processes_equal_one(command, environment, run, tmp_path):
     said = [line for line in outputs[1][0].splitlines() if line and not re.search(r'^\[Gloo\]|peer ranks', line)]
     assert said == []  # the first speaks for both; a line of Gloo's may be broken in two
     one, two = results(tmp_path / 'one'), results(tmp_path / 'two')
-    assert [(record['kind'], record['step']) for record in two] == [('train', 1), ('train', 2), ('train', 3), ('eval', 3)]
+    kinds = [('train', 1), ('train', 2), ('train', 3), ('eval', 3), ('goodput', 3)]
+    assert [(record['kind'], record['step']) for record in two] == kinds
     for a, b in zip(one[:3], two[:3], strict=True):
         for key in ('loss', 'parameter_norm', 'pck', 'gradient_norm'):
             np.testing.assert_allclose(b[key], a[key], rtol=1e-5, err_msg=f'{key}, step {a["step"]}')

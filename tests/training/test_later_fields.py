@@ -3,6 +3,7 @@
 import json
 
 from kimnet_jax.models import KIMNetConfig
+from kimnet_jax.training.loop import TrainConfig
 from kimnet_jax.training.workdir import LATER, parse_record
 
 
@@ -17,6 +18,12 @@ def test_a_field_that_came_later_is_off_in_older_runs():
     assert parsed(new) == new
     assert parsed({'poses': {'kind': 'x'}}) == {'poses': {'kind': 'x'}}
     assert parsed({'data': {'frames': 5}}) == {'data': {'frames': 5}}  # of no run: the check of the fields tells
+
+
+def test_older_runs_wrote_to_tensorboard_and_had_no_profile():
+    defaults = TrainConfig()
+    later = {'profile': defaults.profile, 'writers': defaults.writers}
+    assert parsed({'train': {'batch_size': 8}})['train'] == {'batch_size': 8, **later}
 
 
 def test_what_older_networks_did_is_what_they_do_without_a_word():

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import time
 
 import jax
 import numpy as np
@@ -12,9 +14,13 @@ from tiny import first_state
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.training import loop
 from kimnet_jax.training.checkpoint import Checkpoints
+from kimnet_jax.training.goodput import PARTS, Goodput
 from kimnet_jax.training.logging import RunLog
+from kimnet_jax.training.profiling import Profiler
+from kimnet_jax.training.writers import open_writers
 
 SCORE = 'torso/pck/0.2/mPCK'
+PACE = ('frames_per_second', 'data_wait')
 
 
 @pytest.mark.parametrize(
@@ -45,13 +51,13 @@ def test_bad_plan(field, value):
 class Run:
     """A run of 12 steps that saves after every third and evaluates after every sixth."""
 
-    def __init__(self, workdir, *, steps: int = 12):
+    def __init__(self, workdir, *, steps: int = 12, interval: float = 1e9, profile: str = ''):
         self.workdir, self.evaluated, self.seen, self.closed = workdir, [], [], False
-        self.values = {'loss': 0.5, 'pck': 0.25}
+        self.values, self.interval = {'loss': 0.5, 'pck': 0.25}, interval
         self.on_step = lambda step: None
         self.on_evaluation = lambda step: None
         every = {'eval_every': 6.0, 'save_every': 3.0}
-        self.plan = loop.make_plan(4, loop.TrainConfig(epochs=float(steps), batch_size=4, **every))
+        self.plan = loop.make_plan(4, loop.TrainConfig(epochs=float(steps), batch_size=4, profile=profile, **every))
 
     def batches(self, step: int):
         def stream():
@@ -80,37 +86,37 @@ class Run:
         state = first_state()
         state, meta = checkpoints.restore_newest(state) or (state, {})
         step = int(state.step)
-        log = RunLog(
-            self.workdir,
-            step=step,
-            evaluated=meta.get('evaluated', False),
-            window=meta.get('window', {}),
-            total=self.plan.steps,
-            every=2,
-        )
-        try:
-            return loop.fit(
-                state,
-                meta,
-                train_step=self.train_step,
-                batches=self.batches,
-                evaluate=self.evaluate,
-                score=SCORE,
-                draw=dict,
-                clip_name=lambda clip: f'clip{clip}',
-                checkpoints=checkpoints,
-                log=log,
-                plan=self.plan,
-            )
-        finally:
-            log.close()
-            checkpoints.close()
+        evaluated, window = meta.get('evaluated', False), meta.get('window', {})
+        writers = open_writers((), self.workdir, step=step, evaluated=evaluated, config={})
+        with Goodput() as goodput:
+            log = RunLog(writers, goodput, step=step, window=window, total=self.plan.steps, every=2, interval=self.interval)
+            try:
+                with Profiler(self.workdir, self.plan.profile, log.say) as profiler:
+                    return loop.fit(
+                        state,
+                        meta,
+                        train_step=self.train_step,
+                        batches=self.batches,
+                        evaluate=self.evaluate,
+                        score=SCORE,
+                        draw=dict,
+                        clip_name=lambda clip: f'clip{clip}',
+                        checkpoints=checkpoints,
+                        log=log,
+                        profiler=profiler,
+                        plan=self.plan,
+                    )
+            finally:
+                log.summary()
+                log.close()
+                checkpoints.close()
 
     def saved(self) -> list[int]:
         return sorted(int(path.name) for path in (self.workdir / 'checkpoints').iterdir())
 
-    def records(self) -> list[dict]:
-        return [json.loads(line) for line in (self.workdir / 'metrics.jsonl').read_text().splitlines()]
+    def records(self, *kinds: str) -> list[dict]:
+        records = [json.loads(line) for line in (self.workdir / 'metrics.jsonl').read_text().splitlines()]
+        return [record for record in records if record['kind'] in (kinds or ('train', 'eval'))]
 
 
 def test_whole_run(tmp_path):
@@ -130,11 +136,65 @@ def test_whole_run(tmp_path):
     assert run.closed
 
 
-def test_finished_run_does_nothing(tmp_path):
+def test_finished_run_does_nothing(tmp_path, capsys):
     Run(tmp_path)()
+    capsys.readouterr()
     again = Run(tmp_path)
     assert int(again().step) == 12
     assert (again.seen, again.evaluated) == ([], [])
+    assert len(again.records('goodput')) == 1
+    assert capsys.readouterr().out == ''
+
+
+def test_where_the_time_went(tmp_path, capsys):
+    run, batches = Run(tmp_path), Run.batches
+
+    def slow(step):
+        for batch in batches(run, step):
+            time.sleep(0.05)
+            yield batch
+
+    run.batches = slow
+    run.on_evaluation = lambda step: time.sleep(0.2)
+    run()
+    (record,) = run.records('goodput')
+    assert record['step'] == 12
+    assert sum(record[part] for part in PARTS) == pytest.approx(1)
+    assert all(0 <= record[part] <= 1 for part in PARTS)
+    assert record['data_wait'] * record['seconds'] >= 12 * 0.05 - 0.1  # steps that are at work for a moment
+    assert record['evaluation'] * record['seconds'] >= 2 * 0.2
+    assert all(record[part] > 0 for part in ('steps', 'checkpoints', 'other'))
+    assert all(record['data_wait'] > 0.5 for record in run.records('train'))
+    told = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r'time: 00:\d\d', told[-7])
+    assert [line[9:] for line in told[-6:]] == ['steps', 'compilation', 'data wait', 'evaluation', 'checkpoints', 'other']
+    assert sum(float(line[:6]) for line in told[-6:]) == pytest.approx(100, abs=0.3)
+
+
+def test_lines_without_a_terminal(tmp_path, capsys):
+    Run(tmp_path, interval=0)()
+    told = [re.sub(r'\d+ frames/s, \d+ %|\d\d:\d\d left|\d+\.\d s$', '#', line) for line in capsys.readouterr().out.splitlines()]
+    steps = [f'step {step}/12: loss 5.00e-01, pck 0.250, # waiting for data, #' for step in range(2, 13)]
+    evaluations = [f'step {step}, epoch {step}.0: {SCORE} 0.5000' for step in (6, 12)]
+    assert told[:-7] == [
+        'compiling the training step ...',
+        'compiled the training step in #',
+        *steps[:5],
+        'compiling the evaluation ...',
+        'compiled the evaluation in #',
+        evaluations[0],
+        *steps[5:],
+        evaluations[1],
+    ]
+
+
+def test_profile(tmp_path):
+    run = Run(tmp_path, profile='3:2')
+    run.on_step = lambda step: os.kill(os.getpid(), signal.SIGUSR1) if step == 7 else None
+    run()
+    assert {path.name for path in (tmp_path / 'profile').iterdir()} == {'step3', 'step8'}
+    assert len(list((tmp_path / 'profile').rglob('*.xplane.pb'))) == 2
+    assert run.seen == list(range(12))
 
 
 def test_stop_before_the_first_step(tmp_path):
@@ -170,7 +230,7 @@ def test_stop_in_training_saves_and_goes_on(tmp_path, number):
     whole()
 
     def told(run: Run) -> list[dict]:
-        return [{key: value for key, value in record.items() if key != 'frames_per_second'} for record in run.records()]
+        return [{key: value for key, value in record.items() if key not in PACE} for record in run.records()]
 
     assert told(second) == told(whole)
 
@@ -250,5 +310,5 @@ def test_records_after_the_checkpoint_are_dropped(tmp_path):
     text = ''.join(json.dumps(line) + '\n' for line in lines)
     for step, evaluated, kept in ((6, True, 4), (6, False, 3), (5, True, 2), (0, False, 0)):
         (tmp_path / 'metrics.jsonl').write_text(text + '{"kind": "train", "st')  # a kill cut the last line
-        RunLog(tmp_path, step=step, evaluated=evaluated, window={}, total=9, every=2).close()
+        open_writers((), tmp_path, step=step, evaluated=evaluated, config={})
         assert (tmp_path / 'metrics.jsonl').read_text() == ''.join(json.dumps(line) + '\n' for line in lines[:kept])

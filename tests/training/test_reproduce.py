@@ -63,7 +63,7 @@ if play in ('wait', 'deaf') and not (folder / 'saved').exists():
     time.sleep(60)
     time.sleep(60)
 last = {'kind': 'eval', 'step': 2, 'clips': 3, 'frames': 30, 'METRIC': SCORES[row] + seed / 100}
-records = [{'kind': 'train', 'step': 2}, last]
+records = [{'kind': 'train', 'step': 2}, last, {'kind': 'goodput', 'step': 2, 'seconds': 1.0}]
 (folder / 'metrics.jsonl').write_text(''.join(json.dumps(record) + chr(10) for record in records))
 """
 SCORES = dict.fromkeys(ROWS, 0.5) | {'kimnet': 0.6, 'kimnet_dkd': 0.58}
@@ -341,7 +341,7 @@ def test_a_real_row(tmp_path, monkeypatch, capsys, command, environment):
     settings = [part for part in given if not part.startswith(('--config.model.', '--config.train.steps='))]
     assert reproduce.run(rest, settings, values) == 0, (tmp_path / 'kinetic_puppets/tiny/without_p/seed0/log.txt').read_text()
     folder = tmp_path / 'kinetic_puppets/tiny'
-    last = json.loads((folder / 'without_p/seed0/metrics.jsonl').read_text().splitlines()[-1])
+    last = json.loads((folder / 'without_p/seed0/metrics.jsonl').read_text().splitlines()[-2])  # the last one is of time
     assert (last['kind'], last['step']) == ('eval', 12)
     (told,) = json.loads((folder / 'table3.json').read_text())['rows']
     assert told['ours']['seeds'] == {'0': pytest.approx(100 * last[METRIC])}
