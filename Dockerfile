@@ -12,7 +12,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY configs configs
 COPY data_pipelines data_pipelines
 COPY kimnet_jax kimnet_jax
-RUN pip install --no-cache-dir ".[detect,report${EXTRAS:+,}${EXTRAS}]" && rm -r data_pipelines kimnet_jax build *.egg-info
+RUN pip install --no-cache-dir ".[detect,report${EXTRAS:+,}${EXTRAS}]" && rm -rf data_pipelines kimnet_jax build *.egg-info
 
 RUN useradd --create-home kimnet
 USER kimnet
