@@ -59,8 +59,8 @@ def test_tfds_gives_what_our_reader_gives(name, built):
         clips = schema.open_clips(built, name, config, split)
         expected = [(clips[i], number) for i in range(len(clips)) for number in range(clips.lengths[i])]
         assert len(source) == len(expected) > 0
-        actions = source.dataset_info.features.get('action')
-        assert (actions is not None) == bool(import_builder(name).ACTIONS)
+        features = source.dataset_info.features
+        assert ('action' in features) == bool(import_builder(name).ACTIONS)
         for record, (example, number) in zip(source, expected, strict=True):
             assert (record['image'].dtype, record['image'].shape) == (np.uint8, (*example['image_size'], 3))
             np.testing.assert_array_equal(record['image'], decode_image(example['frames'][number], 'a frame'))
@@ -69,18 +69,14 @@ def test_tfds_gives_what_our_reader_gives(name, built):
                 np.testing.assert_array_equal(record[theirs], example[ours][number])
             np.testing.assert_array_equal(record['image_size'], example['image_size'])
             assert (record['clip'].decode(), record['index']) == (example['clip'], number)
-            if actions:
-                assert actions.int2str(record['action']) == example['action']
+            if example['action']:
+                assert features['action'].int2str(record['action']) == example['action']
 
 
-@pytest.mark.parametrize('config', ['fold1', 'fold2', 'fold3_development', 'folds_concatenated'])
+@pytest.mark.parametrize('config', ['fold1', 'fold2', 'folds_concatenated'])
 @pytest.mark.parametrize('split', ['train', 'test', 'test+train[1:]'])
 def test_the_splits_of_a_fold_can_be_opened_with_tfds(config, split, built):
-    try:
-        clips = schema.open_clips(built, 'sub_jhmdb', config, split)
-    except InputError as error:
-        assert 'has no clips' in str(error) and 'development' in config
-        return
+    clips = schema.open_clips(built, 'sub_jhmdb', config, split)
     source = tfds.data_source('sub_jhmdb', data_dir=built, split=clips.tfds_split)
     expected = [(clip.stored, number) for clip in clips.clips for number in range(clip.length)]
     assert [(record['clip'].decode(), record['index']) for record in source] == expected
@@ -95,6 +91,15 @@ def records(data_dir: pathlib.Path, dataset: str) -> dict[str, list[str]]:
     }
 
 
+def tfds_build(scripts: pathlib.Path, cwd: pathlib.Path, *args: str) -> None:
+    """Runs `tfds build`, from a script, since that program is one: the working directory is no place to import from."""
+    (scripts / 'tfds_build.py').write_text(TFDS_BUILD)
+    command = [sys.executable, str(scripts / 'tfds_build.py'), *args]
+    environment = os.environ | {'PYTHONPATH': str(ROOT)}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize('name', SETS)
 def test_the_build_of_tfds_writes_the_same(name, downloads, built, tmp_path):
     config = SETS[name][0]
@@ -105,10 +110,7 @@ def test_the_build_of_tfds_writes_the_same(name, downloads, built, tmp_path):
         'with --imports': (tmp_path, [f'{name}/{config}', f'--imports={module}']),
     }
     for how, (cwd, args) in runs.items():
-        command = [sys.executable, '-c', TFDS_BUILD, *args, *flags, f'--data_dir={tmp_path / how}']
-        environment = os.environ | {'PYTHONPATH': str(ROOT)}
-        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
+        tfds_build(tmp_path, cwd, *args, *flags, f'--data_dir={tmp_path / how}')
         assert records(tmp_path / how, f'{name}/{config}') == records(built, f'{name}/{config}')
         ours, theirs = (at / name / config / str(schema.VERSION) for at in (built, tmp_path / how))
         assert json.loads((ours / 'metadata.json').read_text()) == json.loads((theirs / 'metadata.json').read_text())
@@ -116,24 +118,16 @@ def test_the_build_of_tfds_writes_the_same(name, downloads, built, tmp_path):
 
 
 def test_without_a_config_tfds_builds_the_clips_of_sub_jhmdb_once(downloads, tmp_path):
-    command = [sys.executable, '-c', TFDS_BUILD, f'--manual_dir={downloads["sub_jhmdb"]}', f'--data_dir={tmp_path}']
-    done = subprocess.run(
-        [*command, '--file_format=array_record'],
-        cwd=ROOT / 'data_pipelines/builders/sub_jhmdb',
-        env=os.environ | {'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert [path.name for path in (tmp_path / 'sub_jhmdb').iterdir()] == ['clips']
+    flags = [f'--manual_dir={downloads["sub_jhmdb"]}', f'--data_dir={tmp_path}', '--file_format=array_record']
+    tfds_build(tmp_path, ROOT / 'data_pipelines/builders/sub_jhmdb', *flags)
+    assert {path.name for path in (tmp_path / 'sub_jhmdb').iterdir()} <= {'clips', '.config'}
     assert len(schema.open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')) == 2
     assert tfds.builder('sub_jhmdb', data_dir=tmp_path).info.splits['clips'].num_examples == sum(LENGTHS.values())
 
 
 @pytest.mark.parametrize('name', BUILDERS)
 def test_a_data_set_says_where_it_comes_from(name, tmp_path):
-    info = tfds.builder(name, data_dir=tmp_path).info
+    info = import_builder(name)(data_dir=tmp_path).info
     assert len(info.description) > 100
     downloaded = name != 'kinetic_puppets'
     assert bool(info.citation) == downloaded == info.homepage.startswith('http://')
@@ -179,7 +173,7 @@ def test_a_flipped_bit_is_never_another_picture_but_named_by_file_and_clip(folde
     clips = schema.open_clips(tmp_path, 'penn_action', 'official', 'test')
     frames = [(i, number, clips[i]['frames'][number]) for i in range(len(clips)) for number in range(clips.lengths[i])]
     (file,) = folder.glob('*test.array_record*')
-    data, named = file.read_bytes(), 0
+    data, told = file.read_bytes(), []
     for position in rng.choice(len(data), 200, replace=False):
         damaged = bytearray(data)
         damaged[position] ^= 1 << rng.integers(8)
@@ -189,11 +183,12 @@ def test_a_flipped_bit_is_never_another_picture_but_named_by_file_and_clip(folde
             try:
                 assert clips[i]['frames'][number] == frame, position
             except InputError as error:
-                named += 1
-                assert f"clip {i} of 'test' ({clips.names[i]}) cannot be read" in str(error)
-                assert file.name in str(error)
-                assert len(str(error).splitlines()) == 1
-    assert named
+                told.append((str(error), f"{folder}: clip {i} of 'test' ({clips.names[i]}) cannot be read"))
+    assert told
+    for message, expected in told:
+        assert message.startswith(expected)
+        assert file.name in message
+        assert len(message.splitlines()) == 1
 
 
 def test_the_doctor_compares_the_labels_with_the_records(folder, tmp_path, capsys):
