@@ -216,3 +216,16 @@ def test_it_is_the_same_every_time(source, half, tmp_path):
     again = compact.compact(source, tmp_path, SETTINGS, config='fold1')
     for file in half.iterdir():
         assert file.read_bytes() == (again / file.name).read_bytes(), file.name
+
+
+def test_a_copy_of_folds_that_share_clips_holds_each_clip_once(source, tmp_path):
+    folder = compact.compact(source, tmp_path, SETTINGS, config='folds_concatenated')
+    assert folder == tmp_path / 'sub_jhmdb/folds_concatenated/2.0.0'
+    assert schema.read_built(folder).leak
+    for split in ('train', 'test'):
+        original, copy = (schema.open_built(at, split, 'folds_concatenated') for at in (source, folder))
+        assert (copy.names, copy.lengths) == (original.names, original.lengths)
+        assert copy.leak == original.leak
+    assert len(schema.read_built(folder).metadata['clips']['clips']) == len(fake_jhmdb.LENGTHS)
+    development = compact.compact(source, tmp_path, SETTINGS, config='fold1_development')
+    assert len(schema.read_built(development).metadata['clips']['clips']) == 2
