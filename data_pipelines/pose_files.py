@@ -1,22 +1,23 @@
-"""Files of poses: what `evaluate --predictions` and `predict` write. D is 2 (pixels), 3 or 6, as in `poses`."""
+"""Files of poses: what `predict` and `evaluate --predictions` write, and those of other tools. D is 2 (pixels), 3 or 6."""
 
+import dataclasses
 import functools
-import itertools
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from kimnet_jax.core.array_files import read_npz, write_npz
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import write_text
-from kimnet_jax.core.json_files import parse_json, read_json
-from kimnet_jax.core.pose_windows import extent
+from kimnet_jax.core.files import read_text
+from kimnet_jax.core.json_files import parse_json
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
+from kimnet_jax.data_pipelines import pose_formats, pose_records, pose_tables
 from kimnet_jax.data_pipelines.poses import DIMS, Estimates, Kind
 from kimnet_jax.data_pipelines.sequence_files import (
+    FIELDS,
     check_boxes,
     check_joints,
     check_size,
@@ -27,36 +28,123 @@ from kimnet_jax.data_pipelines.sequence_files import (
 _KEYS = ('clips', 'lengths', 'joints', 'scores', 'boxes', 'image_size', 'skeleton', 'about')
 
 
+Form: TypeAlias = pose_formats.Format | Literal['npz']
+_FORMS: dict[str, Form] = {'.json': 'json', '.csv': 'csv', '.npz': 'npz', '.trc': 'trc', '.mot': 'mot', '.h5': 'dlc_h5'}
+
+
 class PoseFile(NamedTuple):
-    """A file of poses of any layout.
+    """A file, or folder, of poses of any format.
 
     Attributes:
-        clips: its poses.
-        skeleton: their name of it.
-        write: (path, joints [T, J, D] of each clip, what refined them): the same file with these joints.
+        clips: its poses; of a video, a clip of each person.
+        skeleton: of their joints; `points<J>` where the file has joints that are those of no skeleton.
+        write: (path, joints [T, J, D] of each clip, what changed them): the same file with these joints.
+        joints: the file's own names of them.
+        about: what it tells of the video.
     """
 
     clips: list[Estimates]
     skeleton: str
     write: Callable[[pathlib.Path, Sequence[np.ndarray], Mapping[str, Any]], None]
+    joints: tuple[str, ...]
+    about: Mapping[str, Any]
 
 
-def open_pose_file(path: pathlib.Path, kind: Kind) -> PoseFile:
-    """Reads a file of `predict` (.json), of `evaluate --predictions` (.npz) or in DeciWatch's layout (.npz with `imgname`).
+def format_of(path: pathlib.Path, like: Form | None = None) -> Form:
+    """The format of a file by its name: one of `pose_formats.FORMATS`, or `npz`. Raises `InputError` where it is none of them.
 
-    `kind` says which of the arrays of the last is wanted. Raises `InputError` naming the file and the field that is wrong.
+    A table of DeepLabCut is told from one of ours by its content, where it exists, or by a name that ends in `.dlc.csv`, or else
+    it is `like` the file that it is made from.
     """
-    if path.suffix not in ('.json', '.npz'):
-        raise InputError(f'{path}: poses come in .json or .npz')
-    if path.suffix == '.json':
-        data, one, skeleton = read_pose_json(path)
-        return PoseFile([one], skeleton.name, functools.partial(_write_json, data))
+    name, suffix = path.name.lower(), path.suffix.lower()
+    if not suffix or (path.is_dir() and (like is None or suffix not in _FORMS)):
+        return 'openpose'
+    if suffix == '.csv':
+        if name.endswith('.dlc.csv') or (like is None and read_text(path, 'file of poses', 'utf-8-sig').startswith('scorer,')):
+            return 'dlc'
+        return 'dlc' if like == 'dlc' else 'csv'
+    if suffix not in _FORMS:
+        raise InputError(f"{path}: poses come in {', '.join(_FORMS)}, or a folder of OpenPose's files")
+    return _FORMS[suffix]
+
+
+def open_pose_file(path: pathlib.Path, kind: Kind | None = '2d', skeleton: str | None = None) -> PoseFile:
+    """Reads a file of poses of any format (`format_of`; docs/refine.md has a table of them).
+
+    Args:
+        path: the file, or the folder of OpenPose's files.
+        kind: which of the arrays of a file in DeciWatch's layout (.npz with `imgname`) is wanted; None: the first that it has.
+        skeleton: whose joints are wanted of a file of another tool, matched by name; None: all.
+
+    Raises:
+        InputError: naming the file and the field that is wrong.
+    """
+    form = format_of(path)
+    if form == 'mot':
+        raise InputError(f'{path}: angles, from which no poses can be read')
+    if form == 'npz':
+        return _open_npz(path, kind)
+    if form in ('json', 'csv'):
+        found = pose_records.read_pose_json(path) if form == 'json' else pose_records.read_pose_csv(path)
+        rewrite = pose_records.rewrite_json if form == 'json' else pose_records.rewrite_csv
+        joints = found.skeleton.joints
+        return PoseFile(found.clips.clips, found.skeleton.name, functools.partial(rewrite, found), joints, found.about)
+    if form == 'openpose':
+        folder = pose_formats.read_openpose(path)
+        theirs = {name: name for name in folder.names} | pose_formats.OPENPOSE_NAMES
+        write = functools.partial(pose_formats.rewrite_openpose, folder)
+        return _of_tool(path, folder.clips.clips, folder.names, theirs, skeleton, write)
+    assert form in ('trc', 'dlc', 'dlc_h5')
+    read = {'trc': pose_tables.read_trc, 'dlc': pose_tables.read_dlc_csv, 'dlc_h5': pose_tables.read_dlc_h5}[form]
+    table = read(path)
+    write = functools.partial(pose_formats.rewrite, form, table)
+    return _of_tool(path, table.clips.clips, table.names, {name: name for name in table.names}, skeleton, write)
+
+
+def _of_tool(
+    path: pathlib.Path,
+    clips: list[Estimates],
+    names: tuple[str, ...],
+    theirs: Mapping[str, str],
+    wanted: str | None,
+    write: Callable[[pathlib.Path, Sequence[np.ndarray]], None],
+) -> PoseFile:
+    """Joints of other names than ours; those of the skeleton that is wanted, or of one that has them all, in its order."""
+    found = get_skeleton(wanted) if wanted is not None else pose_records.skeleton_of(names) or get_skeleton(f'points{len(names)}')
+    named = wanted is not None or not found.name.startswith('points')
+    places = [names.index(theirs[joint]) if theirs.get(joint) in names else None for joint in found.joints]
+    if not named:
+        places = [*range(len(names))]
+    elif all(place is None for place in places):
+        raise InputError(f'{path}: none of the joints of {found.name!r} in it; it has {", ".join(names[:8])}')
+
+    def chosen(array: np.ndarray, missing: float) -> np.ndarray:
+        parts = [np.full_like(array[:, 0], missing) if place is None else array[:, place] for place in places]
+        return np.stack(parts, 1)
+
+    def write_all(target: pathlib.Path, joints: Sequence[np.ndarray], changed: Mapping[str, Any]) -> None:
+        whole = [one.joints.copy() for one in clips]
+        for poses, changed_poses in zip(whole, joints, strict=True):
+            for i, place in enumerate(places):
+                if place is not None:
+                    poses[:, place] = changed_poses[:, i]
+        write(target, whole)
+
+    ours = [dataclasses.replace(one, joints=chosen(one.joints, np.nan), scores=chosen(one.scores, 0)) for one in clips]
+    return PoseFile(ours, found.name, write_all, found.joints if named else names, {})
+
+
+def _open_npz(path: pathlib.Path, kind: Kind | None) -> PoseFile:
     arrays = read_npz(path)
     if 'imgname' in arrays:
-        clips, name = read_sequence_file(arrays, str(path), kind)
-        return PoseFile(clips, name, functools.partial(write_sequence_file, arrays, kind))
-    clips, name = _predictions_of(arrays, path)
-    return PoseFile(clips, name, functools.partial(_write_predictions_again, arrays))
+        present: list[Kind] = [one for one, field in FIELDS.items() if field in arrays]
+        held: Kind = kind if kind is not None else present[0] if present else '2d'
+        clips, name = read_sequence_file(arrays, str(path), held)
+        write = functools.partial(write_sequence_file, arrays, held)
+    else:
+        clips, name = _predictions_of(arrays, path)
+        write = functools.partial(_write_predictions_again, arrays)
+    return PoseFile(clips, name, write, get_skeleton(name).joints, {})
 
 
 def write_predictions(path: pathlib.Path, estimates: Sequence[Estimates], skeleton: Skeleton, about: Mapping[str, Any]) -> None:
@@ -100,77 +188,15 @@ def read_predictions(paths: str, skeleton: str) -> list[Estimates]:
         else:
             files = [path]
         for file in files:
-            found, name = _read_json(file) if file.suffix == '.json' else _predictions_of(read_npz(file), file)
+            if file.suffix == '.json':
+                read = pose_records.read_pose_json(file)
+                found, name = read.clips.clips, read.skeleton.name
+            else:
+                found, name = _predictions_of(read_npz(file), file)
             if name != skeleton:
                 raise InputError(f'{file}: poses of {name!r}, the data has {skeleton!r}')
             estimates += found
     return estimates
-
-
-def read_pose_json(path: pathlib.Path) -> tuple[dict[str, Any], Estimates, Skeleton]:
-    """A file of `predict`: (the JSON as it is, its poses, their skeleton). A joint `[null, null]` is missing.
-
-    Poses in 3D need no `width`, `height` and `box`; `scores` are needed nowhere.
-
-    Raises:
-        InputError: naming the file, the frame and the field that is wrong.
-    """
-    data = read_json(path, 'file of poses')
-    try:
-        about, frames = data['about'], data['frames']
-        skeleton = get_skeleton(about['skeleton'])
-        if not isinstance(frames, list) or not frames:
-            raise InputError(f'{path}: no frames in it')
-        dims = np.shape(frames[0].get('joints', ()))[-1:]
-        spatial = dims in ((3,), (6,))
-        size = np.array([about.get(key, 0) if spatial else about[key] for key in ('height', 'width')], np.float64)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f'{path}: not a file of poses that predict wrote ({type(error).__name__}: {error})') from error
-    joints = _column(path, frames, 'joints', (skeleton.num_joints, dims[0] if spatial else 2))
-    check_joints(joints, str(path))
-    if not spatial:
-        check_size(size, str(path))
-    scores = np.isfinite(joints).all(-1).astype(np.float32)
-    if 'scores' in frames[0]:
-        scores = _column(path, frames, 'scores', (skeleton.num_joints,))
-    boxes = extent(joints) if spatial else _column(path, frames, 'box', (4,))
-    if not spatial:
-        check_boxes(boxes, str(path))
-    numbers = [frame.get('frame') for frame in frames]
-    for before, after in itertools.pairwise(numbers):
-        if isinstance(before, int) and isinstance(after, int) and after != before + 1:
-            raise InputError(f'{path}: frame {after} comes after frame {before}; give every frame, with null for missing joints')
-    return data, Estimates(path.stem, joints, scores, boxes, size), skeleton
-
-
-def _column(path: pathlib.Path, frames: list[dict[str, Any]], key: str, shape: tuple[int, ...]) -> np.ndarray:
-    values = []
-    for i, frame in enumerate(frames):
-        try:
-            with np.errstate(over='ignore'):
-                value = np.array(frame[key], np.float32)  # null becomes NaN
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f'{path}: frame {i}: field {key!r} is missing or not of numbers') from error
-        if value.shape != shape:
-            raise InputError(f'{path}: frame {i}: {key} of shape {list(value.shape)}, expected {list(shape)}')
-        values.append(value)
-    return np.stack(values)
-
-
-def _read_json(path: pathlib.Path) -> tuple[list[Estimates], str]:
-    _, estimates, skeleton = read_pose_json(path)
-    return [estimates], skeleton.name
-
-
-def _write_json(data: Mapping[str, Any], path: pathlib.Path, joints: Sequence[np.ndarray], refined: Mapping[str, Any]) -> None:
-    """As `predict` does: one line a frame; complete or not at all."""
-    (points,) = joints
-    points = np.round(points.astype(np.float64), 2 if points.shape[-1] == 2 else 6)
-    points = np.where(np.isfinite(points), points, None)  # type: ignore[call-overload]
-    about = data['about'] | {'refined': dict(refined)}
-    rows = zip(data['frames'], points.tolist(), strict=True)
-    lines = ',\n'.join(json.dumps(frame | {'joints': pose}, allow_nan=False) for frame, pose in rows)
-    write_text(path, f'{{"about": {json.dumps(about)},\n"frames": [\n{lines}\n]}}\n')
 
 
 def _predictions_of(arrays: Mapping[str, Any], path: pathlib.Path) -> tuple[list[Estimates], str]:
@@ -220,5 +246,5 @@ def _predictions_of(arrays: Mapping[str, Any], path: pathlib.Path) -> tuple[list
 def _write_predictions_again(
     arrays: Mapping[str, Any], path: pathlib.Path, joints: Sequence[np.ndarray], refined: Mapping[str, Any]
 ) -> None:
-    about = json.loads(str(arrays['about'])) | {'refined': dict(refined)}
+    about = json.loads(str(arrays['about'])) | ({'refined': dict(refined)} if refined else {})
     write_npz(path, {**arrays, 'joints': np.concatenate(joints).astype(np.float32), 'about': np.array(json.dumps(about))})

@@ -125,6 +125,10 @@ class Estimates:
         boxes: float32 [T, 2 * D] (low, high), where the person was looked for.
         image_size: int [2], (rows, columns); zeros where there is no image.
         shape: float32 [T, S], SMPL's coefficients of the person's shape; None: the mean shape.
+        person: the id of the person in the video; None: the only one.
+        frames: int [T], which frame of the video each is, one after the other; None: from 0 on.
+        times: float64 [T], seconds; None: unknown.
+        present: bool [T], False in frames that the person is not in: their joints are NaN, their boxes lie on lines; None: all.
     """
 
     clip: str
@@ -133,6 +137,16 @@ class Estimates:
     boxes: np.ndarray
     image_size: np.ndarray
     shape: np.ndarray | None = None
+    person: int | str | None = None
+    frames: np.ndarray | None = None
+    times: np.ndarray | None = None
+    present: np.ndarray | None = None
+
+    def times_at(self, rate: float) -> np.ndarray:
+        """The times float64 [T], or, where they are unknown, those of frames that come `rate` a second."""
+        if self.times is not None:
+            return self.times
+        return (np.arange(len(self.joints)) if self.frames is None else self.frames) / rate
 
 
 @dataclasses.dataclass(frozen=True)

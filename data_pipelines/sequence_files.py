@@ -96,7 +96,7 @@ def read_sequence_file(arrays: Mapping[str, Any], source: str, kind: Kind) -> tu
 def write_sequence_file(
     arrays: Mapping[str, Any], kind: Kind, path: pathlib.Path, joints: Sequence[np.ndarray], refined: Mapping[str, Any]
 ) -> None:
-    """The same file with other poses, in the form that they had, and `refined` (JSON)."""
+    """The same file with other poses, in the form that they had, and, if not empty, `refined` (JSON)."""
     field = FIELDS[kind]
     poses = np.empty(len(joints), object)
     for i, one in enumerate(joints):
@@ -104,20 +104,21 @@ def write_sequence_file(
         if kind == 'smpl' and before.size == len(one) * smpl.NUM_JOINTS * 3:
             one = _rotation().from_matrix(smpl.rotation_matrices(one.astype(np.float64))).as_rotvec()
         poses[i] = np.asarray(one, np.float32).reshape(before.shape)
-    write_npz(path, {**arrays, field: poses, 'refined': np.array(json.dumps(dict(refined)))})
+    told = {'refined': np.array(json.dumps(dict(refined)))} if refined else {}
+    write_npz(path, {**arrays, field: poses, **told})
 
 
-def check_boxes(boxes: np.ndarray, where: str) -> None:
-    """Raises `InputError` naming `where` and the frame, where a person's box [T, 4] is empty or not finite."""
+def check_boxes(boxes: np.ndarray, where: str, frames: Sequence[int] | None = None) -> None:
+    """Raises `InputError` naming `where` and the frame (its number in `frames`), where a box [T, 4] is empty or not finite."""
     if boxes.shape[-1] != 4:
         raise InputError(f'{where}: boxes of {boxes.shape[-1]} numbers, expected x0, y0, x1, y1')
     bad = np.flatnonzero(~np.isfinite(boxes).all(-1) | (boxes[:, 2:] <= boxes[:, :2]).any(-1))
     if len(bad):
-        raise InputError(f'{where}: frame {bad[0]}: the box is empty or not finite: {boxes[bad[0]].tolist()}')
+        raise InputError(f'{where}: frame {_number(bad[0], frames)}: the box is empty or not finite: {boxes[bad[0]].tolist()}')
     side = (boxes[:, 2:].astype(np.float64) - boxes[:, :2]).max(-1)
     bad = np.flatnonzero((side < 1) | (np.abs(boxes) > LARGEST).any(-1))
     if len(bad):
-        raise InputError(f'{where}: frame {bad[0]}: no box of a person in pixels: {boxes[bad[0]].tolist()}')
+        raise InputError(f'{where}: frame {_number(bad[0], frames)}: no box of a person in pixels: {boxes[bad[0]].tolist()}')
 
 
 def check_size(size: np.ndarray, source: str) -> None:
@@ -128,14 +129,17 @@ def check_size(size: np.ndarray, source: str) -> None:
         )
 
 
-def check_joints(joints: np.ndarray, where: str) -> None:
+def check_joints(joints: np.ndarray, where: str, frames: Sequence[int] | None = None) -> None:
     """Raises `InputError` naming `where`, the frame and the joint where a coordinate is beyond all images; NaN is missing."""
     bad = np.argwhere(np.abs(joints) > LARGEST)
     if len(bad):
         frame, joint, _ = bad[0]
-        raise InputError(
-            f'{where}: frame {frame}: joint {joint} is at {joints[frame, joint].tolist()}; at most {LARGEST:g} is read'
-        )
+        place = joints[frame, joint].tolist()
+        raise InputError(f'{where}: frame {_number(frame, frames)}: joint {joint} is at {place}; at most {LARGEST:g} is read')
+
+
+def _number(i: int, frames: Sequence[int] | None) -> int:
+    return int(i if frames is None else frames[i])
 
 
 def _pairs_of(detected: pathlib.Path, truth: pathlib.Path, kind: Kind, root: Sequence[int]) -> list[PosePair]:

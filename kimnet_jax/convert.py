@@ -14,7 +14,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import SKELETONS
 from kimnet_jax.interop import pixels
 
-_PASSED_ON = ('model', 'to', 'part', 'partial', 'pixels', 'skeleton', 'checkpoint', 'verify', 'overwrite')
+_PASSED_ON = ('model', 'to', 'entry', 'part', 'partial', 'pixels', 'skeleton', 'checkpoint', 'verify', 'overwrite')
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -26,6 +26,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string('model', None, model, flag_values=values)
     to = 'Whose keys and layout to write. Default: the opposite of the source.'
     flags.DEFINE_enum('to', None, ['flax', 'torch'], to, flag_values=values)
+    entry = 'Which weights of a PyTorch file that holds several, such as `state_dict_ema`; `ema`: the averaged ones.'
+    flags.DEFINE_string('entry', None, entry, flag_values=values)
     part = 'Take only the entries under this PyTorch name, such as `pose_net`, and drop the prefix.'
     flags.DEFINE_string('part', None, part, flag_values=values)
     partial = 'Skip entries that the network does not have, and leave parts of it unfilled; both are printed.'

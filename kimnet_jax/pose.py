@@ -10,7 +10,8 @@ import numpy as np
 from kimnet_jax import pretrained
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.video import DEFAULT_RATE, Frame, read_frames
+from kimnet_jax.core.sources import open_source
+from kimnet_jax.core.video import DEFAULT_RATE, Frame
 from kimnet_jax.inference.detected import AssociationConfig, DetectedPeople
 from kimnet_jax.inference.detection import Detector, open_detector
 from kimnet_jax.inference.people import FramePose, OnePerson, People, TrackedPeople
@@ -86,6 +87,7 @@ class Pose:
         detect: str | Detector | None = None,
         detect_every: int = AssociationConfig.every,
         every: int = 1,
+        smooth: str | None = None,
         rate: float = DEFAULT_RATE,
         look_ahead: int | None = None,
     ) -> Iterator[PosedFrame]:
@@ -95,7 +97,7 @@ class Pose:
         much of the first frame.
 
         Args:
-            video: a video file, a folder of images, or images uint8 [H, W, 3] RGB of one size.
+            video: a video file, a folder of images, a webcam (`'0'`), an address, or images uint8 [H, W, 3] RGB of one size.
             box: [4] of the only person in the first frame, x0, y0, x1, y1 in pixels.
             boxes: [T, 4] in every frame, or a file of them.
             tracks: of several people: by the index of the frame, and there by a number of each person, their box [4]; or a file
@@ -103,32 +105,40 @@ class Pose:
             detect: finds the people: `'hog'`, an ONNX file of a detector, or a function (`inference.detection.Detector`).
             detect_every: look for new people in every so many of the frames that the network sees.
             every: run the network on every so many frames; poses in between lie on lines.
+            smooth: a filter, as `'one_euro'` or `'savgol:window=0.4,order=2'` (`core.filters.parse_filter`).
             rate: frames a second of `video`, where it is images.
-            look_ahead: with a refiner: how many frames a pose may wait for; None: the whole video, which has to be a file then.
+            look_ahead: with a refiner or filter: how many frames a pose may wait for, of a filter 0; None: the whole video, which
+                is read twice then, and images that come one by one cannot be.
 
         Raises:
             InputError: the video cannot be read, or what is known of the people does not fit it.
         """
         people = _people(box, boxes, tracks, detect, detect_every)
+        model = self.model
+        if smooth is not None:
+            if model.refiner is not None:
+                raise InputError('smooth: this Pose has a network that refines; use one of them')
+            model = videos.with_filter(model, smooth, look_ahead is not None)
         if isinstance(video, str | pathlib.Path):
-            read = functools.partial(read_frames, video, tolerant=True)
+            source = open_source(str(video))
+            read, again = functools.partial(source.frames, True), source.readable_again
         else:
-            images = iter(video)
-            if self.model.refiner is not None and look_ahead is None:
-                raise InputError('refining images that come one by one needs look_ahead, how many of them a pose may wait for')
-            read = functools.partial(_filmed, images, rate)
-        poses = predict_poses(self.model.predictor, read(), people, every=every)
-        if self.model.refiner is not None:
-            poses = refine_video(self.model.refiner, poses, read, look_ahead)
+            again = isinstance(video, Sequence)
+            read = functools.partial(_filmed, video if again else iter(video), rate)
+        if model.refiner is not None and look_ahead is None and not again:
+            raise InputError('frames that come once cannot be refined as a whole; give look_ahead, how many a pose may wait for')
+        poses = predict_poses(model.predictor, read(), people, every=every)
+        if model.refiner is not None:
+            poses = refine_video(model.refiner, poses, read, look_ahead)
         for index, (frame, found) in enumerate(poses):
-            yield PosedFrame(index, frame.time, frame.image, [self.model.calibrated(pose) for pose in found])
+            yield PosedFrame(index, frame.time, frame.image, [model.calibrated(pose) for pose in found])
 
     def draw(self, frame: PosedFrame) -> np.ndarray:
         """The image uint8 [H, W, 3] RGB with the people drawn onto it, as in the overlays of `predict`."""
         return draw_poses(frame.image, frame.persons, self.skeleton, TrackerConfig.joint_score)
 
 
-def _filmed(images: Iterator[np.ndarray], rate: float) -> Iterator[Frame]:
+def _filmed(images: Iterable[np.ndarray], rate: float) -> Iterator[Frame]:
     size = None
     for number, image in enumerate(images):
         if getattr(image, 'dtype', None) != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

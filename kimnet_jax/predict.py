@@ -1,13 +1,13 @@
 """Poses of any video: `python -m kimnet_jax.predict [--model NAME|RUN|FILE] VIDEO...` (docs/predict.md)."""
 
 import functools
-import pathlib
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
 from kimnet_jax import command_line, pretrained
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.sources import STDIN, open_source
 from kimnet_jax.inference.detected import AssociationConfig, DetectedPeople
 from kimnet_jax.inference.detection import LAYOUTS, LEAST, open_detector
 from kimnet_jax.inference.outputs import SUFFIXES
@@ -71,7 +71,15 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string('refine', None, refine, flag_values=values)
     ahead = 'With --refine: each refined pose waits for this many frames only, instead of the whole video.'
     flags.DEFINE_integer('look_ahead', None, ahead, lower_bound=0, flag_values=values)
-    flags.DEFINE_list('outputs', list(SUFFIXES), f'What to write: {", ".join(SUFFIXES)}, or some of them.', flag_values=values)
+    smooth = 'Smooth the poses with one_euro, savgol or gaussian, as in `savgol:window=0.4,order=2` (seconds).'
+    flags.DEFINE_string('smooth', None, smooth, flag_values=values)
+    outputs = (
+        f'What to write, some of {", ".join(SUFFIXES)}; openpose, trc, mot, dlc, dlc_h5; jsonl (to standard output), window.'
+    )
+    flags.DEFINE_list('outputs', list(SUFFIXES), outputs, flag_values=values)
+    size = 'Standard input (-) has raw RGB frames of this size, WIDTHxHEIGHT, instead of a video.'
+    flags.DEFINE_string('stdin_size', None, size, flag_values=values)
+    flags.DEFINE_float('stdin_rate', None, 'Frames a second of these. Default: 25.', flag_values=values)
 
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> int:
@@ -79,29 +87,40 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     from kimnet_jax.tasks import videos
     from kimnet_jax.tasks.trained import open_trained
 
-    files = [pathlib.Path(video) for video in argv[1:]]
+    texts = argv[1:]
     reference = command_line.requested_network(options, pretrained.DEFAULT)
-    if not files:
+    if not texts:
         raise InputError('no video given; name one or more video files or folders of images after the flags')
+    if texts.count(STDIN) > 1:
+        raise InputError('-: standard input can be read once only')
+    raw = {'stdin_size': options.stdin_size, 'stdin_rate': options.stdin_rate} if STDIN in texts else {}
+    if not raw and (options.stdin_size, options.stdin_rate) != (None, None):
+        raise InputError('--stdin_size and --stdin_rate are of raw frames from standard input; give - as the video')
+    sources = [open_source(text, **(raw if text == STDIN else {})) for text in texts]
     kinds = list(dict.fromkeys(options.outputs))
-    if not kinds or not set(kinds) <= set(SUFFIXES):
-        raise InputError(f'--outputs={",".join(kinds)}: choose some of {", ".join(SUFFIXES)}')
-    people = requested_people(options, len(files))
+    if not kinds or not set(kinds) <= set(videos.OUTPUTS):
+        raise InputError(f'--outputs={",".join(kinds)}: choose some of {", ".join(videos.OUTPUTS)}')
+    people = requested_people(options, len(sources))
     if options.look_ahead is not None and options.refine is None:
         raise InputError('--look_ahead needs --refine')
+    if options.smooth is not None and options.refine is not None:
+        raise InputError('--smooth and --refine: give one of them')
     found = open_trained(reference, options.checkpoint)
     model = videos.load(found)
     if options.refine is not None:
         from kimnet_jax.tasks import refinement  # with what it needs it takes longer to import than all the rest
 
         model = videos.with_refiner(model, refinement.load(open_trained(options.refine)), options.look_ahead)
+    if options.smooth is not None:
+        live = 'jsonl' in kinds or not all(source.readable_again for source in sources)
+        model = videos.with_filter(model, options.smooth, live)
     out = command_line.out_folder(options, found.folder, 'predictions')
-    return videos.predict_videos(model, files, out, kinds, people, every=options.every)
+    return videos.predict_videos(model, sources, out, kinds, people, every=options.every)
 
 
 def cli() -> None:
     """Entry point of the console script."""
-    command_line.start(run, define_flags)
+    command_line.start(run, define_flags, any_names=True)
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -144,3 +145,21 @@ def test_a_list_of_what_is_wrong_is_one_line(ending):
     line = ending(wrong)
     assert line.startswith('these weights do not fit: layer0: missing; layer1: missing; ')
     assert line.endswith('; layer7: missing; and 12 more')
+
+
+@pytest.mark.parametrize('error', [RuntimeError("Unable to initialize backend 'cuda'"), AssertionError()])
+def test_a_device_that_jax_cannot_start_is_one_line(error, monkeypatch, capsys):
+    def devices():
+        raise error
+
+    def run():
+        return devices()
+
+    monkeypatch.setitem(sys.modules, 'jax', types.SimpleNamespace(devices=devices))
+    with pytest.raises(SystemExit) as caught:
+        run_command(run)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith('error: JAX cannot start on the device')
+    monkeypatch.setitem(sys.modules, 'jax', types.SimpleNamespace(devices=lambda: ['cpu']))
+    with pytest.raises(type(error)):  # of another kind: a fault of ours, to be seen
+        run_command(run)

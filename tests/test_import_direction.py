@@ -64,7 +64,6 @@ CONFINED = {
         'kimnet_jax.data_pipelines',
         'kimnet_jax.inference.detected',
         'kimnet_jax.reporting.calibration',
-        'kimnet_jax.reporting.smoothing',
     ),
     'jax': (
         *_NETWORKS,
@@ -81,6 +80,9 @@ CONFINED = {
     'av': ('kimnet_jax.data_pipelines', 'kimnet_jax.inference', 'kimnet_jax.core.decoding'),
     'matplotlib': ('kimnet_jax.reporting',),
     'jinja2': ('kimnet_jax.reporting',),
+    'pandas': ('kimnet_jax.data_pipelines.pose_tables',),
+    'tables': ('kimnet_jax.data_pipelines.pose_tables',),
+    'h5py': ('kimnet_jax.data_pipelines.pose_tables',),
     'absl': ('kimnet_jax.command_line', 'kimnet_jax.completion', *_COMMANDS, 'kimnet_jax.data_pipelines'),
     'ml_collections': ('kimnet_jax.configs', 'kimnet_jax.train'),
 }
@@ -90,6 +92,7 @@ LAZY = {
     ('kimnet_jax.core.image', 'simplejpeg'),
     ('kimnet_jax.core.decoding', 'av'),
     ('kimnet_jax.data_pipelines.loader', 'jax'),
+    *(('kimnet_jax.data_pipelines.pose_tables', name) for name in ('pandas', 'tables', 'h5py')),
 } | {(f'kimnet_jax.data_pipelines.{name}', 'apache_beam') for name in ('build', 'clip_builder')}
 NO_FILES = ('io', 'logging', 'os', 'pathlib', 'shutil', 'tempfile', 'absl')  # not in models, losses, metrics
 BY_NAME = (

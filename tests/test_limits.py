@@ -21,8 +21,8 @@ from kimnet_jax.core.array_files import read_npz, read_pickle
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
 from kimnet_jax.core.video import read_frames, stated_frame_count
-from kimnet_jax.data_pipelines import matlab
-from kimnet_jax.data_pipelines.pose_files import read_pose_json
+from kimnet_jax.data_pipelines import matlab, pose_tables
+from kimnet_jax.data_pipelines.pose_records import read_pose_csv, read_pose_json
 from kimnet_jax.data_pipelines.smpl_files import read_body
 from kimnet_jax.inference.tracking import read_boxes
 from kimnet_jax.interop.weight_files import read_weights
@@ -34,6 +34,10 @@ READERS = {
     'boxes.csv': read_boxes,
     'boxes.json': read_boxes,
     'poses.json': read_pose_json,
+    'poses.csv': read_pose_csv,
+    'poses.trc': pose_tables.read_trc,
+    'poses.dlc.csv': pose_tables.read_dlc_csv,
+    'poses.h5': pose_tables.read_dlc_h5,
     'arrays.npz': read_npz,
     'body.pkl': read_body,
     'body.npz': read_body,

@@ -9,6 +9,7 @@ import pytest
 import kimnet_jax
 from kimnet_jax import Pose
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.filters import parse_filter
 from kimnet_jax.core.image import encode_png
 from kimnet_jax.inference.detection import Detections
 
@@ -83,9 +84,21 @@ def test_images_of_other_kinds_are_named(pose, bad, message):
 
 def test_images_are_refined_with_a_look_ahead(images):
     pose = Pose.load(refine='hanet-s-jhmdb')
-    with pytest.raises(InputError, match='needs look_ahead'):
-        next(pose(images))
-    assert len(list(pose(images, look_ahead=1))) == 4
+    with pytest.raises(InputError, match='give look_ahead'):
+        next(pose(iter(images)))
+    with pytest.raises(InputError, match='use one of them'):
+        next(pose(images, smooth='one_euro'))
+    assert len(list(pose(iter(images), look_ahead=1))) == 4
+    assert len(list(pose(images))) == 4
+
+
+def test_poses_are_smoothed(pose, images):
+    raw, smooth = (list(pose(images, box=BOX, smooth=text)) for text in (None, 'one_euro'))
+    times = np.array([frame.time for frame in raw])
+    joints, boxes = (np.stack([getattr(frame.persons[0], name) for frame in raw]) for name in ('joints', 'box'))
+    expected = parse_filter('one_euro')(joints, boxes, times)
+    np.testing.assert_allclose([frame.persons[0].joints for frame in smooth], expected, rtol=1e-4)
+    assert smooth[0].persons[0].probabilities is None
 
 
 def test_the_package_is_imported_without_jax():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage, signal
 
 from kimnet_jax.core.skeleton import PENN_ACTION, get_skeleton
 from kimnet_jax.metrics import PoseMetrics, SpatialMetrics, aligned, difference_state, position_error_state
@@ -45,15 +46,6 @@ def test_gaps_and_short_clips(name, frames):
     assert np.isfinite(filtered).all() == (name != smoothing.RAW)
 
 
-def test_one_euro_by_hand():
-    poses = np.zeros((2, 1, 2), np.float32)
-    poses[1] = [30, 40]  # 50 px in a frame, of a box of 100: 15 boxes a second at 30 frames a second
-    share_of_speed = 1 / (1 + 30 / (2 * np.pi))
-    cutoff = 1 + 5 * share_of_speed * 15
-    share = 1 / (1 + 30 / (2 * np.pi * cutoff))
-    np.testing.assert_allclose(smoothing.one_euro(poses, BOX[:2])[1, 0], [30 * share, 40 * share])
-
-
 def test_lines_read_every_nth_frame_only():
     poses = np.zeros((8, 1, 2), np.float32)
     poses[[0, 3, 6, 7], 0, 0] = [0, 3, 9, 5]
@@ -61,9 +53,15 @@ def test_lines_read_every_nth_frame_only():
     assert smoothing.linear(poses, interval=3)[:, 0, 0].tolist() == [0, 1, 2, 3, 5, 7, 9, 5]
 
 
-def test_savitzky_golay_keeps_parabolas():
-    poses = (np.arange(20.0) ** 2)[:, None, None] * np.ones((1, 1, 2))
-    np.testing.assert_allclose(smoothing.savitzky_golay(poses), poses, atol=1e-3)
+@pytest.mark.parametrize('frames', [11, 12, 60])
+def test_the_filters_of_the_tables_are_in_frames(frames):
+    """11 frames, and a standard deviation of 2 frames, as SciPy has them."""
+    poses = np.random.default_rng(0).normal(size=(frames, 3, 2))
+    found = smoothing.baselines(5)
+    expected = signal.savgol_filter(poses.astype(np.float32).astype(float), 11, 2, axis=0)
+    np.testing.assert_allclose(found['Savitzky-Golay'](poses, BOX[:frames]), expected, atol=1e-9)
+    expected = ndimage.gaussian_filter1d(poses.astype(np.float32).astype(float), 2, axis=0, mode='nearest')
+    np.testing.assert_allclose(found['Gaussian'](poses, BOX[:frames]), expected, atol=1e-9)
 
 
 def test_the_first_table_has_accuracy_and_smoothness():

@@ -69,7 +69,7 @@ def _new_array(*_: Any) -> _Array:
     return np.ndarray.__new__(_Array, (0,), np.int8)
 
 
-_CLASSES: dict[tuple[str, str], Any] = {  # all that arrays in plain containers need
+PICKLED_ARRAYS: dict[tuple[str, str], Any] = {  # (module, name) -> ours in its place: all that arrays in plain containers need
     **{(module, '_reconstruct'): _new_array for module in _MULTIARRAY},
     **{(module, 'scalar'): _scalar for module in _MULTIARRAY},
     ('numpy', 'ndarray'): _Array,
@@ -82,8 +82,8 @@ _CLASSES: dict[tuple[str, str], Any] = {  # all that arrays in plain containers 
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _CLASSES:
-            return _CLASSES[module, name]
+        if (module, name) in PICKLED_ARRAYS:
+            return PICKLED_ARRAYS[module, name]
         if module.split('.')[0] in _STAND_INS:
             return type(name, (Parts,), {})
         if name == '_reconstructor' and module in ('copyreg', 'copy_reg'):
@@ -93,7 +93,17 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _load(file: Any) -> Any:
     """What a pickle of arrays in plain containers holds."""
-    return _plain(_ArraysOnly(file, encoding='latin1').load(), {})
+    return plain(_ArraysOnly(file, encoding='latin1').load())
+
+
+def unpickle(data: bytes) -> Any:
+    """What a pickle of arrays in plain containers holds. Raises all kinds of errors on a damaged one, and on any other."""
+    return _load(io.BytesIO(data))
+
+
+def plain(value: Any) -> Any:
+    """What `PICKLED_ARRAYS` rebuilt, with NumPy's own arrays, within lists, dicts and `Parts` in place."""
+    return _plain(value, {})
 
 
 def _plain(value: Any, known: dict[int, Any]) -> Any:

@@ -9,13 +9,19 @@ from typing import Any, Generic, TypeVar
 T = TypeVar('T')
 DEPTH = 4  # items; of video frames, some 25 MB at 1080p
 _END = object()
+_POLL, _PATIENCE = 0.1, 3.0  # seconds
 
 
-def ahead(items: Iterable[T], depth: int = DEPTH) -> Generator[T, None, None]:
+def ahead(items: Iterable[T], depth: int = DEPTH, stopped: Callable[[], bool] = lambda: False) -> Generator[T, None, None]:
     """The same items, up to `depth` of them made ahead in a thread.
 
     An error in making one is raised in its place. Where the generator is closed, the thread ends after the item it is at, and
-    `items` is closed there, too.
+    `items` is closed there, too; one that takes longer than `_PATIENCE` is left to itself.
+
+    Args:
+        items: what is made.
+        depth: how many may wait.
+        stopped: asked before each item, and while one is waited for; where it says so, that was all.
     """
     ready: queue.Queue[Any] = queue.Queue(depth)
     closed = threading.Event()
@@ -23,7 +29,7 @@ def ahead(items: Iterable[T], depth: int = DEPTH) -> Generator[T, None, None]:
     def put(item: Any) -> bool:
         while not closed.is_set():
             with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
+                ready.put(item, timeout=_POLL)
                 return True
         return False
 
@@ -42,8 +48,11 @@ def ahead(items: Iterable[T], depth: int = DEPTH) -> Generator[T, None, None]:
     thread = threading.Thread(target=make, daemon=True)
     thread.start()
     try:
-        while True:
-            item, error = ready.get()
+        while not stopped():
+            try:
+                item, error = ready.get(timeout=_POLL)
+            except queue.Empty:
+                continue
             if error is not None:
                 raise error
             if item is _END:
@@ -51,7 +60,7 @@ def ahead(items: Iterable[T], depth: int = DEPTH) -> Generator[T, None, None]:
             yield item
     finally:
         closed.set()
-        thread.join()
+        thread.join(_PATIENCE)
 
 
 class Behind(Generic[T]):

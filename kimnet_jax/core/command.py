@@ -13,6 +13,11 @@ from typing import Any, NoReturn, TextIO, cast
 from kimnet_jax.core import files, signals
 from kimnet_jax.core.errors import InputError, one_line
 
+_NO_BACKEND = (
+    'JAX cannot start on the device that the environment variable JAX_PLATFORMS names; unset it, or install what the device '
+    'needs: pip install "kimnet-jax[gpu]" or "kimnet-jax[tpu]"'
+)
+
 
 def run_command(main: Callable[..., object], *args: object, any_names: bool = False) -> None:
     """Runs a command's `main`; an `InputError`, or a path that the system refuses, ends it with one line on stderr and status 2.
@@ -51,9 +56,24 @@ def explained() -> Iterator[None]:
         if isinstance(error, OSError) and error.filename is None and not _stdout_takes_more():
             fail(f'the output cannot be written ({error.strerror})')
         told = files.explain(error)
+        if told is None and isinstance(error, RuntimeError) and not _backend_starts():
+            told = _NO_BACKEND
         if told is None:
             raise
         fail(told)
+    except AssertionError:  # JAX's own, where no plugin is there for what JAX_PLATFORMS names
+        if _backend_starts():
+            raise
+        fail(_NO_BACKEND)
+
+
+def _backend_starts() -> bool:
+    """Whether JAX, where it is imported, has devices."""
+    try:
+        jax = sys.modules.get('jax')
+        return jax is None or bool(jax.devices())
+    except (RuntimeError, AssertionError):
+        return False
 
 
 def _stdout_takes_more() -> bool:

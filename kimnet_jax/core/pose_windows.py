@@ -68,6 +68,14 @@ def fill_gaps(poses: Array) -> np.ndarray:
     return filled
 
 
+def spans_without_long_gaps(present: Array, longest: int) -> list[tuple[int, int]]:
+    """[first, end) of the runs of frames that are `present` (bool [T]), across gaps of up to `longest` frames."""
+    there = np.flatnonzero(present)
+    breaks = np.flatnonzero(np.diff(there) > longest + 1)
+    starts, ends = [0, *(breaks + 1)], [*breaks, len(there) - 1]
+    return [(int(there[a]), int(there[b]) + 1) for a, b in zip(starts, ends, strict=True)] if len(there) else []
+
+
 def root_position(poses: Array, root: Sequence[int]) -> np.ndarray:
     """The mean of the joints `root` of poses [T, J, D], float32 [T, 1, D]; across frames in which they are missing, lines."""
     return fill_gaps(np.asarray(poses)[:, list(root)]).mean(1, keepdims=True)

@@ -70,6 +70,32 @@ def stoppable() -> Iterator[None]:
         os.close(writer)
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Inside, the first signal raises nothing, and the function given says whether it came; a second one ends the process.
+
+    For what has no end of its own: it is asked whether to end.
+    """
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+
+    def note(number: int, _: object) -> None:
+        came.set()
+        _noticed.set()
+        for one in NUMBERS:
+            signal.signal(one, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, note) for number in NUMBERS}
+    try:
+        with patience():
+            yield came.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def leave_last() -> None:
     """From now on this process takes `LATER` seconds more to end."""
     _last.set()

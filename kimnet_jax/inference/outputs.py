@@ -4,7 +4,7 @@ import contextlib
 import csv
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Protocol
 
@@ -13,38 +13,49 @@ import numpy as np
 from kimnet_jax.core.calibration import WITHIN
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import make_folder, place_together, require_free, work_folder
+from kimnet_jax.core.image import opencv
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.video import Frame, frame_rate, image_files
+from kimnet_jax.core.sources import Source
+from kimnet_jax.core.video import DEFAULT_RATE, Frame, image_files
 from kimnet_jax.inference.people import FramePose
-from kimnet_jax.inference.video import VideoWriter, draw_poses
+from kimnet_jax.inference.video import draw_poses
+from kimnet_jax.inference.video_writer import VideoWriter
 
 SUFFIXES = {'overlay': '.overlay.mp4', 'json': '.json', 'csv': '.csv', 'coco': '.coco.json'}
+_QUIT = (27, ord('q'))  # Escape
+LINES, WINDOW = 'jsonl', 'window'  # to standard output, to the screen
 
 
-def output_stems(videos: Sequence[pathlib.Path], folder: pathlib.Path, kinds: Sequence[str]) -> list[str]:
+def output_stems(videos: Sequence[Source], folder: pathlib.Path, suffixes: Iterable[str]) -> list[str]:
     """The names without suffix of each video's outputs. Raises `InputError` where one file would overwrite another."""
-    written: dict[pathlib.Path, pathlib.Path] = {}
-    stems = []
+    written: dict[pathlib.Path, str] = {}
+    suffixes = list(suffixes)
     for video in videos:
-        stem = video.resolve().name if video.is_dir() else video.stem
-        for kind in kinds:
-            file = (folder / f'{stem}{SUFFIXES[kind]}').resolve()
+        for suffix in suffixes:
+            file = (folder / f'{video.stem}{suffix}').resolve()
             if file in written:
                 raise InputError(
-                    f'{written[file]} and {video} would both be written to {file}; run them one by one with different --out'
+                    f'{written[file]} and {video.name} would both be written to {file}; run them one by one with different --out'
                 )
-            written[file] = video
-        stems.append(stem)
+            written[file] = video.name
     for video in videos:
-        if video.resolve() in written:
-            raise InputError(f'{video} would be overwritten by the output of {written[video.resolve()]}; choose another --out')
-    return stems
+        if video.path is not None and video.path.resolve() in written:
+            other = written[video.path.resolve()]
+            raise InputError(f'{video.name} would be overwritten by the output of {other}; choose another --out')
+    return [video.stem for video in videos]
 
 
-class _Writer(Protocol):
-    def write(self, frame: Frame, poses: Sequence[FramePose]) -> None: ...
+class Writer(Protocol):
+    """Writes one file, or several that belong together."""
 
-    def finish(self) -> None: ...
+    def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
+        """Adds a frame and the poses of its people."""
+
+    def finish(self) -> None:
+        """After the last."""
+
+
+OpenWriter = Callable[[pathlib.Path, Mapping[str, Any]], Writer]  # (the file, what is known of the video) -> its writer
 
 
 class PoseOutputs:
@@ -59,42 +70,59 @@ class PoseOutputs:
         stem: str,
         kinds: Sequence[str],
         *,
-        video: pathlib.Path,
+        video: Source,
         skeleton: Skeleton,
         model: Mapping[str, Any],
         joint_score: float,
         calibrated: bool = False,
+        others: Mapping[str, OpenWriter] | None = None,
     ):
         """Describes what to write.
 
         Args:
             folder: where to; made if need be.
             stem: the files' names without suffix.
-            kinds: keys of `SUFFIXES`.
+            kinds: keys of `SUFFIXES` and `others`, `LINES` or `WINDOW`.
             video: where the frames come from.
             skeleton: the joints' names and limbs.
             model: goes into the JSON files as it is, e.g. the model's name and the checkpoint's step.
             joint_score: joints of a smaller score are left out of the overlay, and are `1` (not visible) in COCO's terms.
             calibrated: the poses have probabilities.
+            others: writers of other files, by what follows `stem` in their names.
         """
+        self._others = others or {}
         self._calibrated = calibrated
         self._folder, self._stem, self._kinds, self._video = folder, stem, tuple(kinds), video
         self._skeleton, self._model, self._joint_score = skeleton, dict(model), joint_score
-        self._writers: list[_Writer] = []
+        self._writers: list[Writer] = []
 
     def __enter__(self) -> 'PoseOutputs':
-        make_folder(self._folder)
-        require_free(self._folder / f'{self._stem}{SUFFIXES[kind]}' for kind in self._kinds)  # now, not after hours
         self._place = contextlib.ExitStack()
-        self._hidden = self._place.enter_context(work_folder(self._folder, self._stem))
         self._files = contextlib.ExitStack()
+        if not self._writes_files:
+            return self
+        make_folder(self._folder)
+        require_free(
+            self._folder / f'{self._stem}{SUFFIXES[kind]}' for kind in self._kinds if kind in SUFFIXES
+        )  # not after hours
+        self._hidden = self._place.enter_context(work_folder(self._folder, self._stem))
         return self
+
+    @property
+    def closed(self) -> bool:
+        """Whether the user has closed the window: no more frames are wanted."""
+        return any(isinstance(writer, _WindowWriter) and writer.closed for writer in self._writers)
+
+    @property
+    def _writes_files(self) -> bool:
+        return not set(self._kinds) <= {LINES, WINDOW}
 
     def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
         """Adds a frame and the poses of its people to every file."""
         if not self._writers:
             rows, columns = frame.image.shape[:2]
-            about = {'video': str(self._video), 'width': columns, 'height': rows, 'rate': frame_rate(self._video), **self._model}
+            rate = self._video.stated_rate() or DEFAULT_RATE
+            about = {'video': self._video.name, 'width': columns, 'height': rows, 'rate': rate, **self._model}
             about |= {'probabilities_within': f'{WITHIN} torso lengths'} if self._calibrated else {}
             self._writers = [self._open(kind, about) for kind in self._kinds]
         for writer in self._writers:
@@ -106,28 +134,38 @@ class PoseOutputs:
                 if error is None:
                     for writer in self._writers:
                         writer.finish()
-            if error is None:
-                place_together({file: self._folder / file.name for file in sorted(self._hidden.iterdir())})
+            if error is None and self._writes_files:
+                drafts = [file for file in sorted(self._hidden.rglob('*')) if file.is_file()]
+                for folder in {file.parent for file in drafts} - {self._hidden}:
+                    make_folder(self._folder / folder.relative_to(self._hidden))
+                place_together({file: self._folder / file.relative_to(self._hidden) for file in drafts})
         except OSError as late:
             if error is None:
                 raise _named(late, self._folder) from None
         finally:
             self._place.close()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # that is of standard output
             _named(error, self._folder)
 
-    def _open(self, kind: str, about: dict[str, Any]) -> _Writer:
-        path = self._hidden / f'{self._stem}{SUFFIXES[kind]}'
+    def _open(self, kind: str, about: dict[str, Any]) -> Writer:
+        if kind == LINES:
+            return _LinesWriter(self._video.name)
+        if kind == WINDOW:
+            return _WindowWriter(self._video.name, self._skeleton, self._joint_score)
+        path = self._hidden / f'{self._stem}{SUFFIXES.get(kind, kind)}'
+        if kind in self._others:
+            return self._others[kind](path, about)
         if kind == 'overlay':
             file = self._files.enter_context(path.open('wb'))
             return _OverlayWriter(file, about['rate'], self._skeleton, self._joint_score)
-        text = self._files.enter_context(path.open('w', encoding='utf-8', newline=''))
+        text = self._files.enter_context(path.open('w', encoding='utf-8', errors='surrogateescape', newline=''))
         if kind == 'json':
             return _JsonWriter(text, about, self._skeleton)
         if kind == 'csv':
             return _CsvWriter(text, self._skeleton, self._calibrated)
-        names = [file.name for file in image_files(self._video)] if self._video.is_dir() else None
-        return _CocoWriter(text, about, self._skeleton, self._joint_score, names)
+        folder = self._video.path
+        names = [file.name for file in image_files(folder)] if folder is not None and folder.is_dir() else None
+        return _CocoWriter(text, about, self._skeleton, self._joint_score, self._stem, names)
 
 
 def _named(error: OSError, folder: pathlib.Path) -> OSError:
@@ -146,10 +184,53 @@ class _OverlayWriter:
         self._video, self._skeleton, self._joint_score = VideoWriter(file, rate), skeleton, joint_score
 
     def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
-        self._video.write(draw_poses(frame.image, poses, self._skeleton, self._joint_score))
+        self._video.write(draw_poses(frame.image, poses, self._skeleton, self._joint_score), frame.time)
 
     def finish(self) -> None:
         self._video.finish()
+
+
+class _LinesWriter:
+    """To standard output, a line for each person in each frame, at once."""
+
+    def __init__(self, video: str):
+        self._video = video
+
+    def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
+        for pose in poses:
+            print(json.dumps({'video': self._video, **record_of(pose)}, allow_nan=False), flush=True)
+
+    def finish(self) -> None:
+        """There is no end to write."""
+
+
+class _WindowWriter:
+    """Shows the overlay as it comes; the keys q and Escape, or its cross, close it."""
+
+    def __init__(self, video: str, skeleton: Skeleton, joint_score: float):
+        self._title, self._skeleton, self._joint_score = f'{video} - q to quit', skeleton, joint_score
+        self._shown = self.closed = False
+
+    def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
+        if self.closed:
+            return
+        cv2 = opencv()
+        try:
+            if self._shown and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+                self.closed = True
+                return
+            cv2.imshow(self._title, draw_poses(frame.image, poses, self._skeleton, self._joint_score)[..., ::-1])
+            self.closed = cv2.waitKey(1) & 0xFF in _QUIT
+        except cv2.error as error:
+            raise InputError(
+                f'--outputs={WINDOW}: this OpenCV has no windows, or there is no screen; pip install opencv-contrib-python '
+                'in the place of opencv-contrib-python-headless'
+            ) from error
+        self._shown = True
+
+    def finish(self) -> None:
+        with contextlib.suppress(opencv().error):
+            opencv().destroyWindow(self._title)
 
 
 class _JsonWriter:
@@ -214,8 +295,16 @@ class _CsvWriter:
 class _CocoWriter:
     """COCO's keypoint annotations; the frames are its images, listed at the end, where their number is known."""
 
-    def __init__(self, file: IO[str], about: dict[str, Any], skeleton: Skeleton, joint_score: float, names: list[str] | None):
-        self._file, self._about, self._joint_score, self._names = file, about, joint_score, names
+    def __init__(
+        self,
+        file: IO[str],
+        about: dict[str, Any],
+        skeleton: Skeleton,
+        joint_score: float,
+        stem: str,
+        names: list[str] | None,
+    ):
+        self._file, self._about, self._joint_score, self._stem, self._names = file, about, joint_score, stem, names
         self._frames = self._annotations = 0
         category = {
             'id': 1,
@@ -252,11 +341,10 @@ class _CocoWriter:
 
     def finish(self) -> None:
         self._file.write('\n],\n"images": [')
-        stem = pathlib.Path(self._about['video']).stem
         for frame in range(self._frames):
             image = {
                 'id': frame,
-                'file_name': self._names[frame] if self._names else f'{stem}/{frame:06d}.png',
+                'file_name': self._names[frame] if self._names else f'{self._stem}/{frame:06d}.png',
                 'width': self._about['width'],
                 'height': self._about['height'],
             }

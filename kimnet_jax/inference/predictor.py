@@ -24,7 +24,7 @@ class PosePredictor:
     """A trained model on one video at a time: the people of a frame in one call.
 
     The host crops; normalisation, network and decoding are one call on the device, from which only the joints return. The number
-    of people is filled up to a power of two, and each of the two functions is compiled once for each of these.
+    of people is filled up to the next of a few (`padded`), and each of the two functions is compiled once for each of these.
 
     Attributes:
         state: the recursion's after the last frame, on the device; None before the first.
@@ -137,8 +137,9 @@ class PosePredictor:
 
 
 def padded(people: int) -> int:
-    """The next power of two: how many are computed side by side."""
-    return 1 << (people - 1).bit_length()
+    """How many are computed side by side: the next of 1, 2, 3, 4, 6, 8, 12, 16, ..."""
+    power = 1 << (people - 1).bit_length()
+    return power * 3 // 4 if people <= power * 3 // 4 else power
 
 
 def _rows(states: list[State], rows: list[int], size: int) -> State:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from kimnet_jax.core.filters import Filter, FilterStream
 from kimnet_jax.core.pose_windows import WindowConfig, causal_spans, combine, in_batches, refine, refine_span
 from kimnet_jax.core.types import Array
 from kimnet_jax.core.video import Frame
@@ -93,6 +94,34 @@ class PoseStream(Protocol):
 
     def flush(self) -> Iterator[FramePose]:
         """The last poses."""
+
+
+class PoseFilter:
+    """A filter in the place of a network (`core.filters`); in a stream it sees the past alone, and nothing waits."""
+
+    def __init__(self, smooth: Filter):
+        """Takes the filter."""
+        self._filter = smooth
+
+    def __call__(self, joints: Array, boxes: Array, image_size: Array, times: Array) -> np.ndarray:
+        """Smooths a sequence (`Refiner`); float32 [T, J, 2]."""
+        return self._filter(joints, boxes, times).astype(np.float32)
+
+    def stream(self, image_size: tuple[int, int], look_ahead: int) -> '_FilterStream':
+        """Smooths pose after pose."""
+        return _FilterStream(self._filter.stream())
+
+
+class _FilterStream:
+    def __init__(self, stream: FilterStream):
+        self._stream = stream
+
+    def push(self, pose: FramePose) -> Iterator[FramePose]:
+        joints = self._stream.push(pose.joints, pose.box, pose.time)
+        yield dataclasses.replace(pose, joints=joints.astype(np.float32))
+
+    def flush(self) -> Iterator[FramePose]:
+        return iter(())
 
 
 Poses = Iterable[tuple[Frame, list[FramePose]]]

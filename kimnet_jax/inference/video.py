@@ -7,9 +7,7 @@ import numpy as np
 from kimnet_jax.core.drawing import DARK, SHIFT, draw_skeleton, fixed_point, line_thickness
 from kimnet_jax.core.image import opencv
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.video import stated_frame_count as stated_frame_count
 from kimnet_jax.inference.people import ONLY, FramePose
-from kimnet_jax.inference.video_writer import VideoWriter as VideoWriter
 
 cv2 = opencv()
 _BOX, _LOST = (235, 235, 235), (255, 70, 70)  # R G B

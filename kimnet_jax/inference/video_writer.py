@@ -10,6 +10,7 @@ import numpy as np
 
 _TICKS = 90_000  # a second; the common durations of a frame are whole numbers of these
 _LOWEST_RATE = fractions.Fraction(1, 1001)  # what the encoder is told; the times count
+ENCODER = {'bf': '0', 'preset': 'veryfast', 'crf': '20'}  # twice as fast as x264's own preset, for files a quarter larger
 _BT709, _LIMITED = 1, 1  # FFmpeg's numbers of matrix, primaries and transfer, and of the range
 
 
@@ -27,11 +28,11 @@ class VideoWriter:
         self._duration = max(1, round(self._step * _TICKS))
         self._held: av.Packet | None = None
         self._container = av.open(
-            file, 'w', format='mp4', options={'movflags': '+faststart'}, io_open=lambda *_: _second_reader(file)
+            _Nameless(file), 'w', format='mp4', options={'movflags': '+faststart'}, io_open=lambda *_: _second_reader(file)
         )
         stated = max(fractions.Fraction(rate).limit_denominator(1001), _LOWEST_RATE)
         # without B-frames the last packet is the frame that is shown last, and the first one is shown at 0
-        self._stream = self._container.add_stream('libx264', rate=stated, options={'bf': '0'})
+        self._stream = self._container.add_stream('libx264', rate=stated, options=ENCODER)
         self._stream.pix_fmt = 'yuv420p'
         context = self._stream.codec_context
         context.time_base = fractions.Fraction(1, _TICKS)
@@ -82,6 +83,13 @@ def _second_reader(file: IO[bytes]) -> 'IO[bytes] | _Elsewhere':
     """The same file once more, to be read while it is written: FFmpeg moves the pictures to make room for the index."""
     file.flush()
     return _Elsewhere(file) if isinstance(file, io.BytesIO) else pathlib.Path(file.name).open('rb')
+
+
+class _Nameless:
+    """A file whose name PyAV does not see: it takes none that is no valid Unicode."""
+
+    def __init__(self, file: IO[bytes]):
+        self.write, self.seek, self.tell = file.write, file.seek, file.tell
 
 
 class _Elsewhere:

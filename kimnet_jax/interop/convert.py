@@ -15,8 +15,9 @@ from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.json_files import parse_json
 from kimnet_jax.core.skeleton import get_skeleton
-from kimnet_jax.interop import import_torch
+from kimnet_jax.interop import import_torch, some_of
 from kimnet_jax.interop.networks import NETWORKS, Network
+from kimnet_jax.interop.prefixes import prefixes_told
 from kimnet_jax.interop.translation import placed, places, translate_back
 from kimnet_jax.models.outputs import VideoOutput
 from kimnet_jax.models.weights import assign, flatten
@@ -81,7 +82,8 @@ def from_torch(
     if not partial:
         problems += [*unused, *(f'{path}: nothing fills it' for path in unfilled)]
     if problems:
-        raise InputError('\n'.join([f'not the weights of {name!r}, {config}:', *problems]))
+        told = '' if arrays else f' {prefixes_told(list(entries))}'
+        raise InputError('\n'.join([f'not the weights of {name!r}, {config}:{told}', *problems]))
     notes += _listed('left out, it has no effect', [key for key, place in found.items() if place.path is None])
     notes += [f'left out: {line}' for line in unused]
     return Weights(name, config, {path: array for path, array in arrays.items() if path in shapes}), notes, unfilled
@@ -128,6 +130,8 @@ def check_complete(weights: Weights) -> nnx.Module:
 def forward_error(weights: Weights, entries: Arrays) -> float:
     """Largest relative error of our outputs against the twin's, which has the PyTorch `entries`, on a small random batch.
 
+    NaN where the outputs are beyond float32, there and here: nothing can be told from them then.
+
     Raises `InputError` where the twin does not take the entries, or the error is over `TOLERANCE`.
     """
     torch, network = import_torch(), NETWORKS[weights.network]
@@ -149,6 +153,8 @@ def forward_error(weights: Weights, entries: Arrays) -> float:
         reference = np.moveaxis(reference, -3, -1) if reference.ndim > 3 else reference
         if np.shape(ours) != reference.shape:
             raise InputError(f'the outputs differ in shape: {np.shape(ours)} here, {reference.shape} in PyTorch')
+        if not np.isfinite(reference).all() and not np.isfinite(ours).all():
+            return float('nan')
         errors.append(float(np.linalg.norm(np.asarray(ours, np.float64) - reference) / (np.linalg.norm(reference) or 1)))
     largest = max(errors)
     if not largest <= TOLERANCE:
@@ -216,9 +222,9 @@ def _read_config(name: str, entries: Arrays) -> Any:
     try:
         return NETWORKS[name].read_config({key: array.shape for key, array in entries.items()})
     except KeyError as error:
-        raise InputError(f'not the weights of {name!r}: there is no {error.args[0]}; there are {_some(list(entries))}') from None
+        raise InputError(f'not the weights of {name!r}: there is no {error.args[0]}; {prefixes_told(list(entries))}') from None
     except (ValueError, IndexError, TypeError) as error:  # of shapes that no such network has
-        raise InputError(f'not the weights of {name!r}: {error}') from None
+        raise InputError(f'not the weights of {name!r}: {error}; {prefixes_told(list(entries))}') from None
 
 
 def _abstract(name: str, config: Any) -> nnx.Module:
@@ -246,10 +252,6 @@ def _listed(text: str, keys: list[str]) -> list[str]:
     """One line for many keys."""
     counters = [key for key in keys if key.endswith('.num_batches_tracked')]
     others = [key for key in keys if not key.endswith('.num_batches_tracked')]
-    named = [_some(others)] if others else []
+    named = [some_of(others)] if others else []
     named += [f'num_batches_tracked of {len(counters)} BatchNorms'] if counters else []
     return [f'{text}: {"; ".join(named)}'] if named else []
-
-
-def _some(names: list[str]) -> str:
-    return ', '.join(names[:6]) + (f' and {len(names) - 6} more' if len(names) > 6 else '')

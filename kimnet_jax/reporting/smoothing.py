@@ -1,16 +1,16 @@
-"""Filters that every refined result is set beside, and its tables: a filter that smooths too much loses PCK.
+"""The filters that every refined result is set beside, and its tables: a filter that smooths too much loses PCK.
 
-The parameters are usual ones, chosen once and tuned on nothing. Missing joints are filled in by lines before a filter.
+The parameters are usual ones, chosen once and tuned on nothing. The clips of the tables state no rate: all are taken to have
+`RATE`, so that the settings of `core.filters`, in seconds, are the numbers of frames that the tables are about. Missing joints
+are filled in by lines before a filter.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
-from scipy.signal import savgol_filter
 
+from kimnet_jax.core.filters import Filter, Gaussian, OneEuro, SavitzkyGolay
 from kimnet_jax.core.pose_windows import fill_gaps
 from kimnet_jax.core.sequence import interpolate, sampled_frames
 from kimnet_jax.core.types import Array
@@ -18,58 +18,10 @@ from kimnet_jax.metrics import MEAN, NORMALISERS
 from kimnet_jax.reporting.tables import SMOOTHNESS, number, percent, render, table
 
 RAW = 'raw input'
+RATE = 30.0  # frames per second, nominal
+_WINDOW, _SIGMA = 10, 2  # frames: from the first to the last of a window of 11, and a standard deviation
 _SUMMARY = ('0.05', '0.1', '0.2')
 SPATIAL_COLUMNS = {'mpjpe': 'MPJPE', 'pa_mpjpe': 'PA-MPJPE', 'acceleration': 'Acceleration error', 'jitter': 'Jitter'}
-
-
-def one_euro(
-    poses: Array,
-    boxes: Array,
-    *,
-    rate: float = 30.0,
-    minimum_cutoff: float = 1.0,
-    beta: float = 5.0,
-    derivative_cutoff: float = 1.0,
-) -> np.ndarray:
-    """The One-Euro filter (Casiez et al., CHI 2012), frame after frame, without look-ahead.
-
-    Args:
-        poses: [T, J, D].
-        boxes: [T, 2 * D]; speed is measured in their mean longer sides per second, so that the parameters fit any scale.
-        rate: frames per second, nominal.
-        minimum_cutoff: Hz, of a joint at rest.
-        beta: Hz that a speed of 1 adds to the cutoff.
-        derivative_cutoff: Hz, of the speed.
-
-    Returns:
-        float64 [T, J, D].
-    """
-    poses = fill_gaps(poses).astype(np.float64)
-    low, high = np.split(np.asarray(boxes, np.float64), 2, axis=-1)
-    unit = max((high - low).max(-1).mean(), 1e-6)
-
-    def share(cutoff: Any) -> Any:
-        return 1 / (1 + rate / (2 * math.pi * cutoff))
-
-    result, speed = poses.copy(), np.zeros_like(poses[0])
-    for t in range(1, len(poses)):
-        change = (poses[t] - result[t - 1]) * rate / unit
-        speed += share(derivative_cutoff) * (change - speed)
-        cutoff = minimum_cutoff + beta * np.linalg.norm(speed, axis=-1, keepdims=True)
-        result[t] = result[t - 1] + share(cutoff) * (poses[t] - result[t - 1])
-    return result
-
-
-def savitzky_golay(poses: Array, *, window: int = 11, order: int = 2) -> np.ndarray:
-    """Polynomials of an order through a window of frames; in a shorter clip the longest odd window. float64 [T, J, D]."""
-    poses = fill_gaps(poses).astype(np.float64)
-    window = min(window, len(poses) - 1 + len(poses) % 2)
-    return savgol_filter(poses, window, order, axis=0) if window > order else poses
-
-
-def gaussian(poses: Array, *, sigma: float = 2.0) -> np.ndarray:
-    """Means with Gaussian weights over time, `sigma` in frames; the ends are continued as they are. float64 [T, J, D]."""
-    return gaussian_filter1d(fill_gaps(poses).astype(np.float64), sigma, axis=0, mode='nearest')
 
 
 def linear(poses: Array, *, interval: int) -> np.ndarray:
@@ -84,11 +36,15 @@ def baselines(interval: int) -> dict[str, Callable[[Array, Array], np.ndarray]]:
     """Name -> (poses [T, J, D], boxes [T, 2 * D]) -> poses, in the order of the tables; `interval` of the network beside them."""
     return {
         RAW: lambda poses, boxes: np.asarray(poses),
-        'One-Euro': one_euro,
-        'Savitzky-Golay': lambda poses, boxes: savitzky_golay(poses),
-        'Gaussian': lambda poses, boxes: gaussian(poses),
+        'One-Euro': _filtering(OneEuro()),
+        'Savitzky-Golay': _filtering(SavitzkyGolay(window=_WINDOW / RATE)),
+        'Gaussian': _filtering(Gaussian(sigma=_SIGMA / RATE)),
         f'lines, every {_ordinal(interval)} frame': lambda poses, boxes: linear(poses, interval=interval),
     }
+
+
+def _filtering(smooth: Filter) -> Callable[[Array, Array], np.ndarray]:
+    return lambda poses, boxes: smooth(fill_gaps(poses), boxes, np.arange(len(poses)) / RATE)
 
 
 def _ordinal(number: int) -> str:

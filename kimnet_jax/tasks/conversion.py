@@ -21,6 +21,7 @@ from kimnet_jax.interop.convert import (
     to_torch,
 )
 from kimnet_jax.interop.networks import NETWORKS
+from kimnet_jax.interop.prefixes import fitted
 from kimnet_jax.interop.weight_files import PLAIN_SUFFIXES, TORCH_SUFFIXES, read_weights, suffix_of, write_weights
 from kimnet_jax.tasks.trained import open_run
 
@@ -32,6 +33,7 @@ class ConversionRequest:
     target: file to write; its ending gives the format.
     model: which network; None: files of ours and runs tell it.
     to: whose keys and layout to write; None: the other one than the source has.
+    entry: which of the weights of a PyTorch file that holds several.
     part: take only the entries under this PyTorch name.
     partial: leave out entries that the network does not have, and parts of it unfilled.
     pixels: the release whose images the weights expect; None: images as ours.
@@ -47,6 +49,7 @@ class ConversionRequest:
     target: pathlib.Path
     model: str | None = None
     to: Literal['flax', 'torch'] | None = None
+    entry: str | None = None
     part: str | None = None
     partial: bool = False
     pixels: str | None = None
@@ -77,11 +80,13 @@ def convert(request: ConversionRequest) -> None:
     unfilled: list[str] = []
     if weights is None or to == 'torch' or request.part:
         if weights is not None:
-            template = read_weights(request.template).arrays if request.template else None
+            template = fitted(weights.network, read_weights(request.template).arrays)[0] if request.template else None
             entries, lines = to_torch(weights, template)
             notes += lines
         if request.part:
             entries = _part(entries, request.part)
+        entries, lines = fitted(name, entries)
+        notes += lines
         config = known.config if known is not None and not request.part and known.network == name else None
         weights, lines, unfilled = from_torch(name, entries, config=config, given=request.fields, partial=request.partial)
         notes += lines
@@ -98,7 +103,11 @@ def convert(request: ConversionRequest) -> None:
     if entries and not unfilled:
         check_complete(weights)
     if request.verify and entries and not request.partial and has_torch():
-        print(f'the outputs agree with PyTorch: relative error {forward_error(weights, entries):.1e}')
+        error = forward_error(weights, entries)
+        agreed = f'the outputs agree with PyTorch: relative error {error:.1e}'
+        print(
+            'not compared: on random inputs the outputs of these weights overflow, in PyTorch too' if error != error else agreed
+        )
     arrays = entries if to == 'torch' else weights.arrays
     write_weights(target, arrays, describe(weights, torch=to == 'torch'))
     print(f'{len(arrays)} arrays written to {target}')
@@ -109,11 +118,13 @@ def _read(
 ) -> tuple[Weights | None, dict[str, np.ndarray], list[str], Weights | None]:
     """(ours, none, notes, ours), or (None, PyTorch's entries, notes, what the file says of them)."""
     if source.is_dir():
+        if request.entry is not None:
+            raise InputError(f'--entry={request.entry}: only a PyTorch checkpoint can hold several weights; {source} is a run')
         found = open_run(source, request.checkpoint)
         return found.weights, {}, [f'checkpoint {found.step} of {source}'], found.weights
     if request.checkpoint != 'best' and source.is_file():
         raise InputError(f'--checkpoint is for the folder of a run, which {source} is not')
-    arrays, metadata, notes = read_weights(source)
+    arrays, metadata, notes = read_weights(source, request.entry)
     weights = described(metadata, arrays, source)
     return weights, {} if weights else arrays, notes, stated(metadata, source)
 

@@ -8,6 +8,7 @@ import jax
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.interop.convert import Weights, described, from_torch, stated
 from kimnet_jax.interop.networks import NETWORKS
+from kimnet_jax.interop.prefixes import fitted
 from kimnet_jax.interop.weight_files import read_weights
 from kimnet_jax.reporting import parity_report
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -90,8 +91,9 @@ def compare_one(
         if weights is None:
             known = stated(metadata, file)
             config = known.config if known and known.network == model else None
-            weights, lines, _ = from_torch(model, arrays, config=config)
-            entries, notes = arrays, [*notes, *lines]
+            entries, told = fitted(model, arrays)
+            weights, lines, _ = from_torch(model, entries, config=config)
+            notes = [*notes, *told, *lines]
         if weights.network != model:
             raise InputError(f'{file}: weights of {weights.network!r}; say --model {weights.network}')
         for line in notes:

@@ -11,11 +11,13 @@ from flax import nnx
 
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError, one_line
-from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position
+from kimnet_jax.core.filters import Filter, parse_filter
+from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position, spans_without_long_gaps
 from kimnet_jax.core.skeleton import SMPL, get_skeleton
 from kimnet_jax.core.smpl import Body
 from kimnet_jax.core.types import Batch, Pairs
-from kimnet_jax.data_pipelines import pose_files, poses, schema, sequence_files, smpl_files
+from kimnet_jax.core.video import DEFAULT_RATE
+from kimnet_jax.data_pipelines import pose_files, pose_formats, poses, schema, sequence_files, smpl_files
 from kimnet_jax.data_pipelines.loader import prefetch_to_device
 from kimnet_jax.data_pipelines.poses import NoiseConfig, PoseConfig
 from kimnet_jax.inference.refiner import PoseRefiner
@@ -43,6 +45,7 @@ from kimnet_jax.training.state import Weights, split_model
 from kimnet_jax.training.steps import Stepping, TrainStep
 
 OURS = 'HANet (ours)'
+LONGEST_GAP = 25  # frames without the person that are bridged
 
 
 class Split(NamedTuple):
@@ -278,26 +281,100 @@ def load(found: Trained) -> TrainedRefiner:
     return TrainedRefiner(refiner, found.skeleton.name, found.about, settings.kind, settings.root)
 
 
-def refine_file(refiner: TrainedRefiner, source: pathlib.Path, target: pathlib.Path) -> int:
-    """Refines a file of poses, `.json` or `.npz`, into another of the same form; returns its frames.
+class Smoother(NamedTuple):
+    """A filter in the place of a network, for poses of any skeleton and kind.
 
-    All but the poses stays as it was; `refined` says by what. Raises `InputError` naming the file and the field.
+    Attributes:
+        smooth: the filter; None: poses stay as they are, and the file is only converted.
+        about: what files say of it.
+        skeleton, kind: any.
     """
-    if target.suffix != source.suffix:
-        raise InputError(f'{target}: the file becomes one of the form of {source}; let its name end in {source.suffix!r}, too')
-    found = pose_files.open_pose_file(source, refiner.kind)
-    if found.skeleton != refiner.skeleton:
+
+    smooth: Filter | None
+    about: Mapping[str, Any]
+    skeleton: str | None = None
+    kind: poses.Kind | None = None
+
+    def refine(self, one: poses.Estimates, source: str) -> np.ndarray:
+        """Smoothed joints float32 [T, J, D] of a clip; a joint that is in none of its frames stays missing (NaN).
+
+        Raises `InputError` naming `source` where its times are not in order.
+        """
+        if self.smooth is None:
+            return one.joints
+        try:
+            return self.smooth(one.joints, one.boxes, one.times_at(DEFAULT_RATE)).astype(np.float32)
+        except InputError as error:
+            raise InputError(f'{source}: {error}') from error
+
+
+def smoother(text: str) -> Smoother:
+    """The filter that `--smooth` names, or `none`. Raises `InputError` naming what is wrong, and the known ones."""
+    if text == 'none':
+        return Smoother(None, {})
+    try:
+        smooth = parse_filter(text)
+    except InputError as error:
+        raise InputError(f'--smooth: {error}') from error
+    return Smoother(smooth, {'filter': str(smooth)})
+
+
+def refine_file(refiner: TrainedRefiner | Smoother, source: pathlib.Path, target: pathlib.Path) -> int:
+    """Refines a file of poses (`pose_files.open_pose_file`) into another one; returns its frames.
+
+    In the format of the source, all but the poses stays as it was, and `refined` says by what they were changed. In another
+    format the target has what the source tells that it has a place for. A frame without a person stays one.
+
+    Raises:
+        InputError: naming the file and the field that is wrong.
+    """
+    form = pose_files.format_of(source)
+    wanted = pose_files.format_of(target, like=form)
+    if form != wanted and 'npz' in (form, wanted):
+        raise InputError(f'{target}: an .npz becomes an .npz, and nothing else does; let its name end in {source.suffix!r}, too')
+    if form == wanted == 'openpose' and target.resolve() == source.resolve():
+        raise InputError(f'{target}: that is the folder that is read; give another one')
+    found = pose_files.open_pose_file(source, refiner.kind, refiner.skeleton)
+    if refiner.skeleton is not None and found.skeleton != refiner.skeleton:
         raise InputError(
             f'{source}: poses of {found.skeleton!r}; {refiner.about["weights"]} refines those of {refiner.skeleton!r}'
         )
     if not any(np.isfinite(one.joints).all(-1).any() for one in found.clips):
         raise InputError(f'{source}: no joint in any of its frames; there is nothing to refine')
-    joints = [refiner.refine(one, str(source)) for one in found.clips]
-    found.write(target, joints, refiner.about)
-    return sum(map(len, joints))
+    if isinstance(refiner, Smoother) and refiner.smooth is not None and any(one.times is None for one in found.clips):
+        print(f'warning: {source}: tells no times; taken as {DEFAULT_RATE:g} frames a second', file=sys.stderr)
+    joints = [_refine_clip(refiner, one, str(source)) for one in found.clips]
+    if form == wanted:
+        found.write(target, joints, refiner.about)
+    else:
+        _write_other(found, target, wanted, joints, refiner.about)
+    return sum(len(one.joints) if one.present is None else int(one.present.sum()) for one in found.clips)
 
 
-def refine_files(refiner: TrainedRefiner, files: Sequence[tuple[pathlib.Path, pathlib.Path]]) -> int:
+def _refine_clip(refiner: TrainedRefiner | Smoother, one: poses.Estimates, source: str) -> np.ndarray:
+    """float32 [T, J, D]; where the person is away for longer than `LONGEST_GAP`, before and after are refined apart."""
+    if one.present is None or one.present.all():
+        return refiner.refine(one, source)
+    joints = np.full_like(one.joints, np.nan)
+    for first, end in spans_without_long_gaps(one.present, LONGEST_GAP):
+        fields = ('joints', 'scores', 'boxes', 'frames', 'times', 'present')
+        parts = {name: getattr(one, name)[first:end] for name in fields if getattr(one, name) is not None}
+        joints[first:end] = refiner.refine(dataclasses.replace(one, **parts), source)
+    joints[~one.present] = np.nan
+    return joints
+
+
+def _write_other(
+    found: pose_files.PoseFile, target: pathlib.Path, form: str, joints: Sequence[np.ndarray], changed: Mapping[str, Any]
+) -> None:
+    clips = [dataclasses.replace(one, joints=pose) for one, pose in zip(found.clips, joints, strict=True)]
+    named = found.skeleton.startswith('points') and found.joints != get_skeleton(found.skeleton).joints
+    skeleton = found.joints if named else get_skeleton(found.skeleton)
+    about = {**found.about, **({'refined': dict(changed)} if changed else {})}
+    pose_formats.write_poses(target, form, clips, skeleton, about)  # type: ignore[arg-type]
+
+
+def refine_files(refiner: TrainedRefiner | Smoother, files: Sequence[tuple[pathlib.Path, pathlib.Path]]) -> int:
     """Refines (source, target) after (source, target); one that fails is reported, the others go on. The exit status: 0 or 2."""
     failed = 0
     for source, target in files:

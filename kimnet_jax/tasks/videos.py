@@ -2,27 +2,32 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from kimnet_jax.core import signals
 from kimnet_jax.core.background import Behind, ahead
 from kimnet_jax.core.calibration import Calibration
 from kimnet_jax.core.errors import InputError, one_line
+from kimnet_jax.core.filters import parse_filter
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.core.video import Frame, read_frames
-from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
+from kimnet_jax.core.sources import Source
+from kimnet_jax.core.video import Frame
+from kimnet_jax.data_pipelines import pose_formats, pose_records
+from kimnet_jax.inference.outputs import LINES, SUFFIXES, WINDOW, PoseOutputs, output_stems
 from kimnet_jax.inference.people import FramePose, People
 from kimnet_jax.inference.predictor import PosePredictor, predict_poses
-from kimnet_jax.inference.refiner import Refiner, refine_video
+from kimnet_jax.inference.refiner import PoseFilter, Refiner, refine_video
 from kimnet_jax.inference.tracking import TrackerConfig
-from kimnet_jax.inference.video import stated_frame_count
 from kimnet_jax.models.folding import fold
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.training.state import Weights, split_model
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
     from kimnet_jax.tasks.refinement import TrainedRefiner
 
 
+OTHERS: dict[str, str] = {kind: ending for kind, ending in pose_formats.ENDINGS.items() if kind not in SUFFIXES}
+OUTPUTS: Mapping[str, str] = {**SUFFIXES, **OTHERS, LINES: '', WINDOW: ''}  # what can be written, and how its name ends
 TRACKING = TrackerConfig()
 
 
@@ -120,9 +127,23 @@ def with_refiner(model: VideoPoses, behind: 'TrainedRefiner', look_ahead: int | 
     return dataclasses.replace(model, about=about, refiner=behind.refiner, look_ahead=look_ahead, calibration=None)
 
 
+def with_filter(model: VideoPoses, text: str, live: bool) -> VideoPoses:
+    """The model with the filter behind it that `--smooth` names. Raises `InputError` where there is none of that name.
+
+    `live`: the poses come out at once, so that the filter sees the past alone; else the whole video.
+    """
+    try:
+        smooth = parse_filter(text)
+    except InputError as error:
+        raise InputError(f'--smooth: {error}') from error
+    about = {**model.about, 'refined': {'filter': str(smooth), 'look_ahead': 0 if live else None}}
+    look_ahead = 0 if live else None
+    return dataclasses.replace(model, about=about, refiner=PoseFilter(smooth), look_ahead=look_ahead, calibration=None)
+
+
 def predict_videos(
     model: VideoPoses,
-    videos: Sequence[pathlib.Path],
+    videos: Sequence[Source],
     out: pathlib.Path,
     kinds: Sequence[str],
     people: Sequence[Callable[[TrackerConfig], People]],
@@ -133,25 +154,29 @@ def predict_videos(
 
     Args:
         model: the network.
-        videos: video files or folders of images.
+        videos: files, folders of images, or what else frames come from.
         out: folder for the results.
-        kinds: keys of `SUFFIXES`.
+        kinds: some of `OUTPUTS`.
         people: makes for every video what knows who is in it.
         every: run the network on every so many frames (see `predict_poses`).
 
     Returns:
         The exit status: 0, or 2 where a video failed.
     """
-    stems = output_stems(videos, out, kinds)
+    written = [OUTPUTS[kind] for kind in kinds if OUTPUTS[kind]]
+    told = sys.stderr if LINES in kinds else sys.stdout
+    stems = output_stems(videos, out, written)
     failed = 0
     for video, stem, make_people in zip(videos, stems, people, strict=True):
         try:
             frames = _predict_video(model, video, out, stem, kinds, make_people(TRACKING), every)
-            print(f'{video}: {frames} frames -> {out / stem}{{{",".join(SUFFIXES[kind] for kind in kinds)}}}')
+            endings = f'{{{",".join(written)}}}' if len(written) > 1 else ''.join(written)
+            where = f' -> {out / stem}{endings}' if written else ''
+            print(f'{video.name}: {frames} frames{where}', file=told)
         except (InputError, MemoryError) as error:
             failed += 1
             text = one_line(error) if isinstance(error, InputError) else f'not enough memory ({error})'
-            message = text if str(video) in text else f'{video}: {text}'
+            message = text if video.name in text else f'{video.name}: {text}'
             print(f'error: {message}; nothing was written for it', file=sys.stderr)
     if failed:
         print(f'error: {failed} of {len(videos)} videos failed, see above', file=sys.stderr)
@@ -159,24 +184,30 @@ def predict_videos(
 
 
 def _predict_video(
-    model: VideoPoses, video: pathlib.Path, out: pathlib.Path, stem: str, kinds: Sequence[str], people: People, every: int
+    model: VideoPoses, video: Source, out: pathlib.Path, stem: str, kinds: Sequence[str], people: People, every: int
 ) -> int:
-    """Writes a video's results; how many frames it has. Reading and writing go on in threads of their own."""
+    """Writes a video's results; how many frames it has. Reading and writing go on in threads of their own.
+
+    Ctrl-C ends a source that cannot be read again as its end would: what came until then is written.
+    """
     outputs = PoseOutputs(
         out,
         stem,
-        kinds,
+        [OTHERS.get(kind, kind) for kind in kinds],
         video=video,
         skeleton=model.skeleton,
         model=model.about,
         joint_score=TRACKING.joint_score,
         calibrated=model.calibration is not None,
+        others={ending: functools.partial(_Gathered, kind, model.skeleton) for kind, ending in OTHERS.items()},
     )
+    if model.refiner is not None and model.look_ahead is None and not video.readable_again:
+        raise InputError(f'{video.name}: cannot be read twice, as refining a whole video does; give --look_ahead')
 
     def write_frame(item: tuple[Frame, list[FramePose]]) -> None:
         outputs.write(*item)
 
-    count, damaged, stated = 0, [], stated_frame_count(video)
+    count, persons, damaged, stated = 0, 0, [], video.stated_count()
     with (
         outputs,
         tqdm(desc=stem, total=stated, unit='frame', disable=None) as progress,
@@ -185,7 +216,8 @@ def _predict_video(
     ):
 
         def read() -> Iterator[Frame]:
-            return reading.enter_context(contextlib.closing(ahead(read_frames(video, tolerant=True))))
+            stopped = _never if video.readable_again else reading.enter_context(signals.deferred())
+            return reading.enter_context(contextlib.closing(ahead(video.frames(True), stopped=stopped)))
 
         poses = predict_poses(model.predictor, read(), people, every=every)
         if model.refiner is not None:
@@ -194,13 +226,52 @@ def _predict_video(
             write((frame, [model.calibrated(pose) for pose in of_frame]))
             if frame.damaged:
                 damaged.append(count)
+            persons += len(of_frame)
             count += 1
             progress.update()
-    _warn(video, damaged, count, stated)
+            if outputs.closed:
+                break
+    _warn(video.name, damaged, count, stated)
+    if not persons:
+        print(f'warning: {video.name}: nobody was found in it', file=sys.stderr)
     return count
 
 
-def _warn(video: pathlib.Path, damaged: Sequence[int], frames: int, stated: int | None) -> None:
+def _never() -> bool:
+    return False
+
+
+class _Gathered:
+    """Poses of a whole video, for formats that are written at its end."""
+
+    def __init__(self, kind: str, skeleton: Skeleton, path: pathlib.Path, about: Mapping[str, Any]):
+        self._kind, self._skeleton, self._path, self._about = kind, skeleton, path, about
+        self._poses: list[FramePose] = []
+        self._times: list[float] = []
+
+    def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:
+        self._poses += poses
+        self._times.append(frame.time)
+
+    def finish(self) -> None:
+        if not self._poses:
+            return  # a file of nobody's poses is no file in any of these formats
+        records = pose_records.Records(
+            [pose.person for pose in self._poses],
+            [pose.frame for pose in self._poses],
+            np.stack([pose.joints for pose in self._poses]),
+            np.stack([pose.scores for pose in self._poses]),
+            np.stack([pose.box for pose in self._poses]),
+            [pose.time for pose in self._poses],
+        )
+        name, size = self._about['video'], (self._about['height'], self._about['width'])
+        clips = pose_records.clips_of(records, name, pathlib.PurePath(name).stem, size, count=len(self._times)).clips
+        pose_formats.write_poses(
+            self._path, cast(pose_formats.Format, self._kind), clips, self._skeleton, self._about, self._times
+        )
+
+
+def _warn(video: str, damaged: Sequence[int], frames: int, stated: int | None) -> None:
     """Tells of a damaged file on stderr."""
     if damaged:
         print(

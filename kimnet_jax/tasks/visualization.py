@@ -28,7 +28,7 @@ from kimnet_jax.data_pipelines.export import find_clip
 from kimnet_jax.inference.people import FramePose, Look, OnePerson
 from kimnet_jax.inference.predictor import Pose, PosePredictor, predict_poses
 from kimnet_jax.inference.tracking import TrackerConfig
-from kimnet_jax.inference.video import VideoWriter
+from kimnet_jax.inference.video_writer import VideoWriter
 from kimnet_jax.metrics import ALPHA, pck_state, torso_length
 from kimnet_jax.reporting import VIDEO_SUFFIX, require_matplotlib
 from kimnet_jax.tasks import videos
@@ -359,13 +359,13 @@ def compare(networks: Mapping[str, Trained], footage: Footage, asked: Frames | N
     if not moving:
         _write(pictures.compare(rows(_panels(runs[0].frames, shown, view), slice(None)), shown, title), out)
         return
-    rate = DEFAULT_RATE / shown.step
     with draft_of(out) as draft, draft.open('wb') as file, contextlib.closing(footage.read()) as stream:
-        writer = VideoWriter(file, rate)
+        writer = VideoWriter(file, DEFAULT_RATE)
         frames = itertools.islice(stream, shown.start, shown.stop, shown.step)
         for i, frame in enumerate(tqdm(frames, desc=out.name, total=len(shown), unit='frame', disable=None, leave=False)):
             part = rows(warp(frame.image, view, _VIEW)[None], slice(i, i + 1))
-            writer.write(pictures.pixels(pictures.compare(part, shown[i : i + 1], title, side_by_side=True)))
+            picture = pictures.pixels(pictures.compare(part, shown[i : i + 1], title, side_by_side=True))
+            writer.write(picture, frame.time)
         writer.finish()
     print(f'written: {out}')
 

@@ -10,7 +10,8 @@ from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig
 from kimnet_jax.core.skeleton import PENN_ACTION
-from kimnet_jax.data_pipelines.pose_files import read_pose_json, read_predictions, write_predictions
+from kimnet_jax.data_pipelines.pose_files import read_predictions, write_predictions
+from kimnet_jax.data_pipelines.pose_records import read_pose_json
 from kimnet_jax.data_pipelines.poses import (
     Estimates,
     FixedPairs,
@@ -280,7 +281,18 @@ def test_json_of_predict(tmp_path):
         (lambda data: data['frames'][0].update(box=[5, 5, 5, 9]), 'frame 0: the box is empty'),
         (lambda data: data['about'].update(skeleton='cat'), "unknown skeleton 'cat'"),
         (lambda data: data['about'].pop('width'), 'not a file of poses that predict wrote'),
-        (lambda data: data['frames'][1].update(frame=5), 'frame 5 comes after frame 0; give every frame'),
+        (lambda data: data['frames'][0].update(frame=5), 'frame 1 comes after frame 5; give the frames in their order'),
+        (lambda data: data['frames'][1].update(frame=0), 'frame 0 is there twice; give each person an id'),
+        (lambda data: data['frames'][1].update(frame=-1), "frame 1: field 'frame' is -1: must be a number from 0 on"),
+        (lambda data: data['frames'][1].update(frame=True), "frame 1: field 'frame' is True"),
+        (lambda data: data['frames'][1].pop('frame'), "frame 1: field 'frame' is None"),
+        (lambda data: data['frames'][1].update(frame=10**8), 'frames 0 to 100000000, and poses of 2'),
+        (lambda data: data.update(frame_count=10**8), 'frames 0 to 1, and poses of 2'),
+        (lambda data: data.update(frame_count='2'), "frame_count is '2': must be a positive number"),
+        (lambda data: data['about'].update(rate=-5), 'about.rate is -5: must be a positive number'),
+        (lambda data: data['frames'][1].update(time=0.1), "frame 0: field 'time' is None: must be a number of seconds"),
+        (lambda data: [f.update(time=3 - f['frame']) for f in data['frames']], 'frame 1 is at 2 s, frame 0 at 3 s'),
+        (lambda data: data['frames'][1].update(id=[1]), "frame 1: field 'id' is \\[1\\]: must be a whole number or a name"),
         (lambda data: data['frames'][1].pop('box'), "frame 1: field 'box' is missing"),
     ],
 )

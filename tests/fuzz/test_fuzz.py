@@ -102,7 +102,21 @@ def spoil(source: pathlib.Path, target: pathlib.Path, data: bytes) -> pathlib.Pa
 INPUTS = {  # file -> how it is spoilt, and the commands that read it; {} is the file, {out} what they write
     'boxes.json': (mutations.json_text, ['kimnet_jax.predict --model {world}/run --boxes {} --out {out} {world}/jpg']),
     'boxes.csv': (mutations.csv_text, ['kimnet_jax.predict --model {world}/run --boxes {} --out {out} {world}/jpg']),
-    'poses.json': (mutations.json_text, ['kimnet_jax.refine --model {world}/hanet {} {out}.json']),
+    'tracks.txt': (mutations.csv_text, ['kimnet_jax.predict --model {world}/run --tracks {} --out {out} {world}/jpg']),
+    'tracks.json': (mutations.json_text, ['kimnet_jax.predict --model {world}/run --tracks {} --out {out} {world}/jpg']),
+    'poses.json': (
+        mutations.json_text,
+        ['kimnet_jax.refine --model {world}/hanet {} {out}.json', 'kimnet_jax.refine --smooth one_euro {} {out}.csv'],
+    ),
+    **{
+        f'poses{ending}': (spoil_file, [f'kimnet_jax.refine --smooth savgol {{}} {{out}}{ending}'])
+        for ending, spoil_file in (
+            ('.csv', mutations.csv_text),
+            ('.dlc.csv', mutations.csv_text),
+            ('.trc', mutations.csv_text),
+            ('.h5', mutations.spoilt_bytes),
+        )
+    },
     'predictions.npz': (mutations.npz_bytes, ['kimnet_jax.refine --model {world}/hanet {} {out}.npz']),
     'sequences/clip_detected.npz': (mutations.npz_bytes, ['kimnet_jax.refine --model {world}/hanet {} {out}.npz']),
     'run.safetensors': (
@@ -131,6 +145,10 @@ IN_FOLDERS = {  # file in a folder -> how it is spoilt, the command that reads t
     },
     'penn_action/Penn_Action/labels/0001.mat': (mutations.spoilt_bytes, ['data_pipelines.doctor penn_action {}']),
     'penn_action/Penn_Action/frames/0001/000001.jpg': (mutations.spoilt_bytes, ['data_pipelines.doctor penn_action {} --pixels']),
+    'poses_openpose/v_000000000000_keypoints.json': (
+        mutations.json_text,
+        ['kimnet_jax.refine --smooth savgol {} {out}', 'kimnet_jax.refine --smooth one_euro {} {out}.trc'],
+    ),
     'mpii/annot/train.json': (mutations.json_text, ['data_pipelines.doctor mpii {}']),
     **{
         f'data/{world.DATASET}/{name}': (
@@ -149,6 +167,8 @@ PLACES = {  # path that a user names -> the command
     'predict --model': 'kimnet_jax.predict --model {} --out {out} {world}/jpg',
     'predict --refine': 'kimnet_jax.predict --model {world}/run --refine {} --out {out} {world}/jpg',
     'predict --boxes': 'kimnet_jax.predict --model {world}/run --boxes {} --out {out} {world}/jpg',
+    'predict --tracks': 'kimnet_jax.predict --model {world}/run --tracks {} --out {out} {world}/jpg',
+    'predict --detect': 'kimnet_jax.predict --model {world}/run --detect {}.onnx --out {out} {world}/jpg',
     'refine IN': 'kimnet_jax.refine --model {world}/hanet {} {out}.json',
     'refine OUT': 'kimnet_jax.refine --model {world}/hanet {world}/poses.json {}.json',
     'refine OUT in': 'kimnet_jax.refine --model {world}/hanet {world}/poses.json {}/x.json',

@@ -21,10 +21,11 @@ from kimnet_jax.core.config import plain
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import Builder, PuppetsConfig
 from kimnet_jax.data_pipelines.pose_files import write_predictions
+from kimnet_jax.data_pipelines.pose_formats import write_poses
 from kimnet_jax.data_pipelines.poses import Estimates
 from kimnet_jax.inference.predictor import PosePredictor
 from kimnet_jax.inference.refiner import PoseRefiner
-from kimnet_jax.inference.video import VideoWriter
+from kimnet_jax.inference.video_writer import VideoWriter
 from kimnet_jax.models import abstract_model, abstract_refiner, model_fields
 from kimnet_jax.tasks import heatmaps, refinement, videos
 from kimnet_jax.tasks.trained import Trained, open_trained, pack
@@ -53,12 +54,20 @@ def write_world(root: pathlib.Path) -> None:
     boxes = np.tile([5.0, 5.0, 55.0, 60.0], (FRAMES, 1))
     (root / 'boxes.json').write_text(json.dumps({'boxes': boxes.tolist()}))
     (root / 'boxes.csv').write_text('x0,y0,x1,y1\n' + '\n'.join(','.join(map(str, box)) for box in boxes) + '\n')
+    tracks = [(t, person, *boxes[t]) for t in range(FRAMES) for person in (1, 2)]
+    rows = [f'{t + 1},{person},{x0 + 1},{y0 + 1},{x1 - x0 + 1},{y1 - y0 + 1},1,-1,-1,-1' for t, person, x0, y0, x1, y1 in tracks]
+    (root / 'tracks.txt').write_text('\n'.join(rows) + '\n')
+    found = [{'image_id': t, 'track_id': i, 'bbox': [x0, y0, x1 - x0, y1 - y0]} for t, i, x0, y0, x1, y1 in tracks]
+    (root / 'tracks.json').write_text(json.dumps(found))
     about = {'video': 'v.mp4', 'width': SIDE, 'height': SIDE, 'skeleton': 'jhmdb', 'joints': JHMDB.joints}
     rows = [{'frame': i, 'box': boxes[i].tolist(), 'joints': JOINTS[i].tolist(), 'scores': [0.5] * J} for i in range(FRAMES)]
     (root / 'poses.json').write_text(json.dumps({'about': about, 'frames': rows}))
     scores = np.full((FRAMES, J), 0.5, np.float32)
     estimates = [Estimates(name, JOINTS, scores, boxes, np.array([SIDE, SIDE])) for name in ('a', 'b')]
     write_predictions(root / 'predictions.npz', estimates, JHMDB, {'model': 'kimnet'})
+    about = {'video': 'v.mp4', 'model': 'm'}
+    for kind, ending in (('csv', '.csv'), ('trc', '.trc'), ('dlc', '.dlc.csv'), ('dlc_h5', '.h5'), ('openpose', '_openpose')):
+        write_poses(root / f'poses{ending}', kind, estimates[:1], JHMDB, about)
     (root / 'sequences').mkdir()
     sequences.joint_files(root / 'sequences')
     sequences.body_file(root)
@@ -119,7 +128,7 @@ def quick_networks(valid: pathlib.Path) -> Iterator[None]:
         mock.patch('kimnet_jax.tasks.trained.open_trained', open_once),
         mock.patch('kimnet_jax.tasks.videos.load', once(videos.load)),
         mock.patch('kimnet_jax.tasks.refinement.load', once(refinement.load)),
-        mock.patch.object(PosePredictor, '__call__', return_value=(joints, scores)),
+        mock.patch.object(PosePredictor, 'people', lambda self, frame, looks: [(joints, scores)] * len(looks)),
         mock.patch.object(PoseRefiner, '__call__', lambda self, joints, *_: np.nan_to_num(joints)),
     ):
         yield

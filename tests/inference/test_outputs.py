@@ -10,6 +10,7 @@ import pytest
 from dots import draw, person
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.sources import open_source
 from kimnet_jax.core.video import Frame, frame_rate, read_frames
 from kimnet_jax.inference.outputs import SUFFIXES, PoseOutputs, output_stems
 from kimnet_jax.inference.people import FramePose
@@ -29,7 +30,9 @@ def poses(count: int) -> list[FramePose]:
 def outputs(tmp_path, skeleton):
     def make(video: pathlib.Path, kinds=tuple(SUFFIXES)) -> PoseOutputs:
         about = {'model': 'dots', 'checkpoint': 7}
-        return PoseOutputs(tmp_path / 'out', video.stem, kinds, video=video, skeleton=skeleton, model=about, joint_score=0.1)
+        return PoseOutputs(
+            tmp_path / 'out', video.stem, kinds, video=open_source(str(video)), skeleton=skeleton, model=about, joint_score=0.1
+        )
 
     return make
 
@@ -109,7 +112,14 @@ def test_probabilities_of_calibrated_scores(write_video, tmp_path, skeleton):
     video = write_video('clip', [draw(None)])
     pose = dataclasses.replace(poses(1)[0], probabilities=np.array([0.98768, 0.5, 0.25, 0]))
     with PoseOutputs(
-        tmp_path, 'c', ('json', 'csv', 'coco'), video=video, skeleton=skeleton, model={}, joint_score=0.1, calibrated=True
+        tmp_path,
+        'c',
+        ('json', 'csv', 'coco'),
+        video=open_source(str(video)),
+        skeleton=skeleton,
+        model={},
+        joint_score=0.1,
+        calibrated=True,
     ) as files:
         files.write(Frame(draw(None), 0.0), [pose])
     expected = [0.9877, 0.5, 0.25, 0.0]
@@ -221,9 +231,12 @@ def test_a_file_where_the_folder_should_be(outputs, write_video, tmp_path):
 
 def test_output_stems(tmp_path):
     (tmp_path / 'b.d').mkdir()
-    videos = [tmp_path / 'a.mp4', tmp_path / 'b.d', tmp_path / 'b.avi']
-    assert output_stems(videos, tmp_path, ['csv']) == ['a', 'b.d', 'b']
+
+    def stems(names, suffix):
+        return output_stems([open_source(str(tmp_path / name)) for name in names], tmp_path, [suffix])
+
+    assert stems(['a.mp4', 'b.d', 'b.avi'], '.csv') == ['a', 'b.d', 'b']
     with pytest.raises(InputError, match=r'x/a.mp4 and .*y/a.avi would both be written to .*a.csv'):
-        output_stems([tmp_path / 'x/a.mp4', tmp_path / 'y/a.avi'], tmp_path, ['csv'])
+        stems(['x/a.mp4', 'y/a.avi'], '.csv')
     with pytest.raises(InputError, match=r'a.overlay.mp4 would be overwritten by the output of .*a.mp4'):
-        output_stems([tmp_path / 'a.mp4', tmp_path / 'a.overlay.mp4'], tmp_path, ['overlay'])
+        stems(['a.mp4', 'a.overlay.mp4'], '.overlay.mp4')

@@ -28,8 +28,8 @@ def scene(places) -> np.ndarray:
     return frame
 
 
-def test_people_are_padded_to_powers_of_two():
-    assert [padded(n) for n in range(1, 10)] == [1, 2, 4, 4, 8, 8, 8, 8, 16]
+def test_people_are_padded_to_a_few_numbers():
+    assert [padded(n) for n in range(1, 18)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12, 16, 16, 16, 16, 24]
 
 
 def test_people_side_by_side_are_found_as_one_by_one(predictor):
@@ -137,4 +137,4 @@ def test_it_compiles_a_few_times_only(predictor):
     before = predictor._first._cache_size() + predictor._following._cache_size()
     for _, n in itertools.product(range(2), (1, 2, 3, 4, 5, 3, 4, 5)):
         predictor.people(frame, [Look(i, box_of(PLACES[i]), False) for i in range(n)])
-    assert predictor._first._cache_size() + predictor._following._cache_size() - before <= 8
+    assert predictor._first._cache_size() + predictor._following._cache_size() - before <= 10  # 1, 2, 3, 4, 6

@@ -22,7 +22,7 @@ from kimnet_jax.data_pipelines import schema
 from kimnet_jax.data_pipelines.export import export_clip
 from kimnet_jax.data_pipelines.loader import eval_batches
 from kimnet_jax.data_pipelines.transforms import DataConfig
-from kimnet_jax.inference.video import VideoWriter
+from kimnet_jax.inference.video_writer import VideoWriter
 from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.models import build_model
 from kimnet_jax.models.weights import flatten
