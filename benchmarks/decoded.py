@@ -38,15 +38,12 @@ def main(argv: list[str]) -> int:
     for dataset in argv[3:]:
         name, _, config = dataset.partition('/')
         base = import_builder(name)
-        source = pathlib.Path(argv[1], name, config, str(base.VERSION))
-        splits = {
-            split: schema.open_built(source, split) for split in ('train', 'valid', 'test') if list(source.glob(f'{split}_*'))
-        }
+        splits, views = compact.to_copy(schema.built_folder(argv[1], name, config), config)
         readers = {
             split: [functools.partial(read, clips, index) for index in range(len(clips))] for split, clips in splits.items()
         }
         note = next(iter(splits.values())).note
-        print(compact.write_copy(base, config, readers, pathlib.Path(argv[2]), {'note': note} if note else {}), flush=True)
+        print(compact.write_copy(base, config, readers, views, pathlib.Path(argv[2]), {'note': note} if note else {}), flush=True)
     return 0
 
 

@@ -75,8 +75,10 @@ def draw_clip(number: int) -> dict[str, Any]:
 class Drawn(ClipBuilder):
     """The drawn clips as a data set."""
 
-    VERSION = tfds.core.Version('1.0.0')
+    VERSION = schema.VERSION
+    HOMEPAGE = ''
     SKELETON = PENN_ACTION
+    ACTIONS = ('drawn',)
     pkg_dir_path = tfds.core.Path(__file__).parent / 'results'  # TFDS looks for a README and the like
 
     def _clip_readers(self, dl_manager: Any) -> dict[str, list]:

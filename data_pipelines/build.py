@@ -26,7 +26,7 @@ from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import locked
 from kimnet_jax.data_pipelines import checksums, schema
-from kimnet_jax.data_pipelines.builders import BUILDERS, import_builder, summaries
+from kimnet_jax.data_pipelines.builders import BUILDERS, configs_of, import_builder, stored_config, summaries
 from kimnet_jax.data_pipelines.clip_builder import leak_of
 
 FILE_FORMAT = 'array_record'
@@ -66,17 +66,24 @@ def main(argv: Sequence[str]) -> None:
         if value is not None and not value > 0:
             raise InputError(f'--{flag} {value}: must be 1 or more')
     tfds.disable_progress_bar()  # the builders show one of clips
+    wanted: dict[tuple[str, str], list[str]] = {}  # what is to be built -> the configs that are asked for
     for name, config in [target for dataset in names for target in _targets(dataset, args)]:
-        import_builder(name).leave_out_damaged = given.leave_out_damaged
-        _build(name, config, args)
+        wanted.setdefault((name, stored_config(import_builder(name), config)), []).append(config)
+    for (name, stored), configs in wanted.items():
+        builder = import_builder(name)
+        builder.leave_out_damaged, builder.asked_for = given.leave_out_damaged, configs
+        final = _build(name, stored, args)
+        for config in dict.fromkeys(configs):
+            _report(name, config, final)
 
 
 def _targets(dataset: str, args: tfds_build.Args) -> list[tuple[str, str]]:
     """(name, config) of everything that a NAME[/CONFIG] stands for, with --config and --config_idx."""
     name, _, config = dataset.partition('/')
     builder = import_builder(name)
-    by_name = {known.name: known for known in builder.BUILDER_CONFIGS}
-    configs = [name for name, known in by_name.items() if not (leak_of(known) or getattr(known, 'on_request', False))]
+    by_name = configs_of(builder)
+    asked_for = {known.name for known in by_name.values() if leak_of(known) or getattr(known, 'on_request', False)}
+    configs = [known.name for known in builder.VIEWS or builder.BUILDER_CONFIGS if known.name not in asked_for]
     index = args.generation.config_idx
     if index is not None:
         if index not in range(len(configs)):
@@ -100,7 +107,8 @@ def _check_manual_dir(name: str, instructions: str, args: tfds_build.Args) -> No
         raise InputError(f'--manual_dir {folder}: {"empty" if folder.is_dir() else "no such folder"}; expected {instructions}')
 
 
-def _build(name: str, config: str, args: tfds_build.Args) -> None:
+def _build(name: str, config: str, args: tfds_build.Args) -> pathlib.Path:
+    """Builds a config that TFDS knows, unless it is there; returns its folder."""
     data_dir = pathlib.Path(args.paths.data_dir).expanduser().absolute()
     relative = pathlib.Path(name, config, str(import_builder(name).VERSION))
     final = data_dir / relative
@@ -118,10 +126,16 @@ def _build(name: str, config: str, args: tfds_build.Args) -> None:
                 if final.exists():
                     final.rename(place / 'replaced')
                 (place / relative).rename(final)
-    splits = schema.read_built(final).splits
-    counts = ', '.join(f'{split} {info.num_examples} clips' for split, info in splits.items())
+    return final
+
+
+def _report(name: str, config: str, final: pathlib.Path) -> None:
+    built = schema.read_built(final, config)
+    counts = ', '.join(f'{split} {info.num_examples} clips' for split, info in built.splits.items())
     size = sum(file.stat().st_size for file in final.iterdir()) / 1e6
     print(f'{name}/{config}: {counts}, {size:.1f} MB in {final}', flush=True)
+    if built.leak:
+        print(f'note: {name}/{config}: {built.leak}', file=sys.stderr)
 
 
 def _is_built(final: pathlib.Path, args: tfds_build.Args) -> bool:

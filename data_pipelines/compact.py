@@ -15,6 +15,7 @@ import argparse
 import bisect
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import io
 import os
@@ -33,8 +34,8 @@ from kimnet_jax.core.geometry import apply_affine, square_of_box
 from kimnet_jax.core.image import decode_image, opencv
 from kimnet_jax.core.types import Array, Example
 from kimnet_jax.data_pipelines import build, schema
-from kimnet_jax.data_pipelines.builders import import_builder
-from kimnet_jax.data_pipelines.clip_builder import ClipReader
+from kimnet_jax.data_pipelines.builders import configs_of, import_builder
+from kimnet_jax.data_pipelines.clip_builder import ClipReader, Views
 from kimnet_jax.data_pipelines.transforms import DataConfig
 
 WIDEST = DataConfig(augment_shift=0.05)  # of the configs of videos
@@ -96,8 +97,17 @@ def view_of(boxes: Array, image_size: Array, settings: Settings) -> View:
     return View((int(low[0]), int(low[1])), (int(high[0]), int(high[1])), min(1.0, settings.pixels / crop))
 
 
-def compact(source: pathlib.Path, out: pathlib.Path, settings: Settings, *, overwrite: bool = False) -> pathlib.Path:
+def compact(
+    source: pathlib.Path, out: pathlib.Path, settings: Settings, *, config: str = '', overwrite: bool = False
+) -> pathlib.Path:
     """Writes the copy of the built data set in `source`, `<data_dir>/<name>/<config>/<version>`.
+
+    Args:
+        source: its folder.
+        out: the `data_dir` of the copy.
+        settings: what is kept, and the size.
+        config: which config is copied, where `source` holds the clips of several; by default the one that it is named after.
+        overwrite: replace what is in the place of the copy.
 
     Returns:
         Its folder, `<out>/<name>/<config>/<version>`, which appears when it is whole. One of the same settings is left alone.
@@ -105,16 +115,16 @@ def compact(source: pathlib.Path, out: pathlib.Path, settings: Settings, *, over
     Raises:
         InputError: it does not fit, another data set is in its place (without `overwrite`), or `source` cannot be read.
     """
-    name, config, version = source.parts[-3:]
+    name, version, config = source.parts[-3], source.name, config or source.parent.name
     builder = import_builder(name)
-    if config not in (known := [one.name for one in builder.BUILDER_CONFIGS]):
+    if config not in (known := configs_of(builder)):
         raise InputError(f'{name} has no config {config!r}; known: {", ".join(known)}')
-    built = schema.read_built(source)
+    built = schema.read_built(source, config)
     if 'compact' in built.metadata:
         raise InputError(f'{source}: a compact copy already; give the folder of the original as --data_dir')
-    splits = {split: schema.open_built(source, split) for split in built.splits}
+    splits, views = to_copy(source, config)
     final = out.expanduser().absolute() / name / config / version
-    if final == source:
+    if final == source or final.parents[2] == source.parents[2]:
         raise InputError(f'--out {out}: this is the folder of the original; choose another one')
     if final.exists() and not overwrite:
         found = final / 'metadata.json'
@@ -127,7 +137,8 @@ def compact(source: pathlib.Path, out: pathlib.Path, settings: Settings, *, over
         below, share = QUALITIES.stop, RECORDS
         while True:
             quality = estimate.highest(settings.max_mb / share, below)
-            folder = _write(builder, config, _readers(splits, settings, quality), staging / str(quality), settings, quality)
+            readers = _readers(splits, settings, quality)
+            folder = _write(builder, config, readers, views, staging / str(quality), settings, quality)
             size = _megabytes(folder)
             if size <= settings.max_mb:
                 break
@@ -139,6 +150,17 @@ def compact(source: pathlib.Path, out: pathlib.Path, settings: Settings, *, over
             final.rename(staging / 'replaced')
         folder.rename(final)
     return final
+
+
+def to_copy(folder: pathlib.Path, config: str) -> tuple[dict[str, schema.ClipSource], Views]:
+    """The clips of a config as they are stored, each once, by TFDS split; and its own splits, where these are others."""
+    built = schema.read_built(folder, config)
+    if not built.config:
+        return {split: schema.open_built(folder, split, config) for split in built.splits if built.clips[split]}, {}
+    stored = schema.open_built(folder, schema.SHARED, schema.SHARED)
+    chosen = {clip.stored for clips in built.clips.values() for clip in clips}
+    views = {config: {split: [(clip.name, clip.stored) for clip in clips] for split, clips in built.clips.items()}}
+    return {schema.SHARED: dataclasses.replace(stored, clips=[clip for clip in stored.clips if clip.name in chosen])}, views
 
 
 def _settings_of(folder: pathlib.Path) -> Settings | None:
@@ -225,18 +247,29 @@ def _threads() -> concurrent.futures.ThreadPoolExecutor:
 
 
 def _write(
-    base: Any, config: str, readers: dict[str, list[ClipReader]], folder: pathlib.Path, settings: Settings, quality: int
+    base: Any,
+    config: str,
+    readers: dict[str, list[ClipReader]],
+    views: Views,
+    folder: pathlib.Path,
+    settings: Settings,
+    quality: int,
 ) -> pathlib.Path:
     """Writes the clips that the readers return as the data set that `base` builds; returns its folder."""
     note = (
         f'A compact copy, cut out and, where a person has more than {settings.pixels} pixels, scaled down, as WebP of quality '
         f'{quality}: distances in pixels are not those in the original frames, PCK is the same'
     )
-    return write_copy(base, config, readers, folder, {'compact': settings._asdict() | {'quality': quality}, 'note': note})
+    return write_copy(base, config, readers, views, folder, {'compact': settings._asdict() | {'quality': quality}, 'note': note})
 
 
 def write_copy(
-    base: Any, config: str, readers: dict[str, list[ClipReader]], folder: pathlib.Path, metadata: dict[str, Any]
+    base: Any,
+    config: str,
+    readers: dict[str, list[ClipReader]],
+    views: Views,
+    folder: pathlib.Path,
+    metadata: dict[str, Any],
 ) -> pathlib.Path:
     """Writes a data set that has the name of the one that `base` builds, with clips of other readers; returns its folder.
 
@@ -244,11 +277,18 @@ def write_copy(
         base: class of the builder.
         config: its config.
         readers: split -> what returns its clips.
+        views: its splits, where it has others than `readers`.
         folder: the `data_dir` of the copy.
         metadata: what the copy has beside the usual.
     """
-    methods = {'__module__': base.__module__, 'name': base.name, '_clip_readers': lambda self, dl_manager: readers}
-    builder = type(base.__name__, (base,), methods, skip_registration=True)(config=config, data_dir=str(folder))
+    methods = {
+        '__module__': base.__module__,
+        'name': base.name,
+        '_clip_readers': lambda self, dl_manager: readers,
+        '_views': lambda self: views,
+    }
+    copy = type(base.__name__, (base,), methods, skip_registration=True)
+    builder = copy(config=configs_of(base)[config], data_dir=str(folder))
     builder.info.metadata.update(metadata)
     with contextlib.redirect_stdout(io.StringIO()):  # where it is written for the time being
         builder.download_and_prepare(file_format=build.FILE_FORMAT)
@@ -285,8 +325,8 @@ def main(argv: Sequence[str]) -> None:
     source = schema.built_folder(args.data_dir, name, config)
     tfds.disable_progress_bar()
     settings = Settings(args.max_mb, args.pixels, reach_of(WIDEST))
-    folder = compact(source.absolute(), args.out, settings, overwrite=args.overwrite)
-    built = schema.read_built(folder)
+    folder = compact(source.absolute(), args.out, settings, config=config, overwrite=args.overwrite)
+    built = schema.read_built(folder, config)
     listed = ', '.join(f'{split} {part.num_examples} clips' for split, part in built.splits.items())
     made = built.metadata['compact']
     print(f'{args.dataset}: {listed}, {_megabytes(folder):.1f} MB at quality {made["quality"]} in {folder}')

@@ -6,7 +6,7 @@ import pathlib
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
 from kimnet_jax.data_pipelines import checksums, schema
-from kimnet_jax.data_pipelines.builders import BUILDERS
+from kimnet_jax.data_pipelines.builders import BUILDERS, import_builder, stored_config
 from kimnet_jax.data_pipelines.findings import Check, Finding, Report, attempt
 
 
@@ -15,8 +15,9 @@ def built_folders(dataset: str, root: pathlib.Path) -> list[pathlib.Path]:
     name, _, config = dataset.partition('/')
     if name not in BUILDERS:
         return []
-    marks = [root / 'dataset_info.json', *sorted(root.glob(f'{name}/{config or "*"}/*.*.*/dataset_info.json'))]
-    return [mark.parent for mark in marks if mark.exists()]
+    configs = [config, stored_config(import_builder(name), config)] if config else ['*']
+    places = [place for one in dict.fromkeys(configs) for place in sorted(root.glob(f'{name}/{one}/*.*.*/dataset_info.json'))]
+    return [mark.parent for mark in (root / 'dataset_info.json', *places) if mark.exists()]
 
 
 def inspect_built(folder: pathlib.Path, pixels: bool) -> tuple[Report, list[Check]]:
@@ -34,15 +35,18 @@ def inspect_built(folder: pathlib.Path, pixels: bool) -> tuple[Report, list[Chec
     for split in filter(numbers.get, numbers):
         clips = schema.open_built(folder, split)
         checks += [functools.partial(_check, clips, index, pixels) for index in range(len(clips))]
-    return Report(findings, {f'{split} clips': number for split, number in numbers.items()}), checks
+    counts = {'clips' if split == schema.SHARED else f'{split} clips': number for split, number in numbers.items()}
+    return Report(findings, counts), checks
 
 
 def _check(clips: schema.ClipSource, index: int, pixels: bool) -> Report:
     example = clips[index]
+    clips.check_records(index)
+    if not pixels:
+        return Report([], {'frames': len(example['frames'])})
     for number, frame in enumerate(example['frames']):
-        if pixels:
-            place = f'{clips.folder}: clip {example["clip"]!r}, frame {number}'
-            size = decode_image(frame, place).shape[:2]
-            if size != tuple(example['image_size']):
-                raise InputError(f'{place}: {size[1]}x{size[0]} pixels, its record says {tuple(example["image_size"][::-1])}')
+        place = f'{clips.folder}: clip {example["clip"]!r}, frame {number}'
+        size = decode_image(frame, place).shape[:2]
+        if size != tuple(example['image_size']):
+            raise InputError(f'{place}: {size[1]}x{size[0]} pixels, its record says {tuple(example["image_size"][::-1])}')
     return Report([], {'frames': len(example['frames'])})

@@ -18,6 +18,16 @@ def import_builder(name: str) -> Any:
     return importlib.import_module(f'kimnet_jax.data_pipelines.builders.{name}.{name}_dataset_builder').Builder
 
 
+def configs_of(builder: Any) -> dict[str, Any]:
+    """Its configs by name: those that are splits of the same clips first, then those that TFDS knows."""
+    return {config.name: config for config in (*builder.VIEWS, *builder.BUILDER_CONFIGS)}
+
+
+def stored_config(builder: Any, config: str) -> str:
+    """The config that holds the clips of a config."""
+    return builder.BUILDER_CONFIGS[0].name if config in {view.name for view in builder.VIEWS} else config
+
+
 def summaries() -> dict[str, str]:
     """The data sets by name, each with the first sentence of its README."""
     texts = {name: (pathlib.Path(__file__).parent / name / 'README.md').read_text(encoding='utf-8') for name in BUILDERS}

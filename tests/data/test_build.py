@@ -48,24 +48,25 @@ def test_all_folds_are_built_and_reported(root, data_dir, capsys):
     assert len(lines) == 3
     for fold, line in enumerate(lines, 1):
         assert line.startswith(f'sub_jhmdb/fold{fold}: train 2 clips, test 2 clips, 0.')
-        assert line.endswith(f' MB in {data_dir}/sub_jhmdb/fold{fold}/1.0.0')
+        assert line.endswith(f' MB in {data_dir}/sub_jhmdb/clips/2.0.0')
     assert sorted(path.name for path in data_dir.iterdir()) == ['sub_jhmdb']
-    info = tfds.builder_from_directory(f'{data_dir}/sub_jhmdb/fold3/1.0.0').info
+    info = tfds.builder_from_directory(f'{data_dir}/sub_jhmdb/clips/2.0.0').info
     assert info.file_format.value == 'array_record'
     assert info.description.startswith('Sub-JHMDB: ')
     assert info.citation.startswith('@inproceedings{jhuang2013towards')
 
 
 @pytest.mark.parametrize('flags', [('--config', 'fold2'), ('--config_idx', '1')])
-def test_tfds_flags_choose_the_config(flags, root, data_dir):
+def test_tfds_flags_choose_the_config(flags, root, data_dir, capsys):
     run(root, data_dir, *flags, dataset='sub_jhmdb')
-    assert sorted(path.name for path in (data_dir / 'sub_jhmdb').iterdir()) == ['.config', 'fold2']
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith('sub_jhmdb/fold2: ')
 
 
 def test_tfds_flags_limit_clips_and_set_shards(root, data_dir):
     run(root, data_dir, '--max_examples_per_split=1', '--num_shards=1')
     assert len(open_clips(data_dir, 'sub_jhmdb', 'fold1', 'train')) == 1
-    assert len(list(data_dir.rglob('*array_record*'))) == 4  # clips and frames
+    assert len(list(data_dir.rglob('*array_record*'))) == 1
 
 
 def test_new_metadata_leave_the_list_of_the_clips(root, data_dir):
@@ -80,15 +81,15 @@ def test_shards_hold_the_clips_in_order(root, data_dir, monkeypatch):
     run(root, data_dir)
     clips = open_clips(data_dir, 'sub_jhmdb', 'fold1', 'test')
     assert [clips[i]['clip'] for i in range(len(clips))] == ['catch/Ball_catch_1', 'golf/Golf_swing_1']
-    assert len(list(data_dir.rglob('*test.array_record*-of-00002'))) == 2
+    assert len(list(data_dir.rglob('*clips.array_record*-of-00004'))) == 4
 
 
 def test_a_built_data_set_is_left_alone_unless_overwritten(root, data_dir, capsys):
     run(root, data_dir)
-    info = data_dir / 'sub_jhmdb/fold1/1.0.0/dataset_info.json'
+    info = data_dir / 'sub_jhmdb/clips/2.0.0/dataset_info.json'
     info.with_name('mark').touch()
     run(root, data_dir)
-    assert 'sub_jhmdb/fold1 is already built' in capsys.readouterr().out
+    assert 'sub_jhmdb/clips is already built' in capsys.readouterr().out
     assert info.with_name('mark').exists()
     with pytest.raises(InputError, match='already exists'):
         run(root, data_dir, '--fail_if_exists')
@@ -133,7 +134,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(kind, root, data_dir, monkeypa
         pathlib.Path(path).write_bytes(b'half')
         raise FULL[kind]()
 
-    monkeypatch.setattr('tensorflow_datasets.core.writer.ExampleWriter.write', write)
+    monkeypatch.setattr('kimnet_jax.data_pipelines.schema.FrameWriter.write', write)
     with pytest.raises(InputError, match=f'{data_dir}: the disk is full'):
         run(root, data_dir)
     assert not list(data_dir.iterdir())
@@ -189,7 +190,7 @@ def test_a_folder_without_write_permission_is_named(root, data_dir, monkeypatch)
 def test_the_commands_end_with_one_line_and_status_2_or_with_a_folder_of_images(root, data_dir):
     failed = command('data_pipelines.build', 'sub_jhmdb/fold4', '--manual_dir', root, '--data_dir', data_dir)
     assert failed.returncode == 2
-    known = 'fold1, fold2, fold3, fold1_development, fold2_development, fold3_development, folds_concatenated'
+    known = 'fold1, fold2, fold3, fold1_development, fold2_development, fold3_development, folds_concatenated, clips'
     assert failed.stderr == f"error: sub_jhmdb has no config 'fold4'; known: {known}\n"
     built = command('data_pipelines.build', 'sub_jhmdb/fold1', '--manual_dir', root, '--data_dir', data_dir)
     assert (built.returncode, built.stderr) == (0, '')

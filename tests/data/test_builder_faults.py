@@ -28,7 +28,7 @@ from kimnet_jax.data_pipelines.loader import DataConfig, LoaderConfig, eval_batc
 from kimnet_jax.data_pipelines.schema import open_clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FINAL = 'penn_action/official/1.0.0'
+FINAL = 'penn_action/official/2.0.0'
 # The build command, stopped in a clip until the file at $GATE is there; the file at $GATE.reached says that it is stopped.
 STOPPED = """
 import os, pathlib, sys, time

@@ -39,12 +39,12 @@ def data_dir(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope='module')
 def source(data_dir) -> pathlib.Path:
-    return data_dir / 'sub_jhmdb/fold1/1.0.0'
+    return data_dir / 'sub_jhmdb/clips/2.0.0'
 
 
 @pytest.fixture(scope='module')
 def half(source, tmp_path_factory) -> pathlib.Path:
-    return compact.compact(source, tmp_path_factory.mktemp('half'), SETTINGS)
+    return compact.compact(source, tmp_path_factory.mktemp('half'), SETTINGS, config='fold1')
 
 
 def test_view_of_one_box():
@@ -84,7 +84,7 @@ def test_the_configs_of_videos_augment_no_further(module):
 
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_joints_and_boxes_follow_the_frames(split, source, half):
-    original, copy = schema.open_built(source, split), schema.open_built(half, split)
+    original, copy = schema.open_built(source, split, 'fold1'), schema.open_built(half, split)
     assert (copy.names, copy.lengths, copy.skeleton) == (original.names, original.lengths, original.skeleton)
     for i in range(2):
         ours, theirs = copy[i], original[i]
@@ -98,7 +98,7 @@ def test_joints_and_boxes_follow_the_frames(split, source, half):
 
 
 def test_pck_is_the_same(source, half):
-    original, copy = schema.open_built(source, 'test')[0], schema.open_built(half, 'test')[0]
+    original, copy = schema.open_built(source, 'test', 'fold1')[0], schema.open_built(half, 'test')[0]
     matrix = compact.view_of(original['boxes'], original['image_size'], SETTINGS).matrix
     poses = original['joints'] + np.random.default_rng(0).normal(0, 3, original['joints'].shape)
     theirs = pck_state(poses, original['joints'], original['visible'], person_length(original['boxes']))
@@ -108,12 +108,12 @@ def test_pck_is_the_same(source, half):
 
 
 def test_never_annotated_joints_stay_at_the_corner(source):
-    example = schema.open_built(source, 'test')[0]
+    example = schema.open_built(source, 'test', 'fold1')[0]
     example['joints'][0, 3], example['visible'][0, 3] = 0, False
     example['frames'] = list(example['frames'])
 
     class Clips:
-        folder, skeleton = source, schema.open_built(source, 'test').skeleton
+        folder, skeleton = source, schema.open_built(source, 'test', 'fold1').skeleton
 
         def __getitem__(self, index: int):
             return example
@@ -129,12 +129,14 @@ def test_the_loader_gives_nearly_the_same_windows(tmp_path):
         patch.setattr(fake_jhmdb, 'frames_of', lambda clip: np.stack([_waves()] * fake_jhmdb.LENGTHS[clip]))
         root = fake_jhmdb.write_jhmdb(tmp_path / 'download', images=True, videos=False)
     build.main(['build', 'sub_jhmdb/fold1', '--manual_dir', str(root), '--data_dir', str(tmp_path)])
-    folder = tmp_path / 'sub_jhmdb/fold1/1.0.0'
+    folder = tmp_path / 'sub_jhmdb/clips/2.0.0'
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compact, 'QUALITIES', range(5, 45))
-        folders = [folder, compact.compact(folder, tmp_path / 'out', SETTINGS._replace(pixels=256))]
+        folders = [folder, compact.compact(folder, tmp_path / 'out', SETTINGS._replace(pixels=256), config='fold1')]
     data = DataConfig(frames=2, input_size=32, augment_shift=0.05)
-    streams = [train_batches(schema.open_built(at, 'train'), data, batch_size=2, seed=3, loader=LOADER) for at in folders]
+    streams = [
+        train_batches(schema.open_built(at, 'train', 'fold1'), data, batch_size=2, seed=3, loader=LOADER) for at in folders
+    ]
     for _, original, copy in zip(range(4), *streams, strict=False):
         np.testing.assert_allclose(copy['joints'], original['joints'], atol=1e-3)
         difference = np.abs(copy['frames'].astype(int) - original['frames'])
@@ -177,7 +179,7 @@ def test_reports_say_that_the_pixels_are_others(half):
 def test_command(data_dir, tmp_path, capsys):
     command = ['compact', 'sub_jhmdb/fold1', '--data_dir', str(data_dir), '--out', str(tmp_path), '--max_mb', '1']
     compact.main(command)
-    folder = tmp_path / 'sub_jhmdb/fold1/1.0.0'
+    folder = tmp_path / 'sub_jhmdb/fold1/2.0.0'
     assert capsys.readouterr().out.endswith(f' MB at quality 100 in {folder}\n')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['sub_jhmdb']
     changed = folder.stat().st_mtime_ns
@@ -197,7 +199,7 @@ def test_command(data_dir, tmp_path, capsys):
     [
         (('sub_jhmdb',), 'give NAME/CONFIG, such as sub_jhmdb/fold1'),
         (('sub_jhmdb/fold1', '--max_mb', '0'), '--max_mb 0: must be above 0'),
-        (('sub_jhmdb/fold2',), 'no built data set there'),
+        (('penn_action/official',), 'no built data set there'),
     ],
 )
 def test_bad_arguments(arguments, message, data_dir, tmp_path):
@@ -211,6 +213,19 @@ def test_the_original_is_not_replaced(data_dir):
 
 
 def test_it_is_the_same_every_time(source, half, tmp_path):
-    again = compact.compact(source, tmp_path, SETTINGS)
+    again = compact.compact(source, tmp_path, SETTINGS, config='fold1')
     for file in half.iterdir():
         assert file.read_bytes() == (again / file.name).read_bytes(), file.name
+
+
+def test_a_copy_of_folds_that_share_clips_holds_each_clip_once(source, tmp_path):
+    folder = compact.compact(source, tmp_path, SETTINGS, config='folds_concatenated')
+    assert folder == tmp_path / 'sub_jhmdb/folds_concatenated/2.0.0'
+    assert schema.read_built(folder).leak
+    for split in ('train', 'test'):
+        original, copy = (schema.open_built(at, split, 'folds_concatenated') for at in (source, folder))
+        assert (copy.names, copy.lengths) == (original.names, original.lengths)
+        assert copy.leak == original.leak
+    assert len(schema.read_built(folder).metadata['clips']['clips']) == len(fake_jhmdb.LENGTHS)
+    development = compact.compact(source, tmp_path, SETTINGS, config='fold1_development')
+    assert len(schema.read_built(development).metadata['clips']['clips']) == 2

@@ -218,7 +218,7 @@ def test_a_flipped_bit_in_a_video_is_named_by_doctor_and_build_or_left_out(tmp_p
     assert [clip['clip'] for clip in (clips[i] for i in range(len(clips)))] == ['golf/Golf_swing_0']
     assert clips.note == '1 clips with damaged frames were left out of this data set when it was built'
     flip_until_noticed(root / 'ReCompress_Videos/golf/Golf_swing_0.avi')
-    with pytest.raises(InputError, match="so are all 2 clips of split 'train'"):
+    with pytest.raises(InputError, match="fold1: all clips of split 'train' have damaged frames"):
         build.main([*command, '--leave_out_damaged', '--overwrite'])
 
 

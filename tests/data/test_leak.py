@@ -4,7 +4,7 @@ import pathlib
 import shutil
 
 import pytest
-from fake_jhmdb import LENGTHS, write_jhmdb
+from fake_jhmdb import LABELS, LENGTHS, write_jhmdb
 
 from kimnet_jax.configs import sub_jhmdb
 from kimnet_jax.core.errors import InputError
@@ -50,13 +50,18 @@ def test_the_same_pictures_under_two_names_are_told(tmp_path, capsys):
     shutil.copy(videos / 'Ball_catch_0.avi', videos / 'Ball_catch_1.avi')
     run(root, tmp_path / 'built', 'sub_jhmdb/fold1')  # Ball_catch_0 is in train, the other in test
     assert capsys.readouterr().err == (
-        "note: 1 clips of split 'test' have the same pictures as one of split 'train': catch/Ball_catch_1 = catch/Ball_catch_0\n"
+        "note: 1 clips of split 'test' of fold1 have the same pictures as one of split 'train': catch/Ball_catch_1 = "
+        'catch/Ball_catch_0\n'
+        "note: 1 clips of split 'test' of fold2 have the same pictures as one of split 'train': catch/Ball_catch_0 = "
+        'catch/Ball_catch_1\n'
+        "note: 1 clips of split 'test' of fold3 have the same pictures as one of split 'train': catch/Ball_catch_1 = "
+        'catch/Ball_catch_0\n'
     )
 
 
 def test_the_concatenated_folds_say_what_they_are(root, tmp_path, capsys):
     run(root, tmp_path, 'sub_jhmdb/folds_concatenated')
-    assert 'note: sub_jhmdb/folds_concatenated/1.0.0: the three folds are concatenated' in capsys.readouterr().err
+    assert 'note: sub_jhmdb/folds_concatenated: the three folds are concatenated' in capsys.readouterr().err
     clips = {split: schema.open_clips(tmp_path, 'sub_jhmdb', 'folds_concatenated', split) for split in ('train', 'test')}
     assert clips['train'].names == [
         *('fold1/catch/Ball_catch_0', 'fold1/golf/Golf_swing_0'),
@@ -71,9 +76,24 @@ def test_the_concatenated_folds_say_what_they_are(root, tmp_path, capsys):
     )
 
 
-def test_the_concatenated_folds_are_built_only_by_name(root, tmp_path):
+def test_the_folds_are_splits_of_clips_that_are_stored_once(root, tmp_path, capsys):
     run(root, tmp_path, 'sub_jhmdb')
-    assert sorted(path.name for path in (tmp_path / 'sub_jhmdb').iterdir()) == ['.config', 'fold1', 'fold2', 'fold3']
+    assert capsys.readouterr().err == ''  # the concatenated folds are not asked for
+    assert sorted(path.name for path in (tmp_path / 'sub_jhmdb').iterdir()) == ['.config', 'clips']
+    changed = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
+    for config in ('fold2', 'fold3_development', 'folds_concatenated'):
+        run(root, tmp_path, f'sub_jhmdb/{config}')
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*') if path.name[0] != '.'} == {
+        path: time for path, time in changed.items() if path.name[0] != '.'
+    }
+    every = schema.open_clips(tmp_path, 'sub_jhmdb', 'clips', 'clips')
+    assert (every.names, every.lengths) == (list(LENGTHS), list(LENGTHS.values()))
+    for fold, labels in LABELS.items():
+        for split, wanted in (('train', 1), ('test', 2)):
+            clips = schema.open_clips(tmp_path, 'sub_jhmdb', f'fold{fold}', split)
+            assert clips.names == [clip for clip, label in zip(LENGTHS, labels, strict=True) if label == wanted]
+            for i, name in enumerate(clips.names):
+                assert clips[i]['frames'] == list(every[every.names.index(name)]['frames'])
     with pytest.raises(InputError, match='--config_idx 3: sub_jhmdb has configs 0 to 2'):
         build.main(['build', 'sub_jhmdb', '--config_idx=3', '--manual_dir', str(root), '--data_dir', str(tmp_path)])
 
@@ -92,8 +112,8 @@ def refusal(built: pathlib.Path, folder: pathlib.Path, **dataset: object) -> str
 def test_training_refuses_splits_that_share_clips_unless_it_is_meant(built, tmp_path):
     shared = {'train_split': 'train+test', 'eval_split': 'test'}
     assert refusal(built, tmp_path, **shared) == (
-        f"{built}/sub_jhmdb/fold1/1.0.0: splits 'train+test' and 'test' share clips: catch/Ball_catch_1, golf/Golf_swing_1; "
-        'a result on training clips says nothing about other clips: '
+        f"{built}/sub_jhmdb/clips/2.0.0: splits 'train+test' and 'test' of fold1 share clips: catch/Ball_catch_1, "
+        'golf/Golf_swing_1; a result on training clips says nothing about other clips: '
         'choose others or, if this is intended, set config.dataset.allow_overlap=True'
     )
     for dataset in (

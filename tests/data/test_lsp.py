@@ -128,7 +128,7 @@ def test_an_archive_builds_what_the_folder_builds(suffix, prefix, root, tmp_path
     for name, example in folder.items():
         for key, value in example.items():
             np.testing.assert_array_equal(archive[name][key], value)
-    assert not [path for path in (tmp_path / 'archive/lsp/extended/1.0.0').iterdir() if path.is_dir()]
+    assert not [path for path in (tmp_path / 'archive/lsp/extended/2.0.0').iterdir() if path.is_dir()]
 
 
 def test_both_data_sets_may_lie_in_one_folder(root, original, tmp_path):

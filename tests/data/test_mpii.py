@@ -108,7 +108,7 @@ def test_archives_build_what_folders_build(prefix, root, tmp_path):
             for one, other in zip(found, examples(tmp_path / 'archives', config)[split], strict=True):
                 for key, value in one.items():
                     np.testing.assert_array_equal(other[key], value)
-        assert not [path for path in (tmp_path / f'archives/mpii/{config}/1.0.0').iterdir() if path.is_dir()]
+        assert not [path for path in (tmp_path / f'archives/mpii/{config}/2.0.0').iterdir() if path.is_dir()]
 
 
 def test_folders_one_level_down_are_found(root, tmp_path):

@@ -75,7 +75,7 @@ def test_every_form_of_the_download_builds_the_same_and_nothing_stays_unpacked(a
     for clip, example in folder.items():
         for key, value in example.items():
             np.testing.assert_array_equal(other[clip][key], value)
-    version = tmp_path / 'other/penn_action/official/1.0.0'
+    version = tmp_path / 'other/penn_action/official/2.0.0'
     assert not [path for path in version.iterdir() if path.is_dir()]
     assert {path.name for path in (tmp_path / 'other').iterdir()} == {'penn_action'}
 

@@ -123,8 +123,8 @@ def test_a_slice_of_a_split_opens(built):
 @pytest.mark.parametrize(
     ('place', 'split', 'message'),
     [
-        (('sub_jhmdb', 'fold2'), 'train', r'build it with `kimnet build sub_jhmdb/fold2 --data_dir'),
-        (('penn_action', 'full'), 'train', 'no built data set there'),
+        (('sub_jhmdb', 'fold4'), 'train', "no config 'fold4' of these clips, which have fold1, fold2, fold3, fold1_development"),
+        (('penn_action', 'full'), 'train', r'no built data set there; build it with `kimnet build penn_action/full --data_dir'),
         (('sub_jhmdb', 'fold1'), 'val', "no split 'val'; it has test, train"),
         (('sub_jhmdb', 'fold1'), 'train[1', 'no split'),
         (('sub_jhmdb', 'fold1'), 'train[2:2]', 'has no clips'),
@@ -136,8 +136,8 @@ def test_what_cannot_be_opened_is_named(place, split, message, built):
 
 
 def test_frames_are_read_one_by_one_and_only_when_asked_for(built, tmp_path):
-    folder = tmp_path / 'sub_jhmdb/fold1/1.0.0'
-    shutil.copytree(built / 'sub_jhmdb/fold1/1.0.0', folder)
+    folder = tmp_path / 'sub_jhmdb/clips/2.0.0'
+    shutil.copytree(built / 'sub_jhmdb/clips/2.0.0', folder)
     clips, expected = (open_clips(path, 'sub_jhmdb', 'fold1', 'train')[1] for path in (tmp_path, built))
     frames = list(expected['frames'])
     assert clips['frames'] == frames
@@ -145,11 +145,13 @@ def test_frames_are_read_one_by_one_and_only_when_asked_for(built, tmp_path):
     assert clips['frames'][1:3] == frames[1:3]
     with pytest.raises(IndexError):
         clips['frames'][4]
-    (file,) = folder.glob('train_frames*')
+    (file,) = folder.glob('*.array_record*')
     source = open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')
     file.unlink()
     np.testing.assert_array_equal(source[1]['joints'], expected['joints'])
-    with pytest.raises(InputError, match=f"{folder}: clip 1 of 'train' cannot be read .*rebuild it with --overwrite"):
+    with pytest.raises(
+        InputError, match=rf"{folder}: clip 1 of 'train' \(golf/Golf_swing_0\) cannot be read .*rebuild it with --overwrite"
+    ):
         source[1]['frames'][0]
 
 
@@ -172,7 +174,7 @@ def test_a_data_set_of_an_earlier_version_is_named(copy):
 @pytest.fixture
 def copy(built, tmp_path) -> pathlib.Path:
     """The folder of a copy of the built data set."""
-    return pathlib.Path(shutil.copytree(built / 'sub_jhmdb/fold1/1.0.0', tmp_path / 'sub_jhmdb/fold1/1.0.0'))
+    return pathlib.Path(shutil.copytree(built / 'sub_jhmdb/clips/2.0.0', tmp_path / 'sub_jhmdb/clips/2.0.0'))
 
 
 def _features_json(folder: pathlib.Path, name: str) -> None:
@@ -243,32 +245,32 @@ def _change(copy: pathlib.Path, change: Callable[[dict], object]) -> None:
 
 
 def _longer(metadata: dict) -> None:
-    metadata['clips']['train'][0][1] += 1
+    metadata['clips']['clips'][0][1] += 1
 
 
 def _shifted(metadata: dict) -> None:
-    first, second = metadata['clips']['train']
+    first, second, *_ = metadata['clips']['clips']
     first[1], second[1] = second[1], first[1]
 
 
 def _renamed(metadata: dict) -> None:
-    metadata['clips']['train'][1][0] = 'golf/other'
+    metadata['clips']['clips'][1][0] = 'golf/other'
 
 
 def _swapped(metadata: dict) -> None:
-    metadata['clips']['train'], metadata['clips']['test'] = metadata['clips']['test'], metadata['clips']['train']
+    metadata['clips']['clips'].reverse()
 
 
 def _fewer(metadata: dict) -> None:
-    del metadata['clips']['train'][0]
+    del metadata['clips']['clips'][0]
 
 
 def _twice(metadata: dict) -> None:
-    metadata['clips']['train'][0] = metadata['clips']['train'][1]
+    metadata['clips']['clips'][0] = metadata['clips']['clips'][1]
 
 
 def _no_split(metadata: dict) -> None:
-    del metadata['clips']['test']
+    del metadata['clips']['clips']
 
 
 def _other_skeleton(metadata: dict) -> None:
@@ -276,11 +278,32 @@ def _other_skeleton(metadata: dict) -> None:
 
 
 def _no_length(metadata: dict) -> None:
-    metadata['clips']['train'][0][1] = -4
+    metadata['clips']['clips'][0][1] = -4
+
+
+def _no_such_clip(metadata: dict) -> None:
+    metadata['views']['fold1']['splits']['test'][0][1] = 4
+
+
+def _in_both(metadata: dict) -> None:
+    splits = metadata['views']['fold1']['splits']
+    splits['test'][0] = ['under another name', splits['train'][0][1]]
+
+
+def _no_leak(metadata: dict) -> None:
+    metadata['views']['folds_concatenated']['leak'] = ''
+
+
+def _no_views(metadata: dict) -> None:
+    del metadata['views']
 
 
 @pytest.mark.parametrize(
-    'change', [_longer, _shifted, _renamed, _swapped, _fewer, _twice, _no_split, _other_skeleton, _no_length]
+    'change',
+    [
+        *(_longer, _shifted, _renamed, _swapped, _fewer, _twice, _no_split, _other_skeleton, _no_length),
+        *(_no_such_clip, _in_both, _no_leak, _no_views),
+    ],
 )
 def test_tables_that_do_not_fit_the_records_are_refused(change, copy, tmp_path):
     _change(copy, change)
@@ -306,7 +329,10 @@ def test_tables_of_anything_are_one_line(name, text, copy):
 @pytest.mark.parametrize(
     ('change', 'told'),
     [
-        (lambda metadata: metadata['clips']['train'][0].__setitem__(1, 10**18), "split 'train' has clips of more frames than"),
+        (
+            lambda metadata: metadata['clips']['clips'][0].__setitem__(1, 10**18),
+            "split 'clips' has 10{17}9 frames by metadata.json, 14 ",
+        ),
         (lambda metadata: metadata.update(note=[1]), 'a note that is no text'),
         (lambda metadata: metadata.update(compact=[1]), 'settings of a compact copy that are none'),
     ],
@@ -318,7 +344,7 @@ def test_tables_that_claim_too_much_are_one_line(change, told, copy):
 
 
 def test_a_config_that_no_data_set_has_is_not_copied(built, tmp_path):
-    shutil.copytree(built / 'sub_jhmdb/fold1', tmp_path / 'sub_jhmdb/fold9')
+    shutil.copytree(built / 'sub_jhmdb/clips', tmp_path / 'sub_jhmdb/fold9')
     with pytest.raises(InputError, match="sub_jhmdb has no config 'fold9'; known: fold1, "):
         compact.main(['compact', 'sub_jhmdb/fold9', '--data_dir', str(tmp_path), '--out', str(tmp_path / 'out')])
     assert not (tmp_path / 'out').exists()
@@ -334,7 +360,7 @@ def test_what_the_doctor_says_of_a_built_data_set_is_written_as_json(built, tmp_
 def test_a_flipped_bit_anywhere_is_named_by_its_file(copy):
     rng = np.random.default_rng(0)
     files = sorted(path for path in copy.iterdir())
-    assert len(files) == 8
+    assert len(files) == 7
     for path in files:
         data = path.read_bytes()
         for position in rng.integers(len(data), size=20):
@@ -348,7 +374,7 @@ def test_a_flipped_bit_anywhere_is_named_by_its_file(copy):
 
 
 def test_a_checksum_is_not_renewed_by_a_build_that_leaves_the_data_set_alone(copy, tmp_path):
-    (frames,) = copy.glob('train_frames*')
+    (frames,) = copy.glob('*.array_record*')
     data = bytearray(frames.read_bytes())
     data[-100_000] ^= 1
     frames.write_bytes(data)
@@ -359,17 +385,17 @@ def test_a_checksum_is_not_renewed_by_a_build_that_leaves_the_data_set_alone(cop
 
 
 def read_all(data_dir: pathlib.Path) -> list[dict]:
-    clips = open_clips(data_dir, 'sub_jhmdb', 'fold1', 'train')
+    clips = open_clips(data_dir, 'sub_jhmdb', 'fold1', 'train+test')
     return [clips[index] | {'frames': list(clips[index]['frames'])} for index in range(len(clips))]
 
 
-@pytest.mark.parametrize('damage', ['cut short', 'altered', 'missing', 'frames cut short', 'no info', 'no features'])
+@pytest.mark.parametrize('damage', ['cut short', 'altered', 'missing', 'no labels', 'labels cut short', 'no info', 'no features'])
 def test_a_damaged_data_set_is_named(damage, built, tmp_path):
-    folder = tmp_path / 'sub_jhmdb/fold1/1.0.0'
+    folder = tmp_path / 'sub_jhmdb/clips/2.0.0'
     folder.mkdir(parents=True)
-    for file in (built / 'sub_jhmdb/fold1/1.0.0').iterdir():
+    for file in (built / 'sub_jhmdb/clips/2.0.0').iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    (shard,) = folder.glob('*train.array_record*')
+    (shard,), (labels,) = folder.glob('*.array_record*'), folder.glob('*_labels.npy')
     data = shard.read_bytes()
     if damage == 'cut short':
         shard.write_bytes(data[: len(data) // 2])
@@ -377,9 +403,11 @@ def test_a_damaged_data_set_is_named(damage, built, tmp_path):
         shard.write_bytes(data[:200] + bytes([data[200] ^ 255]) + data[201:])
     elif damage == 'missing':
         shard.unlink()
-    elif damage == 'frames cut short':
-        (frames,) = folder.glob('train_frames*')
-        frames.write_bytes(frames.read_bytes()[:1000])
+    elif damage == 'no labels':
+        labels.unlink()
+    elif damage == 'labels cut short':
+        labels.write_bytes(labels.read_bytes()[:1000])
+        checksums.write(folder)
     elif damage == 'no info':
         (folder / 'dataset_info.json').write_text('{')
     else:
@@ -403,12 +431,12 @@ def test_the_doctor_checks_what_is_built(copy, tmp_path, capsys):
     assert doctor.main(['doctor', 'sub_jhmdb/fold1', str(tmp_path), '--pixels']) == 0
     assert f'sub_jhmdb/fold1 in {tmp_path}: sound' in capsys.readouterr().out
     assert doctor.main(['doctor', 'sub_jhmdb', str(tmp_path)]) == 0
-    (frames,) = copy.glob('test_frames*')
+    (frames,) = copy.glob('*.array_record*')
     frames.write_bytes(frames.read_bytes()[:-1])
     assert doctor.main(['doctor', 'sub_jhmdb', str(tmp_path)]) == 1
     assert (
         f'error    {copy}: {frames.name} is damaged or altered (131071 bytes, 131072 when it was built)'
         in capsys.readouterr().out
     )
-    with pytest.raises(InputError, match='no built data set sub_jhmdb/fold2 there'):
-        doctor.main(['doctor', 'sub_jhmdb/fold2', str(tmp_path)])
+    with pytest.raises(InputError, match='no built data set sub_jhmdb/fold9 there'):
+        doctor.main(['doctor', 'sub_jhmdb/fold9', str(tmp_path)])

@@ -84,7 +84,7 @@ def test_archives_build_what_folders_build_and_nothing_stays_unpacked(archives, 
     for clip, example in folders.items():
         for key, value in example.items():
             np.testing.assert_array_equal(built[clip][key], value)
-    config = tmp_path / 'archives/sub_jhmdb/fold1/1.0.0'
+    config = tmp_path / 'archives/sub_jhmdb/clips/2.0.0'
     assert not [path for path in config.iterdir() if path.is_dir()]
     assert {p.name for p in (tmp_path / 'archives').iterdir()} == {'sub_jhmdb'}
 

@@ -36,7 +36,7 @@ from kimnet_jax.training.workdir import write_config
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FRAMES, SIDE, J = 3, 64, JHMDB.num_joints
 JOINTS = np.random.default_rng(0).uniform(5, SIDE - 5, (FRAMES, J, 2)).astype(np.float32)
-DATASET = 'kinetic_puppets/mini/1.0.0'
+DATASET = 'kinetic_puppets/mini/2.0.0'
 
 
 def write_world(root: pathlib.Path) -> None:

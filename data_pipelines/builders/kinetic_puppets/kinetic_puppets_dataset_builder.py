@@ -11,10 +11,11 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import encode_jpeg
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION, Skeleton, get_skeleton
 from kimnet_jax.core.types import Example
+from kimnet_jax.data_pipelines import schema
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.clip import make_clip
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.figure import JOINTS
+from kimnet_jax.data_pipelines.builders.kinetic_puppets.motion import ACTIONS
 from kimnet_jax.data_pipelines.clip_builder import ClipBuilder, ClipReader
-from kimnet_jax.data_pipelines.schema import checked_example, dataset_info
 
 SPLITS = ('train', 'test')
 _JPEG_QUALITY = 90
@@ -56,21 +57,22 @@ def make_example(skeleton: Skeleton, seed: int, split: str, index: int) -> Examp
         'boxes': clip.boxes,
         'image_size': np.asarray(clip.frames.shape[1:3], np.int32),
     }
-    return checked_example(example, skeleton, name)
+    return schema.checked_example(example, skeleton, name)
 
 
 class Builder(ClipBuilder):
     """Builder of `kinetic_puppets`; threads make the clips, which depend on nothing but seed, split and index."""
 
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012 (read by TFDS)
+    ACTIONS = ACTIONS
+    VERSION = schema.VERSION
+    RELEASE_NOTES = schema.RELEASE_NOTES
     BUILDER_CONFIGS = [  # noqa: RUF012
         PuppetsConfig(name='joints15', description='The 15 joints of JHMDB.', skeleton=JHMDB.name),
         PuppetsConfig(name='joints13', description='The 13 joints of Penn Action.', skeleton=PENN_ACTION.name),
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return dataset_info(self, get_skeleton(self.builder_config.skeleton))
+        return schema.dataset_info(self, get_skeleton(self.builder_config.skeleton), self.ACTIONS)
 
     def _clip_readers(self, dl_manager: Any) -> dict[str, list[ClipReader]]:
         config = self.builder_config

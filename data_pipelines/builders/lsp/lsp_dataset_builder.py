@@ -3,9 +3,8 @@
 import pathlib
 import sys
 
-import tensorflow_datasets as tfds
-
 from kimnet_jax.core.skeleton import LSP
+from kimnet_jax.data_pipelines import schema
 from kimnet_jax.data_pipelines.builders.lsp import annotations, layout
 from kimnet_jax.data_pipelines.builders.lsp.layout import Layout
 from kimnet_jax.data_pipelines.clip_builder import ClipConfig
@@ -19,13 +18,14 @@ OUR_SPLIT = 'one of ten images is held out as `valid`: a split of ours, no other
 class Builder(PersonBuilder):
     """LSP Extended or LSP from their images and `joints.mat`, in a folder or an archive."""
 
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012 (read by TFDS)
+    VERSION = schema.VERSION
+    RELEASE_NOTES = schema.RELEASE_NOTES
     BUILDER_CONFIGS = [  # noqa: RUF012
         ClipConfig(name='extended', description=f'LSP Extended, 10,000 images: {OUR_SPLIT}.'),
         ClipConfig(name='original', description='LSP, 2,000 images, in its official split.'),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = layout.INSTRUCTIONS
+    HOMEPAGE = 'http://sam.johnson.io/research'
     SKELETON = LSP
 
     def _source(self, root: pathlib.Path) -> Layout:

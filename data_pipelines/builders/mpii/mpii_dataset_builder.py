@@ -3,9 +3,8 @@
 import pathlib
 import sys
 
-import tensorflow_datasets as tfds
-
 from kimnet_jax.core.skeleton import MPII
+from kimnet_jax.data_pipelines import schema
 from kimnet_jax.data_pipelines.builders.mpii import annotations, layout
 from kimnet_jax.data_pipelines.builders.mpii.layout import Layout
 from kimnet_jax.data_pipelines.clip_builder import ClipConfig
@@ -22,13 +21,14 @@ OUR_SPLIT = (
 class Builder(PersonBuilder):
     """MPII from the images and SimpleBaseline's JSON files or the official MATLAB file, folders or archives."""
 
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012 (read by TFDS)
+    VERSION = schema.VERSION
+    RELEASE_NOTES = schema.RELEASE_NOTES
     BUILDER_CONFIGS = [  # noqa: RUF012
         ClipConfig(name=SIMPLE_BASELINE, description='The split of SimpleBaseline and HRNet.'),
         ClipConfig(name=HELD_OUT, description=f'From {layout.MAT} alone: {OUR_SPLIT}.'),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = layout.INSTRUCTIONS
+    HOMEPAGE = 'http://human-pose.mpi-inf.mpg.de'
     SKELETON = MPII
 
     def _source(self, root: pathlib.Path) -> Layout:

@@ -6,14 +6,12 @@ import shutil
 import sys
 from typing import Any
 
-import tensorflow_datasets as tfds
-
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import PENN_ACTION
 from kimnet_jax.core.types import Example
 from kimnet_jax.data_pipelines import clip_builder, schema
 from kimnet_jax.data_pipelines.builders.penn_action import layout
-from kimnet_jax.data_pipelines.builders.penn_action.labels import read_label
+from kimnet_jax.data_pipelines.builders.penn_action.labels import ACTIONS, read_label
 from kimnet_jax.data_pipelines.builders.penn_action.layout import Layout
 from kimnet_jax.data_pipelines.findings import Finding
 from kimnet_jax.data_pipelines.images import read_image
@@ -22,11 +20,13 @@ from kimnet_jax.data_pipelines.images import read_image
 class Builder(clip_builder.ClipBuilder):
     """Penn Action from the official archive, or from the folder that is in it."""
 
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012 (read by TFDS)
+    VERSION = schema.VERSION
+    RELEASE_NOTES = schema.RELEASE_NOTES
     BUILDER_CONFIGS = [clip_builder.ClipConfig(name='official', description='The split of the release.')]  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = layout.INSTRUCTIONS
+    HOMEPAGE = 'http://dreamdragon.github.io/PennAction'
     SKELETON = PENN_ACTION
+    ACTIONS = ACTIONS
 
     def _clip_readers(self, dl_manager: Any) -> dict[str, list[clip_builder.ClipReader]]:
         source = Layout(pathlib.Path(dl_manager.manual_dir), self.scratch)
