@@ -52,6 +52,7 @@ def test_several_people(pose, images):
     given = np.tile(np.array(BOX, np.float32), (4, 1))
     for frame in pose(images, boxes=given, every=2):
         np.testing.assert_array_equal(frame.persons[0].box, BOX)
+        assert (frame.persons[0].probabilities is None) == frame.persons[0].interpolated == (frame.index == 1)
 
 
 @pytest.mark.parametrize(

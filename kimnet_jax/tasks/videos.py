@@ -62,8 +62,12 @@ class VideoPoses:
     calibration: Calibration | None = None
 
     def calibrated(self, pose: FramePose) -> FramePose:
-        """The pose with the probabilities of its scores, where they are calibrated."""
-        return pose if self.calibration is None else dataclasses.replace(pose, probabilities=self.calibration(pose.scores))
+        """The pose with the probabilities of its scores, where they are calibrated, and the network saw the frame."""
+        return (
+            pose
+            if self.calibration is None or pose.interpolated
+            else dataclasses.replace(pose, probabilities=self.calibration(pose.scores))
+        )
 
 
 class Watched(NamedTuple):
@@ -166,6 +170,8 @@ def predict_videos(
     written = [OUTPUTS[kind] for kind in kinds if OUTPUTS[kind]]
     told = sys.stderr if LINES in kinds else sys.stdout
     stems = output_stems(videos, out, written)
+    if every > 1:
+        model = dataclasses.replace(model, calibration=None)  # poses in between have no scores of the network's
     failed = 0
     for video, stem, make_people in zip(videos, stems, people, strict=True):
         try:
@@ -231,7 +237,7 @@ def _predict_video(
             progress.update()
             if outputs.closed:
                 break
-    _warn(video.name, damaged, count, stated)
+    _warn(video.name, damaged, count, None if outputs.closed else stated)
     if not persons:
         print(f'warning: {video.name}: nobody was found in it', file=sys.stderr)
     return count
