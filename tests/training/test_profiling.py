@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from kimnet_jax import command_line
+from kimnet_jax import train as command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.training.loop import TrainConfig, make_plan
 from kimnet_jax.training.profiling import ON_SIGNAL, Profiler, parse_window
@@ -79,6 +81,22 @@ def test_of_several_processes_the_first_one_does_what_is_planned(tmp_path, monke
     train(Profiler(tmp_path, parse_window('1:2'), print), range(1, 6), {4: signal.SIGUSR1})
     assert traced(tmp_path / 'profile/process3') == {'step4': [4, 5]}
     assert traced(tmp_path / 'profile') == {}
+
+
+def test_the_signal_does_not_end_a_run_that_has_no_steps_yet(monkeypatch):
+    before, met = signal.getsignal(signal.SIGUSR1), []
+
+    def start(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)  # as while modules are imported and data sets are opened
+        met.append(True)
+
+    monkeypatch.setattr(command_line, 'start', start)
+    monkeypatch.setattr('sys.argv', ['train'])
+    try:
+        command.cli()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert met == [True]
 
 
 @pytest.mark.parametrize('text', ['5', '5:', ':5', '0:5', '5:0', '-1:5', '5:5:5', '1.5:2', 'a:b', '5 :5', '1:99999999999'])
