@@ -56,7 +56,9 @@ def test_a_second_training_in_the_folder_is_refused_and_the_first_one_goes_on(co
     options = {'cwd': ROOT, 'env': environment, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
     with subprocess.Popen(line, **options) as first:
         wait_for(tmp_path / 'run/config.json', first)
+        first.send_signal(signal.SIGSTOP)  # it might be done before the second one has begun
         second = subprocess.run(line, **options, timeout=300)
+        first.send_signal(signal.SIGCONT)
         assert (second.returncode, second.stdout) == (2, '')
         expected = rf'error: {tmp_path}/run: another training is using this folder \(process {first.pid} on .*\); .*\n'
         assert re.fullmatch(expected, second.stderr), second.stderr

@@ -123,15 +123,15 @@ def test_files_that_do_not_fit(spatial, tmp_path, capsys):
         )
     )
     (tmp_path / 'd.json').write_text(
-        json.dumps({'about': {'skeleton': 'points17'}, 'frames': [{'frame': t, 'joints': [[1, 2, 3]] * 17} for t in (0, 2)]})
+        json.dumps({'about': {'skeleton': 'points17'}, 'frames': [{'frame': t, 'joints': [[1, 2, 3]] * 17} for t in (2, 0)]})
     )
     (tmp_path / 'e.txt').write_text('')
     pairs = ((flat, 'x.npz'), (tmp_path / 'c.json', 'x.json'), (tmp_path / 'd.json', 'x.json'), (tmp_path / 'e.txt', 'x.txt'))
     messages = (
         "no array 'joints_3d'; it has imgname, joints_2d; its poses are of config.poses.kind=2d",
         '17 joints of 2 numbers each',
-        'frame 2 comes after frame 0; give every frame',
-        'poses come in .json or .npz',
+        'frame 0 comes after frame 2; give the frames in their order',
+        'poses come in .json',
     )
     for (source, target), message in zip(pairs, messages, strict=True):
         assert refinement.refine_files(spatial.trained, [(source, tmp_path / target)]) == 2
