@@ -46,6 +46,10 @@ LONGEST = (  # files, the longest first
 )
 ALLOWED_SKIPS: tuple[str, ...] = (
     'the CUDA plugin of JAX is not installed',
+    'OpenSim is not installed',  # readers of other tools, of gigabytes
+    'Pose2Sim is not installed',
+    'movement is not installed',
+    'no Chromium',
 )  # beginnings of the reasons for which a test may be skipped in CI
 
 

@@ -106,14 +106,16 @@ const video = document.getElementById('video');
 const tell = text => fetch('/', {{method: 'POST', body: text}});
 video.onerror = () => tell('error: ' + video.error.message);
 video.onloadeddata = () => video.currentTime = 0.6;
-video.onseeked = () => {{
+const look = () => {{
   const canvas = document.createElement('canvas');
   [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   const context = canvas.getContext('2d');
   context.drawImage(video, 0, 0);
   const colours = [...Array(6).keys()].map(n => [...context.getImageData(32 * n + 16, 32, 1, 1).data.slice(0, 3)]);
+  if (!colours.flat().some(Boolean)) return setTimeout(look, 50);  // it has sought, and not yet drawn
   tell([canvas.width, canvas.height, video.duration, ...colours.flat()].join(' '));
 }};
+video.onseeked = look;
 </script></body>"""
 
 
