@@ -46,9 +46,9 @@ def test_a_folder_and_images_give_the_same(pose, images, tmp_path):
 
 def test_several_people(pose, images):
     tracks = {0: {3: BOX, 5: [60, 20, 150, 110]}, 1: {5: [60, 20, 150, 110]}}
-    assert [[person.person for person in frame.persons] for frame in pose(images, tracks=tracks)] == [[3, 5], [5], [], []]
+    assert [[person.id for person in frame.persons] for frame in pose(images, tracks=tracks)] == [[3, 5], [5], [], []]
     found = pose(images, detect=lambda image: Detections(np.array([BOX], np.float32), np.ones(1, np.float32)), detect_every=1)
-    assert [person.person for person in next(found).persons] == [1]
+    assert [person.id for person in next(found).persons] == [1]
     given = np.tile(np.array(BOX, np.float32), (4, 1))
     for frame in pose(images, boxes=given, every=2):
         np.testing.assert_array_equal(frame.persons[0].box, BOX)

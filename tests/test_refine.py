@@ -194,7 +194,7 @@ def people(frames: int, there: dict[int, set[int]]):
     return [
         (
             Frame(np.full((*SIZE, 3), t, np.uint8), t / 25),
-            [dataclasses.replace(walks[person][t], person=person, time=t / 25) for person in there if t in there[person]],
+            [dataclasses.replace(walks[person][t], id=person, time=t / 25) for person in there if t in there[person]],
         )
         for t in range(frames)
     ]
@@ -208,12 +208,10 @@ def test_each_person_of_a_video_is_refined_alone(refiner, look_ahead):
     found = people(frames, there)
     refined = list(refine_video(refiner, iter(found), lambda: (frame for frame, _ in found), look_ahead))
     assert [frame.image[0, 0, 0] for frame, _ in refined] == list(range(frames))
-    assert [[(p.person, p.frame) for p in poses] for _, poses in refined] == [
-        [(p.person, p.frame) for p in poses] for _, poses in found
-    ]
+    assert [[(p.id, p.frame) for p in poses] for _, poses in refined] == [[(p.id, p.frame) for p in poses] for _, poses in found]
     for person, part in ((1, range(frames)), (3, range(6)), (3, range(25, 40))):
-        before = [p for _, poses in found for p in poses if p.person == person and p.frame in part]
-        after = [p for _, poses in refined for p in poses if p.person == person and p.frame in part]
+        before = [p for _, poses in found for p in poses if p.id == person and p.frame in part]
+        after = [p for _, poses in refined for p in poses if p.id == person and p.frame in part]
         if look_ahead is None:
             expected = refiner(*arrays(before), SIZE)
             np.testing.assert_allclose(arrays(after)[0], expected, rtol=1e-5)

@@ -70,12 +70,12 @@ class DetectedPeople:
     def update(self, poses: Sequence[FramePose]) -> None:
         """Follows them; who is lost goes, and of two in one place the later."""
         for pose in poses:
-            tracker = self._here[pose.person]
+            tracker = self._here[pose.id]
             before = tracker.box
             tracker.update(pose.joints, pose.scores)
             if tracker.lost:
-                del self._here[pose.person]
-                self._lost[pose.person] = _Lost(before, self._time)
+                del self._here[pose.id]
+                self._lost[pose.id] = _Lost(before, self._time)
         stay: dict[int, Tracker] = {}
         for person, tracker in sorted(self._here.items()):
             if all(overlap(tracker.box, other.box) < self._config.twice for other in stay.values()):

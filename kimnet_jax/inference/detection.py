@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from kimnet_jax.core.image import opencv
 
 HOG = 'hog'
 Layout = Literal['yolov8', 'yolov5', 'yolox', 'rtmdet', 'end2end']
-LAYOUTS = ('yolov8', 'yolov5', 'yolox', 'rtmdet', 'end2end')
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 LEAST = 0.4  # score
 _STRIDES = (8, 16, 32)  # of the grids of YOLOX and YOLOv5
 _PAD = 114  # grey, as all of these were trained with

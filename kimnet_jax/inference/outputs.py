@@ -256,7 +256,7 @@ def record_of(pose: FramePose) -> dict[str, Any]:
     record = {
         'frame': pose.frame,
         'time': round(pose.time, 6),
-        'id': pose.person,
+        'id': pose.id,
         'score': round(pose.score, 4),
         'lost': pose.lost,
         'box': _numbers(pose.box),
@@ -284,7 +284,7 @@ class _CsvWriter:
             points, scores = _numbers(pose.joints), _numbers(pose.scores, 4)
             joints = [n for point, score in zip(points, scores, strict=True) for n in (*point, score)]
             time = round(pose.time, 6)
-            about = [pose.frame, time, pose.person, round(pose.score, 4), int(pose.lost), *_numbers(pose.box)]
+            about = [pose.frame, time, pose.id, round(pose.score, 4), int(pose.lost), *_numbers(pose.box)]
             probabilities = [] if pose.probabilities is None else _numbers(pose.probabilities, 4)
             self._rows.writerow([*about, *joints, int(pose.damaged), *probabilities])
 
@@ -327,7 +327,7 @@ class _CocoWriter:
             'id': self._annotations + 1,
             'image_id': pose.frame,
             'category_id': 1,
-            'track_id': pose.person,
+            'track_id': pose.id,
             'iscrowd': 0,
             'bbox': _numbers(np.array([x0, y0, x1 - x0, y1 - y0])),
             'area': round((x1 - x0) * (y1 - y0), 2),

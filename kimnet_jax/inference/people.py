@@ -39,7 +39,7 @@ class FramePose:
         scores: float32 [J], each heatmap's value at its peak.
         box: float32 [4], where the person was looked for, pixels of the frame.
         lost: whether that was a search, or the last poses in the given boxes were unsure.
-        person: their number in the video.
+        id: the person's number in the video.
         time: of the frame, seconds after the first.
         damaged: whether the frame is not as it was filmed, its file being damaged there.
         interpolated: whether the network did not see the frame, and the pose lies between those of two others.
@@ -51,7 +51,7 @@ class FramePose:
     scores: np.ndarray
     box: np.ndarray
     lost: bool
-    person: int = ONLY
+    id: int = ONLY
     time: float = 0.0
     damaged: bool = False
     interpolated: bool = False
@@ -155,7 +155,7 @@ class TrackedPeople:
     def update(self, poses: Sequence[FramePose]) -> None:
         """Judges whether each is there."""
         for pose in poses:
-            self._judges[pose.person].update(pose.joints, pose.scores)
+            self._judges[pose.id].update(pose.joints, pose.scores)
 
     def finish(self, frames: int) -> None:
         """Raises `InputError` where there are boxes of frames beyond the last."""

@@ -174,7 +174,7 @@ def predict_poses(
         InputError: what `people` raises, or heatmaps that are not finite.
     """
 
-    def look(index: int, frame: Frame) -> tuple[Frame, list[FramePose]]:
+    def look(index: int, frame: Frame) -> list[FramePose]:
         looks = people.look(index, frame)
         poses = []
         for one, (joints, scores) in zip(looks, predictor.people(frame.image, looks), strict=True):
@@ -184,7 +184,7 @@ def predict_poses(
                 )
             poses.append(FramePose(index, joints, scores, one.box, one.lost, one.person, frame.time, frame.damaged))
         people.update(poses)
-        return frame, poses
+        return poses
 
     count = 0
     last: list[FramePose] = []
@@ -194,13 +194,13 @@ def predict_poses(
         if index % every:
             waiting.append(frame)
             continue
-        _, poses = look(index, frame)
+        poses = look(index, frame)
         yield from _between(last, waiting, poses)
         yield frame, poses
         last, waiting = poses, []
     if waiting:
         frame = waiting.pop()
-        _, poses = look(count - 1, frame)
+        poses = look(count - 1, frame)
         yield from _between(last, waiting, poses)
         yield frame, poses
     people.finish(count)
@@ -208,16 +208,16 @@ def predict_poses(
 
 def _between(before: list[FramePose], frames: list[Frame], after: list[FramePose]) -> Iterator[tuple[Frame, list[FramePose]]]:
     """Frames between two with poses: those who are in both, on lines."""
-    ends = {pose.person: pose for pose in after}
+    ends = {pose.id: pose for pose in after}
     for i, frame in enumerate(frames):
         poses = []
         for start in before:
-            if (end := ends.get(start.person)) is not None:
+            if (end := ends.get(start.id)) is not None:
                 span = end.time - start.time
                 share = np.float32((frame.time - start.time) / span if span > 0 else (i + 1) / (len(frames) + 1))
                 joints, scores, box = (
                     getattr(start, name) * (1 - share) + getattr(end, name) * share for name in ('joints', 'scores', 'box')
                 )
-                of = (start.frame + 1 + i, joints, scores, box, start.lost or end.lost, start.person, frame.time, frame.damaged)
+                of = (start.frame + 1 + i, joints, scores, box, start.lost or end.lost, start.id, frame.time, frame.damaged)
                 poses.append(FramePose(*of, interpolated=True))
         yield frame, poses

@@ -149,15 +149,15 @@ def refine_video(
         found.append(of_frame)
         size = (frame.image.shape[0], frame.image.shape[1])
         for pose in of_frame:
-            people.setdefault(pose.person, []).append(pose)
+            people.setdefault(pose.id, []).append(pose)
     refined = {
-        (pose.person, pose.frame): pose
+        (pose.id, pose.frame): pose
         for sequence in people.values()
         for part in _parts(sequence)
         for pose in _refine_part(refiner, part, size)
     }
     for frame, of_frame in zip(read_again() if found else (), found, strict=True):
-        yield frame, [refined[pose.person, pose.frame] for pose in of_frame]
+        yield frame, [refined[pose.id, pose.frame] for pose in of_frame]
 
 
 def _parts(sequence: list[FramePose]) -> Iterator[list[FramePose]]:
@@ -191,16 +191,16 @@ def _refine_stream(refiner: Refiner, poses: Poses, look_ahead: int) -> Iterator[
     done: dict[tuple[int, int], FramePose] = {}
 
     def keep(ready: Iterable[FramePose]) -> None:
-        done.update({(pose.person, pose.frame): pose for pose in ready if pose.frame != _AWAY})
+        done.update({(pose.id, pose.frame): pose for pose in ready if pose.frame != _AWAY})
 
     def ready() -> Iterator[tuple[Frame, list[FramePose]]]:
-        while waiting and all((pose.person, pose.frame) in done for pose in waiting[0][1]):
+        while waiting and all((pose.id, pose.frame) in done for pose in waiting[0][1]):
             frame, of_frame = waiting.popleft()
-            yield frame, [done.pop((pose.person, pose.frame)) for pose in of_frame]
+            yield frame, [done.pop((pose.id, pose.frame)) for pose in of_frame]
 
     for frame, of_frame in poses:
         waiting.append((frame, of_frame))
-        here = {pose.person: pose for pose in of_frame}
+        here = {pose.id: pose for pose in of_frame}
         for person, (stream, last, away) in list(streams.items()):
             if person in here:
                 continue

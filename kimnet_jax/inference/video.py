@@ -39,13 +39,13 @@ def draw_poses(frame: np.ndarray, poses: Sequence[FramePose], skeleton: Skeleton
     """
     canvas = frame.copy()
     for pose in poses:
-        alone = len(poses) == 1 and pose.person == ONLY
-        colour = _BOX if alone else _COLOURS[pose.person % len(_COLOURS)]
+        alone = len(poses) == 1 and pose.id == ONLY
+        colour = _BOX if alone else _COLOURS[pose.id % len(_COLOURS)]
         low, high = fixed_point(pose.box.reshape(2, 2))
         weight = max(1, line_thickness(frame) // (2 if alone else 1))
         cv2.rectangle(canvas, low, high, _LOST if pose.lost and alone else colour, weight, cv2.LINE_AA, SHIFT)
         draw_skeleton(canvas, pose.joints, pose.scores >= joint_score, skeleton)
-        words = [*([] if alone else [str(pose.person)]), *(['lost'] if pose.lost else []), f'{pose.score:.2f}']
+        words = [*([] if alone else [str(pose.id)]), *(['lost'] if pose.lost else []), f'{pose.score:.2f}']
         _draw_label(canvas, ' '.join(words), pose.box, _LOST if pose.lost else colour)
     return canvas
 

@@ -56,8 +56,9 @@ class VideoWriter:
             self._time = self._time + self._step if time is None else time
             pts = max(self._pts + 1, round((self._time - self._first) * _TICKS))
             self._duration, self._pts = pts - self._pts, pts
-        padded = np.pad(frame, ((0, rows % 2), (0, columns % 2), (0, 0)), mode='edge')
-        picture = av.VideoFrame.from_ndarray(padded, format='rgb24').reformat(
+        if rows % 2 or columns % 2:
+            frame = np.pad(frame, ((0, rows % 2), (0, columns % 2), (0, 0)), mode='edge')
+        picture = av.VideoFrame.from_ndarray(frame, format='rgb24').reformat(
             format='yuv420p', dst_colorspace=_BT709, dst_color_range=_LIMITED
         )
         picture.color_primaries = picture.color_trc = _BT709

@@ -263,7 +263,7 @@ class _Gathered:
         if not self._poses:
             return  # a file of nobody's poses is no file in any of these formats
         records = pose_records.Records(
-            [pose.person for pose in self._poses],
+            [pose.id for pose in self._poses],
             [pose.frame for pose in self._poses],
             np.stack([pose.joints for pose in self._poses]),
             np.stack([pose.scores for pose in self._poses]),

@@ -20,7 +20,7 @@ def test_pycocotools_reads_it(write_video, tmp_path, skeleton):
     about = {'video': open_source(str(video)), 'skeleton': skeleton, 'model': {'model': 'dots'}, 'joint_score': 0.1}
     with PoseOutputs(tmp_path, 'clip', ['coco'], **about) as files:
         for t, frame in enumerate(read_frames(video)):
-            found = [FramePose(t, person((40 + t, 60)), scores, box, False, time=frame.time, person=i) for i in range(1, t + 1)]
+            found = [FramePose(t, person((40 + t, 60)), scores, box, False, time=frame.time, id=i) for i in range(1, t + 1)]
             files.write(frame, found)
     with contextlib.redirect_stdout(io.StringIO()):
         read = coco.COCO(str(tmp_path / 'clip.coco.json'))

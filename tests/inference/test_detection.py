@@ -226,7 +226,7 @@ def test_people_are_followed_between_detections_and_keep_their_numbers(predictor
     found = list(predict_poses(predictor, filmed(scene(*places) for places in walks), people))
     assert oracle.calls == 3
     for t, (_, poses) in enumerate(found):
-        assert [pose.person for pose in poses] == [1, 2]
+        assert [pose.id for pose in poses] == [1, 2]
         for pose, place in zip(poses, walks[t], strict=True):
             np.testing.assert_allclose(pose.joints, person(place), atol=1.2)
 
@@ -236,7 +236,7 @@ def test_who_goes_and_comes_back_soon_is_known_again(predictor):
     there = [True] * 5 + [False] * 10 + [True] * 5 + [False] * 50 + [True] * 5
     places = [[(100, 60)] if here else [] for here in there]
     people = DetectedPeople(Oracle(iter(places)), config=AssociationConfig(every=1))
-    found = [[pose.person for pose in poses] for _, poses in predict_poses(predictor, filmed(scene(*p) for p in places), people)]
+    found = [[pose.id for pose in poses] for _, poses in predict_poses(predictor, filmed(scene(*p) for p in places), people)]
     assert found[:5] == [[1]] * 5
     assert found[10] == []
     assert found[15:20] == [[1]] * 5
@@ -253,6 +253,6 @@ def test_who_is_not_there_goes(predictor):
 def test_two_boxes_of_one_person_become_one(predictor):
     places = [[(100, 60), (104, 60)]] + [[(100, 60)]] * 5
     people = DetectedPeople(Oracle(iter(places)), config=AssociationConfig(every=1))
-    found = [[pose.person for pose in poses] for _, poses in predict_poses(predictor, filmed([scene((100, 60))] * 6), people)]
+    found = [[pose.id for pose in poses] for _, poses in predict_poses(predictor, filmed([scene((100, 60))] * 6), people)]
     assert found[0] == [1, 2]
     assert found[1:] == [[1]] * 5

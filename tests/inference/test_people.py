@@ -69,10 +69,10 @@ def test_tracks_with_gaps(predictor):
     del tracks[2][9]
     tracks[4] = {}
     found = list(predict_poses(predictor, filmed([scene(PLACES[:3])] * 6), TrackedPeople(tracks, 't.txt')))
-    assert [[pose.person for pose in poses] for _, poses in found] == [[7, 9], [7, 9], [7], [7, 9], [], [7, 9]]
+    assert [[pose.id for pose in poses] for _, poses in found] == [[7, 9], [7, 9], [7], [7, 9], [], [7, 9]]
     for _, poses in found:
         for pose in poses:
-            np.testing.assert_allclose(pose.joints, person(PLACES[{7: 0, 9: 2}[pose.person]]), atol=0.6)
+            np.testing.assert_allclose(pose.joints, person(PLACES[{7: 0, 9: 2}[pose.id]]), atol=0.6)
             assert pose.time == pose.frame / 25
     assert predictor.state.tolist() == [0, 0]  # both were away in frame 4
 
@@ -129,7 +129,7 @@ def test_every_third_frame_is_seen_and_the_others_lie_between(predictor, count):
 def test_between_two_frames_only_those_are_who_are_in_both(predictor):
     tracks = {t: {1: box_of(PLACES[0])} | ({2: box_of(PLACES[1])} if t < 4 else {}) for t in range(7)}
     found = predict_poses(predictor, filmed([scene(PLACES[:2])] * 7), TrackedPeople(tracks, 't.txt'), every=3)
-    assert [[pose.person for pose in poses] for _, poses in found] == [[1, 2]] * 4 + [[1]] * 3
+    assert [[pose.id for pose in poses] for _, poses in found] == [[1, 2]] * 4 + [[1]] * 3
 
 
 def test_it_compiles_a_few_times_only(predictor):

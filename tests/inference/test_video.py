@@ -30,7 +30,7 @@ def test_pose_is_drawn_where_it_is(skeleton):
 
 
 def test_of_several_people_each_has_a_box_of_their_colour(skeleton):
-    two = [pose(person=3, box=np.array([20, 20, 60, 100])), pose(person=4, box=np.array([100, 20, 140, 100]))]
+    two = [pose(id=3, box=np.array([20, 20, 60, 100])), pose(id=4, box=np.array([100, 20, 140, 100]))]
     drawn = draw_poses(draw(None), two, skeleton, 0.1)
     edges = drawn[60, 20].astype(int), drawn[60, 100].astype(int)
     assert np.ptp(edges[0]) > 50  # not grey
