@@ -76,6 +76,7 @@ def test_every_file_of_the_package_is_in_the_wheel_and_nothing_beside_it(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     shown = {'kimnet_jax/configs/kinetic_puppets.py', 'kimnet_jax/data_pipelines/builders/sub_jhmdb/README.md'}
     assert shown <= expected <= names
+    assert 'kimnet_jax/py.typed' in names
     assert any(name.endswith('licenses/LICENSE') for name in names)
     tops = {name.partition('/')[0] for name in names}
     assert {top for top in tops if not top.endswith('.dist-info')} == {'kimnet_jax'}
