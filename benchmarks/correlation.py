@@ -23,7 +23,7 @@ from kimnet_jax.core.command import run_command
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import normalise
-from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines import clip_source
 from kimnet_jax.data_pipelines.loader import eval_batches
 from kimnet_jax.data_pipelines.transforms import DataConfig
 from kimnet_jax.metrics import PoseMetrics, contrast
@@ -33,7 +33,7 @@ from kimnet_jax.tasks.trained import Trained, open_trained
 from kimnet_jax.training.state import Weights, split_model
 
 
-def correlations(model: KIMNet, config: Mapping[str, Any], clips: schema.ClipSource) -> Iterator[np.ndarray]:
+def correlations(model: KIMNet, config: Mapping[str, Any], clips: clip_source.ClipSource) -> Iterator[np.ndarray]:
     """W_r [T-1, J, J] of each clip, the whole of it one chain."""
     graph, weights = split_model(model, training=False)
 
@@ -86,7 +86,7 @@ def changed(model: KIMNet, what: str) -> KIMNet:
     return model
 
 
-def measure(model: KIMNet, config: Mapping[str, Any], clips: schema.ClipSource) -> PoseMetrics:
+def measure(model: KIMNet, config: Mapping[str, Any], clips: clip_source.ClipSource) -> PoseMetrics:
     """The metrics on all clips, without masks."""
     metrics = PoseMetrics(clips.skeleton, len(clips))
     for i, pose in enumerate(predictor(model, config, clips)(None)):
@@ -102,7 +102,7 @@ def judge(found: Trained, data_dir: str | None = None, split: str | None = None)
         raise InputError(f'{found.name}: a {found.kind} without a KMM; W_r is of a KIMNet with temporal=kmm')
     dataset = config['dataset']
     data_dir, split = data_dir or dataset['data_dir'], split or dataset['eval_split']
-    clips = schema.open_clips(data_dir, dataset['name'], dataset['config'], split)
+    clips = clip_source.open_clips(data_dir, dataset['name'], dataset['config'], split)
     result: dict[str, Any] = {'clips': len(clips), 'split': split, 'step': found.step}
     result['correlation'] = statistics(list(correlations(model, config, clips)))
     as_trained = measure(model, config, clips)

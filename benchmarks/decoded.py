@@ -17,11 +17,11 @@ import tensorflow_datasets as tfds
 
 from kimnet_jax.core.image import decode_image, opencv
 from kimnet_jax.core.types import Example
-from kimnet_jax.data_pipelines import compact, schema
+from kimnet_jax.data_pipelines import clip_source, compact
 from kimnet_jax.data_pipelines.builders import import_builder
 
 
-def read(clips: schema.ClipSource, index: int) -> Example:
+def read(clips: clip_source.ClipSource, index: int) -> Example:
     """A clip with its frames as BMP bytes."""
     example = clips[index]
     cv2 = opencv()
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     for dataset in argv[3:]:
         name, _, config = dataset.partition('/')
         base = import_builder(name)
-        splits, views = compact.to_copy(schema.built_folder(argv[1], name, config), config)
+        splits, views = compact.to_copy(clip_source.built_folder(argv[1], name, config), config)
         readers = {
             split: [functools.partial(read, clips, index) for index in range(len(clips))] for split, clips in splits.items()
         }

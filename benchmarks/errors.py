@@ -11,14 +11,14 @@ import argparse
 
 import numpy as np
 
-from kimnet_jax.data_pipelines import pose_files, schema
+from kimnet_jax.data_pipelines import clip_source, pose_files
 from kimnet_jax.data_pipelines.poses import Estimates
 from kimnet_jax.metrics import PoseMetrics, torso_length
 
 SPANS = {'frame 1': (0, 1), 'frames 2 to 5': (1, 5), 'frames 6 and later': (5, None)}
 
 
-def exchanged(clips: schema.ClipSource, found: dict[str, Estimates], alpha: float = 0.2) -> tuple[int, int]:
+def exchanged(clips: clip_source.ClipSource, found: dict[str, Estimates], alpha: float = 0.2) -> tuple[int, int]:
     """(misses, those of them that are at the joint of the other side)."""
     order = np.asarray(clips.skeleton.flip_order)
     paired = order != np.arange(len(order))
@@ -43,7 +43,7 @@ def main() -> None:
     for argument in args.files:
         dataset, _, file = argument.partition('=')
         name, _, config = dataset.partition('/')
-        clips = schema.open_clips(args.data_dir, name, config, 'test')
+        clips = clip_source.open_clips(args.data_dir, name, config, 'test')
         found = {one.clip: one for one in pose_files.read_predictions(file, clips.skeleton.name)}
         row = [dataset]
         for first, end in SPANS.values():

@@ -21,7 +21,7 @@ import platform
 import subprocess
 import sys
 
-from kimnet_jax.data_pipelines import pose_files, schema
+from kimnet_jax.data_pipelines import clip_source, pose_files
 from kimnet_jax.data_pipelines.poses import Estimates
 
 FOLDS = (1, 2, 3)
@@ -51,7 +51,7 @@ def estimate(args: argparse.Namespace, fold: int, model: str) -> pathlib.Path:
 
 def held_out(args: argparse.Namespace, fold: int, files: dict[int, pathlib.Path]) -> tuple[pathlib.Path, dict[str, int]]:
     """The file that HANet of a fold is trained on, and how many of its training clips have estimates."""
-    clips = schema.open_clips(args.data_dir, 'sub_jhmdb', f'fold{fold}', 'train')
+    clips = clip_source.open_clips(args.data_dir, 'sub_jhmdb', f'fold{fold}', 'train')
     found: dict[str, Estimates] = {}
     for other in FOLDS:
         if other != fold:

@@ -33,7 +33,7 @@ from absl import app, flags, logging
 
 from kimnet_jax.core.image import encode_jpeg, opencv
 from kimnet_jax.core.skeleton import PENN_ACTION
-from kimnet_jax.data_pipelines import loader, schema, transforms
+from kimnet_jax.data_pipelines import clip_source, loader, schema, transforms
 from kimnet_jax.data_pipelines.clip_builder import ClipBuilder
 
 OURS, THREADS, PENN, JHMDB = 'ours', 'ours, threads', 'RPSTN, Penn', 'RPSTN, JHMDB'
@@ -85,12 +85,12 @@ class Drawn(ClipBuilder):
         return {'train': [functools.partial(draw_clip, number) for number in range(CLIPS.value)]}
 
 
-def make_clips(folder: pathlib.Path) -> schema.ClipSource:
+def make_clips(folder: pathlib.Path) -> clip_source.ClipSource:
     """Builds the data set in `folder`, and the single files that RPSTN's loader reads in `folder/frames`."""
     with contextlib.redirect_stdout(None):
         builder = Drawn(data_dir=folder, file_format='array_record')
         builder.download_and_prepare()
-    source = schema.open_built(pathlib.Path(builder.data_path), 'train')
+    source = clip_source.open_built(pathlib.Path(builder.data_path), 'train')
     for clip in range(len(source)):
         example = source[clip]
         frames = folder / 'frames' / example['clip']
@@ -100,7 +100,7 @@ def make_clips(folder: pathlib.Path) -> schema.ClipSource:
     return source
 
 
-def open_stream(contender: str, source: schema.ClipSource, folder: pathlib.Path, batch: int, workers: int) -> Iterator[Any]:
+def open_stream(contender: str, source: clip_source.ClipSource, folder: pathlib.Path, batch: int, workers: int) -> Iterator[Any]:
     """An endless stream of batches."""
     if contender in (OURS, THREADS):
         settings = loader.LoaderConfig(**({'workers': workers, 'threads': 1} if contender == OURS else {'threads': workers}))
@@ -123,7 +123,9 @@ def open_stream(contender: str, source: schema.ClipSource, folder: pathlib.Path,
     )
 
 
-def serve(connection: Connection, contender: str, source: schema.ClipSource, folder: pathlib.Path, batch: int, cores: list[int]):
+def serve(
+    connection: Connection, contender: str, source: clip_source.ClipSource, folder: pathlib.Path, batch: int, cores: list[int]
+):
     """A contender's process, at the head of a process group: runs for the seconds it is sent and answers with frames/s."""
     os.setpgrp()
     os.sched_setaffinity(0, cores)
@@ -148,7 +150,7 @@ def resident_mb() -> list[float]:
     return sorted((count * os.sysconf('SC_PAGE_SIZE') / 1e6 for count in pages), reverse=True)
 
 
-def profile(source: schema.ClipSource, batch: int) -> dict[str, float]:
+def profile(source: clip_source.ClipSource, batch: int) -> dict[str, float]:
     """CPU time of one thread by stage, ms a frame."""
     spent: dict[str, float] = {}
 
@@ -164,8 +166,8 @@ def profile(source: schema.ClipSource, batch: int) -> dict[str, float]:
 
         setattr(owner, name, run)
 
-    timed(schema.ClipSource, '__getitem__', 'reading joints')
-    timed(schema._Frames, '__getitem__', 'reading frames')
+    timed(clip_source.ClipSource, '__getitem__', 'reading joints')
+    timed(clip_source._Frames, '__getitem__', 'reading frames')
     timed(transforms, 'decode_image', 'JPEG decoding')
     timed(transforms, 'warp', 'warp')
     timed(loader, '_stack', 'stacking')

@@ -11,14 +11,14 @@ import argparse
 import json
 import pathlib
 
-from kimnet_jax.data_pipelines import pose_files, schema
+from kimnet_jax.data_pipelines import clip_source, pose_files
 from kimnet_jax.metrics import PoseMetrics, contrast
 from kimnet_jax.training import evaluation
 
 COLUMNS = [('torso', '0.2'), ('torso', '0.1'), ('torso', '0.05'), ('person', '0.2')]
 
 
-def measure(clips: schema.ClipSource, file: str) -> PoseMetrics:
+def measure(clips: clip_source.ClipSource, file: str) -> PoseMetrics:
     """The metrics of a file of predictions of all the clips."""
     found = {one.clip: one for one in pose_files.read_predictions(file, clips.skeleton.name)}
     return evaluation.measure(clips, ((i, found[name].joints, None) for i, name in enumerate(clips.names)))
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument('files', nargs='+', metavar='NAME=FILE[,FILE...]')
     args = parser.parse_args()
     name, _, config = args.dataset.partition('/')
-    clips = schema.open_clips(args.data_dir, name, config, args.split)
+    clips = clip_source.open_clips(args.data_dir, name, config, args.split)
     networks = {}
     for argument in args.files:
         label, _, files = argument.partition('=')

@@ -20,7 +20,7 @@ import numpy as np
 
 from kimnet_jax.core import heatmap
 from kimnet_jax.core.image import normalise
-from kimnet_jax.data_pipelines import backgrounds, schema
+from kimnet_jax.data_pipelines import backgrounds, clip_source
 from kimnet_jax.data_pipelines.clips import Window
 from kimnet_jax.data_pipelines.transforms import Augmentation, DataConfig, crop_window
 from kimnet_jax.inference.tracking import TrackerConfig
@@ -43,7 +43,7 @@ def test_card(size: int) -> np.ndarray:
     return image
 
 
-def pictures(clips: schema.ClipSource, config: DataConfig, windows: int) -> dict[str, list[np.ndarray]]:
+def pictures(clips: clip_source.ClipSource, config: DataConfig, windows: int) -> dict[str, list[np.ndarray]]:
     """Kind -> windows of two frames, uint8 [2, H, W, 3]."""
     found: dict[str, list[np.ndarray]] = {kind: [] for kind in (PEOPLE, *backgrounds.SHARES)}
     place = {'skeleton': clips.skeleton, 'folder': clips.folder}
@@ -79,7 +79,7 @@ def main() -> None:
     args = parser.parse_args()
     found = open_trained(args.model)
     name, _, config = args.dataset.partition('/')
-    clips = schema.open_clips(args.data_dir, name, config, args.split)
+    clips = clip_source.open_clips(args.data_dir, name, config, args.split)
     data = DataConfig(frames=2, input_size=found.config['data']['input_size'], box_scale=found.config['data']['box_scale'])
     model = found.load('float32')
     graph, weights = split_model(model, training=False)

@@ -25,7 +25,7 @@ from tensorflow_datasets.scripts.cli import cli_utils
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import locked
-from kimnet_jax.data_pipelines import checksums, schema
+from kimnet_jax.data_pipelines import checksums, clip_source
 from kimnet_jax.data_pipelines.builders import BUILDERS, configs_of, import_builder, stored_config, summaries
 from kimnet_jax.data_pipelines.clip_builder import leak_of
 
@@ -130,7 +130,7 @@ def _build(name: str, config: str, args: tfds_build.Args) -> pathlib.Path:
 
 
 def _report(name: str, config: str, final: pathlib.Path) -> None:
-    built = schema.read_built(final, config)
+    built = clip_source.read_built(final, config)
     counts = ', '.join(f'{split} {info.num_examples} clips' for split, info in built.splits.items())
     size = sum(file.stat().st_size for file in final.iterdir()) / 1e6
     print(f'{name}/{config}: {counts}, {size:.1f} MB in {final}', flush=True)

@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from tensorflow_datasets.core import dataset_builder, split_builder
 
-from kimnet_jax.core.errors import DamagedError, InputError
+from kimnet_jax.core.errors import DamagedError, InputError, some_of
 from kimnet_jax.core.skeleton import Skeleton, get_skeleton
 from kimnet_jax.core.types import Example
 from kimnet_jax.data_pipelines import checksums, schema
@@ -307,7 +307,7 @@ def _check_names(written: dict[str, list[dict[str, Any]]]) -> None:
     repeated = [f'{name!r} in {" and ".join(splits)}' for name, splits in where.items() if len(splits) > 1]
     if repeated:
         raise InputError(
-            f'clips that occur more than once: {schema.some_of(repeated)}; a result on clips that were trained on says nothing '
+            f'clips that occur more than once: {some_of(repeated)}; a result on clips that were trained on says nothing '
             'of others: mend the list of the splits'
         )
 

@@ -33,7 +33,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, square_of_box
 from kimnet_jax.core.image import decode_image, opencv
 from kimnet_jax.core.types import Array, Example
-from kimnet_jax.data_pipelines import build, schema
+from kimnet_jax.data_pipelines import build, clip_source, schema
 from kimnet_jax.data_pipelines.builders import configs_of, import_builder
 from kimnet_jax.data_pipelines.clip_builder import ClipReader, Views
 from kimnet_jax.data_pipelines.transforms import DataConfig
@@ -119,7 +119,7 @@ def compact(
     builder = import_builder(name)
     if config not in (known := configs_of(builder)):
         raise InputError(f'{name} has no config {config!r}; known: {", ".join(known)}')
-    built = schema.read_built(source, config)
+    built = clip_source.read_built(source, config)
     if 'compact' in built.metadata:
         raise InputError(f'{source}: a compact copy already; give the folder of the original as --data_dir')
     splits, views = to_copy(source, config)
@@ -152,30 +152,30 @@ def compact(
     return final
 
 
-def to_copy(folder: pathlib.Path, config: str) -> tuple[dict[str, schema.ClipSource], Views]:
+def to_copy(folder: pathlib.Path, config: str) -> tuple[dict[str, clip_source.ClipSource], Views]:
     """The clips of a config as they are stored, each once, by TFDS split; and its own splits, where these are others."""
-    built = schema.read_built(folder, config)
+    built = clip_source.read_built(folder, config)
     if not built.config:
-        return {split: schema.open_built(folder, split, config) for split in built.splits if built.clips[split]}, {}
-    stored = schema.open_built(folder, schema.SHARED, schema.SHARED)
+        return {split: clip_source.open_built(folder, split, config) for split in built.splits if built.clips[split]}, {}
+    stored = clip_source.open_built(folder, schema.SHARED, schema.SHARED)
     chosen = {clip.stored for clips in built.clips.values() for clip in clips}
     views = {config: {split: [(clip.name, clip.stored) for clip in clips] for split, clips in built.clips.items()}}
     return {schema.SHARED: dataclasses.replace(stored, clips=[clip for clip in stored.clips if clip.name in chosen])}, views
 
 
 def _settings_of(folder: pathlib.Path) -> Settings | None:
-    made = schema.read_built(folder).metadata.get('compact')
+    made = clip_source.read_built(folder).metadata.get('compact')
     return Settings(*(made[key] for key in Settings._fields)) if made else None
 
 
-def _readers(splits: dict[str, schema.ClipSource], settings: Settings, quality: int) -> dict[str, list[ClipReader]]:
+def _readers(splits: dict[str, clip_source.ClipSource], settings: Settings, quality: int) -> dict[str, list[ClipReader]]:
     return {
         split: [functools.partial(_read, clips, index, settings, quality) for index in range(len(clips))]
         for split, clips in splits.items()
     }
 
 
-def _read(clips: schema.ClipSource, index: int, settings: Settings, quality: int) -> Example:
+def _read(clips: clip_source.ClipSource, index: int, settings: Settings, quality: int) -> Example:
     """A clip of the copy."""
     example = clips[index]
     view = view_of(example['boxes'], example['image_size'], settings)
@@ -209,12 +209,12 @@ def _view_frame(example: Example, view: View, folder: pathlib.Path, frame: int) 
 class _Estimate:
     """Of the bytes that all frames take at a quality, by some of them, taken at even distances."""
 
-    def __init__(self, splits: dict[str, schema.ClipSource], settings: Settings):
+    def __init__(self, splits: dict[str, clip_source.ClipSource], settings: Settings):
         frames = [(clips, i, t) for clips in splits.values() for i, length in enumerate(clips.lengths) for t in range(length)]
         self._count = len(frames)
         chosen = np.unique(np.linspace(0, self._count - 1, SAMPLE).astype(int))
 
-        def load(clips: schema.ClipSource, index: int, frame: int) -> np.ndarray:
+        def load(clips: clip_source.ClipSource, index: int, frame: int) -> np.ndarray:
             example = clips[index]
             return _view_frame(example, view_of(example['boxes'], example['image_size'], settings), clips.folder, frame)
 
@@ -322,11 +322,11 @@ def main(argv: Sequence[str]) -> None:
     for flag, value in (('max_mb', args.max_mb), ('pixels', args.pixels)):
         if not 0 < value <= MOST:
             raise InputError(f'--{flag} {value:g}: must be above 0, and at most {MOST:g}')
-    source = schema.built_folder(args.data_dir, name, config)
+    source = clip_source.built_folder(args.data_dir, name, config)
     tfds.disable_progress_bar()
     settings = Settings(args.max_mb, args.pixels, reach_of(WIDEST))
     folder = compact(source.absolute(), args.out, settings, config=config, overwrite=args.overwrite)
-    built = schema.read_built(folder, config)
+    built = clip_source.read_built(folder, config)
     listed = ', '.join(f'{split} {part.num_examples} clips' for split, part in built.splits.items())
     made = built.metadata['compact']
     print(f'{args.dataset}: {listed}, {_megabytes(folder):.1f} MB at quality {made["quality"]} in {folder}')

@@ -18,7 +18,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import make_folder, work_folder
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example
-from kimnet_jax.data_pipelines.schema import ClipSource, open_clips
+from kimnet_jax.data_pipelines.clip_source import ClipSource, open_clips
 
 SUFFIXES = {b'\x89PNG': '.png', b'RIFF': '.webp'}  # by the first bytes; JPEG otherwise
 _OURS = re.compile(r'[0-9]{6,}\.(png|webp|jpg)|boxes\.json|joints\.json')

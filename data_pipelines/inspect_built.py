@@ -5,7 +5,7 @@ import pathlib
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
-from kimnet_jax.data_pipelines import checksums, schema
+from kimnet_jax.data_pipelines import checksums, clip_source, schema
 from kimnet_jax.data_pipelines.builders import BUILDERS, import_builder, stored_config
 from kimnet_jax.data_pipelines.findings import Check, Finding, Report, attempt
 
@@ -27,19 +27,19 @@ def inspect_built(folder: pathlib.Path, pixels: bool) -> tuple[Report, list[Chec
     findings += [Finding('error', str(folder), damage) for damage in damages or ()]
     if findings:  # what else there would be to say follows from these
         return Report(findings), []
-    built = attempt(findings, str(folder), schema.read_built, folder)
+    built = attempt(findings, str(folder), clip_source.read_built, folder)
     if built is None:
         return Report(findings), []
     checks: list[Check] = []
     numbers = {split: info.num_examples for split, info in built.splits.items()}
     for split in filter(numbers.get, numbers):
-        clips = schema.open_built(folder, split)
+        clips = clip_source.open_built(folder, split)
         checks += [functools.partial(_check, clips, index, pixels) for index in range(len(clips))]
     counts = {'clips' if split == schema.SHARED else f'{split} clips': number for split, number in numbers.items()}
     return Report(findings, counts), checks
 
 
-def _check(clips: schema.ClipSource, index: int, pixels: bool) -> Report:
+def _check(clips: clip_source.ClipSource, index: int, pixels: bool) -> Report:
     example = clips[index]
     clips.check_records(index)
     if not pixels:

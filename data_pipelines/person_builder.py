@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import InputError, some_of
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example
 from kimnet_jax.data_pipelines import clip_builder, schema
@@ -37,7 +37,7 @@ class PersonBuilder(clip_builder.ClipBuilder):
             images = source.folder(IMAGES, lambda inner: inner.name in wanted)
             missing = sorted(wanted - {file.name for file in images.iterdir()})
             if missing:
-                raise InputError(f'{images}: {len(missing)} images of annotated persons are missing: {schema.some_of(missing)}')
+                raise InputError(f'{images}: {len(missing)} images of annotated persons are missing: {some_of(missing)}')
         for line in summarise(findings):
             print(f'note: {line}', file=sys.stderr)
         return {

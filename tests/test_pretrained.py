@@ -12,7 +12,7 @@ from kimnet_jax import pretrained
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import encode_png
 from kimnet_jax.core.video import Frame
-from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines import clip_source
 from kimnet_jax.data_pipelines.backgrounds import background_window
 from kimnet_jax.data_pipelines.builders import import_builder
 from kimnet_jax.data_pipelines.clips import Window
@@ -154,7 +154,7 @@ def test_held_out_people_are_found_from_the_first_frame_and_backgrounds_are_not(
 
     download = tfds.download.DownloadConfig(manual_dir=str(shared_dir / 'data' / 'jhmdb'))
     builder.download_and_prepare(download_config=download, file_format='array_record')
-    clips = schema.open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'test')
+    clips = clip_source.open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'test')
     config, place = DataConfig(frames=2, input_size=SIZE), {'skeleton': clips.skeleton, 'folder': clips.folder}
     people, others = [], []
     for example, window in windows(clips, 87):

@@ -1,5 +1,7 @@
 """Errors that are the user's to mend: one sentence that names the file or field and says what to do."""
 
+from collections.abc import Sequence
+
 _SHOWN = 8  # parts of a list
 
 
@@ -16,3 +18,9 @@ def one_line(error: object) -> str:
     first, *parts = str(error).splitlines() or ['']
     more = [f'and {len(parts) - _SHOWN} more'] if len(parts) > _SHOWN else []
     return ' '.join(filter(None, [first, '; '.join([*parts[:_SHOWN], *more])]))
+
+
+def some_of(names: Sequence[object]) -> str:
+    """The first few names, and how many there are more."""
+    more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
+    return ', '.join(map(str, names[:_SHOWN])) + more

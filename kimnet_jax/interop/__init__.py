@@ -1,6 +1,5 @@
 """Between PyTorch and this package; the only place that imports torch."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from kimnet_jax.core.errors import InputError
@@ -24,8 +23,3 @@ def has_torch() -> bool:
     except InputError:
         return False
     return True
-
-
-def some_of(names: Sequence[Any]) -> str:
-    """The first few names, and how many there are more."""
-    return ', '.join(map(str, names[:6])) + (f' and {len(names) - 6} more' if len(names) > 6 else '')

@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax.core.config import make
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import InputError, some_of
 from kimnet_jax.core.json_files import parse_json
 from kimnet_jax.core.skeleton import get_skeleton
-from kimnet_jax.interop import import_torch, some_of
+from kimnet_jax.interop import import_torch
 from kimnet_jax.interop.networks import NETWORKS, Network
 from kimnet_jax.interop.prefixes import prefixes_told
 from kimnet_jax.interop.translation import placed, places, translate_back

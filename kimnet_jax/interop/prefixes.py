@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from kimnet_jax.interop import some_of
+from kimnet_jax.core.errors import some_of
 from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.interop.translation import places
 

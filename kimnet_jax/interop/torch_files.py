@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kimnet_jax.core.array_files import PICKLED_ARRAYS, plain
-from kimnet_jax.core.errors import InputError
-from kimnet_jax.interop import import_torch, some_of
+from kimnet_jax.core.errors import InputError, some_of
+from kimnet_jax.interop import import_torch
 
 _USUAL = ('state_dict', 'model_state_dict', 'model', 'net')  # where training scripts nest the weights, in this order
 _AVERAGED = re.compile(r'(?<![a-z])(ema|swa)(?![a-z])|EMA|Ema')  # names of averaged weights

@@ -18,10 +18,10 @@ import numpy as np
 import safetensors.numpy
 
 from kimnet_jax.core.array_files import open_npz
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import InputError, some_of
 from kimnet_jax.core.files import draft_of, require_file
 from kimnet_jax.core.json_files import check_texts, parse_json
-from kimnet_jax.interop import import_torch, some_of
+from kimnet_jax.interop import import_torch
 from kimnet_jax.interop.prefixes import without_wrappers
 from kimnet_jax.interop.torch_files import damage, read_state_dict
 

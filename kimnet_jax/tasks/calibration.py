@@ -9,8 +9,8 @@ import numpy as np
 from kimnet_jax.core.calibration import Calibration
 from kimnet_jax.core.files import write_text
 from kimnet_jax.core.types import Clips, Prediction
+from kimnet_jax.data_pipelines.clip_source import ClipSource
 from kimnet_jax.data_pipelines.clips import SomeClips
-from kimnet_jax.data_pipelines.schema import ClipSource
 from kimnet_jax.reporting import calibration as reporting
 from kimnet_jax.tasks.evaluators import on_clips
 from kimnet_jax.tasks.trained import Trained

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
-from kimnet_jax.data_pipelines.schema import DatasetConfig
+from kimnet_jax.data_pipelines.clip_source import DatasetConfig
 from kimnet_jax.models import HANet, VideoModel, count_parameters
 from kimnet_jax.models.summary import parameter_table
 from kimnet_jax.training import loop, session

@@ -15,7 +15,7 @@ from kimnet_jax.core.calibration import Calibration
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Array, Batch, Clips, Prediction
-from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines import clip_source
 from kimnet_jax.data_pipelines.loader import LoaderConfig, prefetch_to_device, train_batches
 from kimnet_jax.data_pipelines.occlusion import Occlusion
 from kimnet_jax.data_pipelines.pose_files import write_predictions
@@ -72,7 +72,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     # data
     train_clips, eval_clips = settings.dataset.open('train'), settings.dataset.open('eval')
     if not settings.dataset.allow_overlap:
-        schema.check_disjoint(
+        clip_source.check_disjoint(
             train_clips, eval_clips, 'choose others or, if this is intended, set config.dataset.allow_overlap=True'
         )
 
@@ -116,7 +116,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
         model=model,
         skeleton=skeleton.name,
         clips=train_clips.names,
-        notes=schema.report_notes(train_clips, eval_clips),
+        notes=clip_source.report_notes(train_clips, eval_clips),
         initialise=lambda: initialise_parts(
             model, settings.init, functools.partial(initialise, skeleton=skeleton), read_weights, part_of, larger
         ),
@@ -147,7 +147,7 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     if released:
         changed |= {'chain_length': 0, 'decoding': 'argmax'}
     config = {**found.config, 'eval': {**found.config['eval'], **changed}}
-    settings, dataset = config['eval'], found.section(schema.DatasetConfig, 'dataset')
+    settings, dataset = config['eval'], found.section(clip_source.DatasetConfig, 'dataset')
     found.section(LoaderConfig, 'loader')
     mesh, model = sharding.make_mesh(), found.load()
     if request.temporal_control:
@@ -162,7 +162,7 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     graph, weights = split_model(model, training=False)
     evaluator, weights = make_evaluator(graph, model.stride, config, clips, mesh), sharding.put(weights, mesh)
 
-    notes = schema.report_notes(training_clips, source)
+    notes = clip_source.report_notes(training_clips, source)
     whole, there = WHOLE.get(dataset.name, 0), len(set(training_clips.names) | set(source.names))
     if there < whole:
         notes.append(f"On a {there}-clip subset: {dataset.name} has {whole} clips, so the paper's rows are for other data.")
@@ -233,8 +233,8 @@ def _calibration(
     found: Trained,
     request: EvaluationRequest,
     config: Mapping[str, Any],
-    training_clips: schema.ClipSource,
-    source: schema.ClipSource,
+    training_clips: clip_source.ClipSource,
+    source: clip_source.ClipSource,
     evaluator: evaluation.Evaluator,
     weights: Weights,
 ) -> tuple[Calibration | None, list[str]]:
@@ -275,7 +275,7 @@ def _check_combination(request: EvaluationRequest) -> None:
         raise InputError('--predictions and --temporal_control: give one of them; the poses are those of the plain evaluation')
 
 
-def _reference_predictions(clips: Clips, training_clips: schema.ClipSource) -> dict[str, Iterable[Prediction]]:
+def _reference_predictions(clips: Clips, training_clips: clip_source.ClipSource) -> dict[str, Iterable[Prediction]]:
     mean = reference.mean_pose_of(training_clips)
     joints = clips.skeleton.num_joints
     return {
@@ -291,7 +291,7 @@ def _of_boxes(clips: Clips, pose: Callable[[int, Array], Array]) -> Iterator[Pre
 
 def _write_predictions(
     path: pathlib.Path,
-    source: schema.ClipSource,
+    source: clip_source.ClipSource,
     predictions: Iterable[Prediction],
     found: Trained,
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Clips, Example
-from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines import clip_source
 from kimnet_jax.data_pipelines.occlusion import Occlusion, long_enough
 from kimnet_jax.interop.weight_files import PLAIN_SUFFIXES
 from kimnet_jax.models import VideoModel, network_name
@@ -76,7 +76,7 @@ def compare(
     _check_comparable([*networks.values()], split)
     name, first = next(iter(networks.items()))
     models = {label: found.load() for label, found in networks.items()}
-    dataset = first.section(schema.DatasetConfig, 'dataset')
+    dataset = first.section(clip_source.DatasetConfig, 'dataset')
     source = dataset.open('eval', data_dir, split)
     first.require_skeleton(source.skeleton, str(source.folder))
     clips, notes = _long_enough(source, max(part.least_frames for part in occlusions.values()), skip_short)
@@ -108,7 +108,7 @@ def compare(
         [(name, other) for other in (*list(networks)[1:], f'{name}, {reporting.LAST_SEEN}')],
         study=some.study,
         occluded=occluded,
-        notes=[*schema.report_notes(train_clips, source), *notes],
+        notes=[*clip_source.report_notes(train_clips, source), *notes],
         about={
             'side': some.side,
             'fill': some.fill,
@@ -122,7 +122,7 @@ def compare(
     publish_plot(out, file, lambda: reporting.plot(result))
 
 
-def _long_enough(source: schema.ClipSource, frames: int, skip_short: bool) -> tuple[Clips, list[str]]:
+def _long_enough(source: clip_source.ClipSource, frames: int, skip_short: bool) -> tuple[Clips, list[str]]:
     """The clips with enough frames, and what a report says of the others."""
     short = [clip for clip in source.clips if clip.length < frames]
     if not short:

@@ -10,14 +10,14 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax.core.config import make
-from kimnet_jax.core.errors import InputError, one_line
+from kimnet_jax.core.errors import InputError, one_line, some_of
 from kimnet_jax.core.filters import Filter, parse_filter
 from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position, spans_without_long_gaps
 from kimnet_jax.core.skeleton import SMPL, get_skeleton
 from kimnet_jax.core.smpl import Body
 from kimnet_jax.core.types import Batch, Pairs
 from kimnet_jax.core.video import DEFAULT_RATE
-from kimnet_jax.data_pipelines import pose_files, pose_formats, poses, schema, sequence_files, smpl_files
+from kimnet_jax.data_pipelines import clip_source, pose_files, pose_formats, poses, sequence_files, smpl_files
 from kimnet_jax.data_pipelines.loader import prefetch_to_device
 from kimnet_jax.data_pipelines.poses import NoiseConfig, PoseConfig
 from kimnet_jax.inference.refiner import PoseRefiner
@@ -57,7 +57,7 @@ class Split(NamedTuple):
 
     pairs: Pairs
     dims: int
-    clips: schema.ClipSource | None
+    clips: clip_source.ClipSource | None
 
     @property
     def plane(self) -> bool:
@@ -69,7 +69,7 @@ def open_split(
     config: Mapping[str, Any], part: Literal['train', 'eval'], *, data_dir: str | None = None, split: str | None = None
 ) -> Split:
     """The pairs of `train` or `eval` that a config names. Raises `InputError` naming the field or file that is wrong."""
-    settings, dataset = make(PoseConfig, config['poses'], 'poses'), make(schema.DatasetConfig, config['dataset'], 'dataset')
+    settings, dataset = make(PoseConfig, config['poses'], 'poses'), make(clip_source.DatasetConfig, config['dataset'], 'dataset')
     files, truth = getattr(settings, part), getattr(settings, f'{part}_truth')
     if settings.source == 'sequences':
         if split or data_dir:
@@ -188,7 +188,7 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     if given:
         raise InputError(f'--{given[0]}: {found.name} is HANet, which reads poses and no video')
     config = found.config
-    found.section(schema.DatasetConfig, 'dataset')
+    found.section(clip_source.DatasetConfig, 'dataset')
     split, windows = open_split(config, 'eval', data_dir=request.data_dir, split=request.split), windows_of(config)
     training = open_split(config, 'train', data_dir=request.data_dir)
     pairs, interval = split.pairs, config['model']['interval']
@@ -398,8 +398,7 @@ def _overlap_notes(training: Split, split: Split) -> list[str]:
     shared = poses.overlapping(training.pairs, split.pairs)
     if shared:
         notes.append(
-            f'No result on unseen clips: {len(shared)} of {len(set(split.pairs.names))} clips are trained on: '
-            f'{schema.some_of(shared)}.'
+            f'No result on unseen clips: {len(shared)} of {len(set(split.pairs.names))} clips are trained on: {some_of(shared)}.'
         )
     return notes
 

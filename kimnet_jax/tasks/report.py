@@ -21,7 +21,7 @@ from kimnet_jax.core.image import decode_image, encode_jpeg
 from kimnet_jax.core.json_files import parse_json, read_json
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array
-from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines import clip_source
 from kimnet_jax.data_pipelines.pose_files import open_pose_file
 from kimnet_jax.metrics import ALPHA, MEAN, PoseMetrics, Ratio, measurable, torso_length
 from kimnet_jax.models import count_parameters
@@ -157,7 +157,7 @@ def _about(file: pathlib.Path) -> Mapping[str, Any]:
 
 def _data(found: Trained) -> str:
     """What it was trained on: a built data set, or files of poses."""
-    dataset = found.section(schema.DatasetConfig, 'dataset')
+    dataset = found.section(clip_source.DatasetConfig, 'dataset')
     return f'{dataset.name}/{dataset.config}' if dataset.name else str(found.config.get('poses', {}).get('train'))
 
 
@@ -167,7 +167,7 @@ class _LackingError(Exception):
 
 def _facts(found: Trained, folder: pathlib.Path, records: Sequence[Mapping[str, Any]], data_dir: str | None) -> dict[str, str]:
     """The rows of the first table."""
-    config, dataset = found.config, found.section(schema.DatasetConfig, 'dataset')
+    config, dataset = found.config, found.section(clip_source.DatasetConfig, 'dataset')
     temporal = config['model'].get('temporal')
     record, plan, conditions = read_json(folder / 'config.json'), found.section(TrainConfig, 'train'), found.conditions
     origin = record.get('initial_weights')
@@ -195,7 +195,7 @@ def _facts(found: Trained, folder: pathlib.Path, records: Sequence[Mapping[str, 
     return {heading: text for heading, text in facts.items() if text}
 
 
-def _size(dataset: schema.DatasetConfig, part: Literal['train', 'eval'], data_dir: str | None) -> str:
+def _size(dataset: clip_source.DatasetConfig, part: Literal['train', 'eval'], data_dir: str | None) -> str:
     """A split and, where the data set is there, how much is in it; '' where the training had files of poses."""
     if not dataset.name:
         return ''
@@ -218,7 +218,7 @@ def _measured(found: Trained, evaluation: Mapping[str, Any], file: pathlib.Path,
     """
     from kimnet_jax.reporting import page
 
-    dataset = found.section(schema.DatasetConfig, 'dataset')
+    dataset = found.section(clip_source.DatasetConfig, 'dataset')
     try:
         clips = dataset.open('eval', data_dir, _about(file).get('split'))
     except InputError as error:
@@ -308,7 +308,9 @@ def _plain(values: Mapping[str, Any], intervals: Mapping[str, Any]) -> tuple[flo
     return (None if math.isnan(share) else share), [None if math.isnan(end) else float(end) for end in ends]
 
 
-def _correlation(found: Trained, clips: schema.ClipSource, actions: Mapping[str, Sequence[int]]) -> dict[str, 'page.Correlation']:
+def _correlation(
+    found: Trained, clips: clip_source.ClipSource, actions: Mapping[str, Sequence[int]]
+) -> dict[str, 'page.Correlation']:
     """Mean W_r of each action, on a few clips of it with the true boxes; {} where the network has no KMM."""
     from kimnet_jax.reporting import page
 

@@ -11,7 +11,7 @@ from typing import Any
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import write_text
 from kimnet_jax.core.json_files import read_json
-from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines import clip_source
 from kimnet_jax.metrics import MEAN
 from kimnet_jax.reporting import reference, tables
 from kimnet_jax.reporting.comparison import METRIC, comparison, render
@@ -92,13 +92,13 @@ def make_reports(
     some, last = next(iter(results.items()))
     dataset = read_config(some.folder)[0]['dataset']
     built = dataset['data_dir'], dataset['name'], dataset['config']
-    training, source = (schema.open_clips(*built, dataset[f'{part}_split']) for part in ('train', 'eval'))
+    training, source = (clip_source.open_clips(*built, dataset[f'{part}_split']) for part in ('train', 'eval'))
     subject = (
         f'{dataset["name"]}/{dataset["config"]}, split {dataset["eval_split"]}: {last["clips"]} clips, {last["frames"]} frames. '
         f'Preset `{preset}`, {last["step"]} steps. The mean pose of the training clips scores '
         f'{tables.percent(_mean_pose(training, source))} here.'
     )
-    notes = schema.report_notes(training, source)
+    notes = clip_source.report_notes(training, source)
     notes.append(
         'Ours is the evaluation at the end of training, not the best checkpoint: choosing on the test split would flatter it.'
     )
@@ -116,7 +116,7 @@ def make_reports(
     return reports
 
 
-def _mean_pose(training: schema.ClipSource, source: schema.ClipSource) -> float:
+def _mean_pose(training: clip_source.ClipSource, source: clip_source.ClipSource) -> float:
     """mPCK of the mean pose, a share of 1: what a network that does not look at the frames can reach."""
     mean = reference.mean_pose_of(training)
     placed = ((i, reference.place_pose(mean, source[i]['boxes']), None) for i in range(len(source)))

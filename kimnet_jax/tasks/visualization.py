@@ -23,7 +23,7 @@ from kimnet_jax.core.image import decode_image, warp
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array, Example
 from kimnet_jax.core.video import DEFAULT_RATE, Frame, read_frames
-from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines import clip_source
 from kimnet_jax.data_pipelines.export import find_clip
 from kimnet_jax.inference.people import FramePose, Look, OnePerson
 from kimnet_jax.inference.predictor import Pose, PosePredictor, predict_poses
@@ -94,12 +94,12 @@ def open_clip(
     Raises:
         InputError: there is no such data set or clip.
     """
-    own = found.section(schema.DatasetConfig, 'dataset')
+    own = found.section(clip_source.DatasetConfig, 'dataset')
     if dataset is not None:
         name, _, config = dataset.partition('/')
         if not (name and config):
             raise InputError(f'--dataset {dataset}: give NAME/CONFIG, such as sub_jhmdb/fold1')
-        own = schema.DatasetConfig(name=name, config=config, data_dir=own.data_dir)
+        own = clip_source.DatasetConfig(name=name, config=config, data_dir=own.data_dir)
     source = own.open('eval', data_dir, split)
     example = find_clip(source, clip)
 

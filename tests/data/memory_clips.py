@@ -1,4 +1,4 @@
-"""Clips in memory, with the interface of `data_pipelines.schema.ClipSource`."""
+"""Clips in memory, with the interface of `data_pipelines.clip_source.ClipSource`."""
 
 import dataclasses
 import pathlib

@@ -12,7 +12,7 @@ from tensorflow_datasets.core import writer
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.data_pipelines import build, clip_builder
-from kimnet_jax.data_pipelines.schema import open_clips
+from kimnet_jax.data_pipelines.clip_source import open_clips
 
 LOCAL = '--beam_pipeline_options=runner=FnApiRunner'
 WRITE = {'sub_jhmdb/fold1': write_jhmdb, 'sub_jhmdb/folds_concatenated': write_jhmdb, 'penn_action': write_penn_action}

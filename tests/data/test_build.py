@@ -19,7 +19,7 @@ from kimnet_jax.core.image import encode_jpeg
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.data_pipelines import build, clip_builder, compact, export
 from kimnet_jax.data_pipelines.builders.sub_jhmdb import layout
-from kimnet_jax.data_pipelines.schema import open_clips
+from kimnet_jax.data_pipelines.clip_source import open_clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -23,9 +23,9 @@ from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
 from kimnet_jax.data_pipelines import build, schema
 from kimnet_jax.data_pipelines.builders.penn_action.labels import read_label
 from kimnet_jax.data_pipelines.builders.sub_jhmdb import clips
+from kimnet_jax.data_pipelines.clip_source import open_clips
 from kimnet_jax.data_pipelines.findings import Finding, attempt
 from kimnet_jax.data_pipelines.loader import DataConfig, LoaderConfig, eval_batches, train_batches
-from kimnet_jax.data_pipelines.schema import open_clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FINAL = 'penn_action/official/2.0.0'

@@ -12,7 +12,7 @@ from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, crop_matrix, invert_affine, square_of_box
 from kimnet_jax.core.image import decode_image
-from kimnet_jax.data_pipelines import build, compact, schema
+from kimnet_jax.data_pipelines import build, clip_source, compact
 from kimnet_jax.data_pipelines.loader import LoaderConfig, train_batches
 from kimnet_jax.data_pipelines.transforms import DataConfig, draw_augmentation
 from kimnet_jax.metrics import pck_state, person_length
@@ -84,7 +84,7 @@ def test_the_configs_of_videos_augment_no_further(module):
 
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_joints_and_boxes_follow_the_frames(split, source, half):
-    original, copy = schema.open_built(source, split, 'fold1'), schema.open_built(half, split)
+    original, copy = clip_source.open_built(source, split, 'fold1'), clip_source.open_built(half, split)
     assert (copy.names, copy.lengths, copy.skeleton) == (original.names, original.lengths, original.skeleton)
     for i in range(2):
         ours, theirs = copy[i], original[i]
@@ -98,7 +98,7 @@ def test_joints_and_boxes_follow_the_frames(split, source, half):
 
 
 def test_pck_is_the_same(source, half):
-    original, copy = schema.open_built(source, 'test', 'fold1')[0], schema.open_built(half, 'test')[0]
+    original, copy = clip_source.open_built(source, 'test', 'fold1')[0], clip_source.open_built(half, 'test')[0]
     matrix = compact.view_of(original['boxes'], original['image_size'], SETTINGS).matrix
     poses = original['joints'] + np.random.default_rng(0).normal(0, 3, original['joints'].shape)
     theirs = pck_state(poses, original['joints'], original['visible'], person_length(original['boxes']))
@@ -108,12 +108,12 @@ def test_pck_is_the_same(source, half):
 
 
 def test_never_annotated_joints_stay_at_the_corner(source):
-    example = schema.open_built(source, 'test', 'fold1')[0]
+    example = clip_source.open_built(source, 'test', 'fold1')[0]
     example['joints'][0, 3], example['visible'][0, 3] = 0, False
     example['frames'] = list(example['frames'])
 
     class Clips:
-        folder, skeleton = source, schema.open_built(source, 'test', 'fold1').skeleton
+        folder, skeleton = source, clip_source.open_built(source, 'test', 'fold1').skeleton
 
         def __getitem__(self, index: int):
             return example
@@ -135,7 +135,7 @@ def test_the_loader_gives_nearly_the_same_windows(tmp_path):
         folders = [folder, compact.compact(folder, tmp_path / 'out', SETTINGS._replace(pixels=256), config='fold1')]
     data = DataConfig(frames=2, input_size=32, augment_shift=0.05)
     streams = [
-        train_batches(schema.open_built(at, 'train', 'fold1'), data, batch_size=2, seed=3, loader=LOADER) for at in folders
+        train_batches(clip_source.open_built(at, 'train', 'fold1'), data, batch_size=2, seed=3, loader=LOADER) for at in folders
     ]
     for _, original, copy in zip(range(4), *streams, strict=False):
         np.testing.assert_allclose(copy['joints'], original['joints'], atol=1e-3)
@@ -171,8 +171,8 @@ def test_what_cannot_fit_is_refused_and_leaves_nothing(source, tmp_path):
 
 
 def test_reports_say_that_the_pixels_are_others(half):
-    train, test = schema.open_built(half, 'train'), schema.open_built(half, 'test')
-    note = schema.report_notes(train, test)[-1]
+    train, test = clip_source.open_built(half, 'train'), clip_source.open_built(half, 'test')
+    note = clip_source.report_notes(train, test)[-1]
     assert 'distances in pixels are not those in the original frames' in note
 
 
@@ -189,7 +189,7 @@ def test_command(data_dir, tmp_path, capsys):
     with pytest.raises(InputError, match='not made with these settings; --overwrite replaces it'):
         compact.main([*command, '--pixels', '24'])
     compact.main([*command, '--pixels', '24', '--overwrite'])
-    assert schema.open_built(folder, 'test')[0]['image_size'][0] < 40
+    assert clip_source.open_built(folder, 'test')[0]['image_size'][0] < 40
     with pytest.raises(InputError, match='a compact copy already'):
         compact.main(['compact', 'sub_jhmdb/fold1', '--data_dir', str(tmp_path), '--out', str(tmp_path / 'again')])
 
@@ -221,11 +221,11 @@ def test_it_is_the_same_every_time(source, half, tmp_path):
 def test_a_copy_of_folds_that_share_clips_holds_each_clip_once(source, tmp_path):
     folder = compact.compact(source, tmp_path, SETTINGS, config='folds_concatenated')
     assert folder == tmp_path / 'sub_jhmdb/folds_concatenated/2.0.0'
-    assert schema.read_built(folder).leak
+    assert clip_source.read_built(folder).leak
     for split in ('train', 'test'):
-        original, copy = (schema.open_built(at, split, 'folds_concatenated') for at in (source, folder))
+        original, copy = (clip_source.open_built(at, split, 'folds_concatenated') for at in (source, folder))
         assert (copy.names, copy.lengths) == (original.names, original.lengths)
         assert copy.leak == original.leak
-    assert len(schema.read_built(folder).metadata['clips']['clips']) == len(fake_jhmdb.LENGTHS)
+    assert len(clip_source.read_built(folder).metadata['clips']['clips']) == len(fake_jhmdb.LENGTHS)
     development = compact.compact(source, tmp_path, SETTINGS, config='fold1_development')
-    assert len(schema.read_built(development).metadata['clips']['clips']) == 2
+    assert len(clip_source.read_built(development).metadata['clips']['clips']) == 2

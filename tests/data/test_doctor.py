@@ -19,8 +19,8 @@ from kimnet_jax.core.video import read_frames
 from kimnet_jax.data_pipelines import build, doctor
 from kimnet_jax.data_pipelines.builders.penn_action import labels
 from kimnet_jax.data_pipelines.builders.sub_jhmdb import layout
+from kimnet_jax.data_pipelines.clip_source import open_clips
 from kimnet_jax.data_pipelines.findings import Finding, summarise
-from kimnet_jax.data_pipelines.schema import open_clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLIP = 'catch/Ball_catch_0'

@@ -15,7 +15,7 @@ from kimnet_jax.data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_
     PuppetsConfig,
     make_example,
 )
-from kimnet_jax.data_pipelines.schema import open_clips
+from kimnet_jax.data_pipelines.clip_source import open_clips
 
 INDEX = {joint: i for i, joint in enumerate(figure.JOINTS)}
 

@@ -8,7 +8,7 @@ from fake_jhmdb import LABELS, LENGTHS, write_jhmdb
 
 from kimnet_jax.configs import sub_jhmdb
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.data_pipelines import build, schema
+from kimnet_jax.data_pipelines import build, clip_source
 from kimnet_jax.data_pipelines.builders.sub_jhmdb import layout
 from kimnet_jax.tasks import heatmaps
 
@@ -62,7 +62,7 @@ def test_the_same_pictures_under_two_names_are_told(tmp_path, capsys):
 def test_the_concatenated_folds_say_what_they_are(root, tmp_path, capsys):
     run(root, tmp_path, 'sub_jhmdb/folds_concatenated')
     assert 'note: sub_jhmdb/folds_concatenated: the three folds are concatenated' in capsys.readouterr().err
-    clips = {split: schema.open_clips(tmp_path, 'sub_jhmdb', 'folds_concatenated', split) for split in ('train', 'test')}
+    clips = {split: clip_source.open_clips(tmp_path, 'sub_jhmdb', 'folds_concatenated', split) for split in ('train', 'test')}
     assert clips['train'].names == [
         *('fold1/catch/Ball_catch_0', 'fold1/golf/Golf_swing_0'),
         *('fold2/catch/Ball_catch_1', 'fold2/golf/Golf_swing_0'),
@@ -70,7 +70,7 @@ def test_the_concatenated_folds_say_what_they_are(root, tmp_path, capsys):
     ]
     assert len(set(clips['train'].names) | set(clips['test'].names)) == 3 * len(LENGTHS)
     assert clips['test'][5]['clip'] == 'fold3/golf/Golf_swing_0'
-    (note,) = schema.report_notes(clips['train'], clips['test'])
+    (note,) = clip_source.report_notes(clips['train'], clips['test'])
     assert note.startswith(
         'No result on unseen clips: the three folds are concatenated, as in the releases of DeciWatch and HANet'
     )
@@ -86,11 +86,11 @@ def test_the_folds_are_splits_of_clips_that_are_stored_once(root, tmp_path, caps
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*') if path.name[0] != '.'} == {
         path: time for path, time in changed.items() if path.name[0] != '.'
     }
-    every = schema.open_clips(tmp_path, 'sub_jhmdb', 'clips', 'clips')
+    every = clip_source.open_clips(tmp_path, 'sub_jhmdb', 'clips', 'clips')
     assert (every.names, every.lengths) == (list(LENGTHS), list(LENGTHS.values()))
     for fold, labels in LABELS.items():
         for split, wanted in (('train', 1), ('test', 2)):
-            clips = schema.open_clips(tmp_path, 'sub_jhmdb', f'fold{fold}', split)
+            clips = clip_source.open_clips(tmp_path, 'sub_jhmdb', f'fold{fold}', split)
             assert clips.names == [clip for clip, label in zip(LENGTHS, labels, strict=True) if label == wanted]
             for i, name in enumerate(clips.names):
                 assert clips[i]['frames'] == list(every[every.names.index(name)]['frames'])
@@ -125,9 +125,9 @@ def test_training_refuses_splits_that_share_clips_unless_it_is_meant(built, tmp_
 
 
 def test_what_is_said_of_a_result_on_clips_that_were_trained_on(built):
-    train_clips, test_clips = (schema.open_clips(built, 'sub_jhmdb', 'fold1', split) for split in ('train', 'test'))
-    assert schema.report_notes(train_clips, test_clips) == []
-    both = schema.open_clips(built, 'sub_jhmdb', 'fold1', 'train[1:]+test')
-    assert schema.report_notes(train_clips, both) == [
+    train_clips, test_clips = (clip_source.open_clips(built, 'sub_jhmdb', 'fold1', split) for split in ('train', 'test'))
+    assert clip_source.report_notes(train_clips, test_clips) == []
+    both = clip_source.open_clips(built, 'sub_jhmdb', 'fold1', 'train[1:]+test')
+    assert clip_source.report_notes(train_clips, both) == [
         "No result on unseen clips: 1 of the 3 clips of 'train[1:]+test' are trained on."
     ]

@@ -15,9 +15,9 @@ from kimnet_jax.core.skeleton import LSP
 from kimnet_jax.data_pipelines import build, doctor
 from kimnet_jax.data_pipelines.builders.lsp import annotations
 from kimnet_jax.data_pipelines.builders.lsp.layout import Extended, Original
+from kimnet_jax.data_pipelines.clip_source import ClipSource, open_clips
 from kimnet_jax.data_pipelines.clips import Window
 from kimnet_jax.data_pipelines.findings import summarise
-from kimnet_jax.data_pipelines.schema import ClipSource, open_clips
 from kimnet_jax.data_pipelines.transforms import DataConfig, crop_window
 
 SPLITS = {'extended': ('train', 'valid'), 'original': ('train', 'test')}

@@ -31,9 +31,9 @@ from kimnet_jax.core.skeleton import MPII
 from kimnet_jax.data_pipelines import build, doctor
 from kimnet_jax.data_pipelines.builders.mpii import annotations
 from kimnet_jax.data_pipelines.builders.mpii.annotations import read_json, read_mat
+from kimnet_jax.data_pipelines.clip_source import open_clips
 from kimnet_jax.data_pipelines.clips import Window
 from kimnet_jax.data_pipelines.findings import summarise
-from kimnet_jax.data_pipelines.schema import open_clips
 from kimnet_jax.data_pipelines.transforms import DataConfig, crop_window
 
 CONFIGS = ('simple_baseline', 'held_out')

@@ -17,7 +17,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.data_pipelines import build
 from kimnet_jax.data_pipelines.builders.penn_action import labels, layout, penn_action_dataset_builder
 from kimnet_jax.data_pipelines.builders.penn_action.labels import read_label
-from kimnet_jax.data_pipelines.schema import open_clips
+from kimnet_jax.data_pipelines.clip_source import open_clips
 from kimnet_jax.metrics import torso_length
 
 CLIP = '0001'  # 4 frames of 36x52

@@ -15,8 +15,9 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
 from kimnet_jax.data_pipelines import build, checksums, compact, doctor
 from kimnet_jax.data_pipelines.clip_builder import _read_ahead
+from kimnet_jax.data_pipelines.clip_source import open_clips, read_built
 from kimnet_jax.data_pipelines.doctor import examine_built
-from kimnet_jax.data_pipelines.schema import checked_example, open_clips, read_built
+from kimnet_jax.data_pipelines.schema import checked_example
 
 T, J = 3, JHMDB.num_joints
 

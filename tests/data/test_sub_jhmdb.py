@@ -15,7 +15,7 @@ from kimnet_jax.core.video import read_frames
 from kimnet_jax.data_pipelines import build
 from kimnet_jax.data_pipelines.builders.sub_jhmdb import clips, layout
 from kimnet_jax.data_pipelines.builders.sub_jhmdb.layout import Clip
-from kimnet_jax.data_pipelines.schema import open_clips
+from kimnet_jax.data_pipelines.clip_source import open_clips
 
 CLIP = 'catch/Ball_catch_0'  # 5 frames
 VIDEO = f'ReCompress_Videos/{CLIP}.avi'

@@ -16,7 +16,7 @@ from fake_penn_action import write_penn_action
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
-from kimnet_jax.data_pipelines import build, checksums, doctor, schema
+from kimnet_jax.data_pipelines import build, checksums, clip_source, doctor, schema
 from kimnet_jax.data_pipelines.builders import BUILDERS, import_builder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -56,7 +56,7 @@ def test_tfds_gives_what_our_reader_gives(name, built):
     sources = tfds.data_source(f'{name}/{config}', data_dir=built)
     assert 'tensorflow' not in sys.modules
     for split, source in sources.items():
-        clips = schema.open_clips(built, name, config, split)
+        clips = clip_source.open_clips(built, name, config, split)
         expected = [(clips[i], number) for i in range(len(clips)) for number in range(clips.lengths[i])]
         assert len(source) == len(expected) > 0
         features = source.dataset_info.features
@@ -76,7 +76,7 @@ def test_tfds_gives_what_our_reader_gives(name, built):
 @pytest.mark.parametrize('config', ['fold1', 'fold2', 'folds_concatenated'])
 @pytest.mark.parametrize('split', ['train', 'test', 'test+train[1:]'])
 def test_the_splits_of_a_fold_can_be_opened_with_tfds(config, split, built):
-    clips = schema.open_clips(built, 'sub_jhmdb', config, split)
+    clips = clip_source.open_clips(built, 'sub_jhmdb', config, split)
     source = tfds.data_source('sub_jhmdb', data_dir=built, split=clips.tfds_split)
     expected = [(clip.stored, number) for clip in clips.clips for number in range(clip.length)]
     assert [(record['clip'].decode(), record['index']) for record in source] == expected
@@ -121,7 +121,7 @@ def test_without_a_config_tfds_builds_the_clips_of_sub_jhmdb_once(downloads, tmp
     flags = [f'--manual_dir={downloads["sub_jhmdb"]}', f'--data_dir={tmp_path}', '--file_format=array_record']
     tfds_build(tmp_path, ROOT / 'data_pipelines/builders/sub_jhmdb', *flags)
     assert {path.name for path in (tmp_path / 'sub_jhmdb').iterdir()} <= {'clips', '.config'}
-    assert len(schema.open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')) == 2
+    assert len(clip_source.open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')) == 2
     assert tfds.builder('sub_jhmdb', data_dir=tmp_path).info.splits['clips'].num_examples == sum(LENGTHS.values())
 
 
@@ -148,7 +148,7 @@ def test_data_of_an_earlier_layout_are_one_line_that_tells_how_to_build_them_aga
     checksums.write(folder)
     folder = folder.rename(folder.with_name('1.0.0'))
     with pytest.raises(InputError) as caught:
-        schema.open_clips(tmp_path, 'penn_action', 'official', 'test')
+        clip_source.open_clips(tmp_path, 'penn_action', 'official', 'test')
     assert str(caught.value) == (
         f'{folder}: built by an earlier version, in another layout; build it again with '
         f'`kimnet build penn_action/official --data_dir {tmp_path}`'
@@ -163,14 +163,14 @@ def test_folds_of_an_earlier_layout_give_way_to_the_clips(downloads, tmp_path):
         (old / name).write_text('{}')
     checksums.write(old)
     with pytest.raises(InputError, match=f'`kimnet build sub_jhmdb/fold1 --data_dir {tmp_path}`$'):
-        schema.open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')
+        clip_source.open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')
     build.main(['build', 'sub_jhmdb/fold1', '--manual_dir', str(downloads['sub_jhmdb']), '--data_dir', str(tmp_path)])
-    assert len(schema.open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')) == 2
+    assert len(clip_source.open_clips(tmp_path, 'sub_jhmdb', 'fold1', 'train')) == 2
 
 
 def test_a_flipped_bit_is_never_another_picture_but_named_by_file_and_clip(folder, tmp_path):
     rng = np.random.default_rng(1)
-    clips = schema.open_clips(tmp_path, 'penn_action', 'official', 'test')
+    clips = clip_source.open_clips(tmp_path, 'penn_action', 'official', 'test')
     frames = [(i, number, clips[i]['frames'][number]) for i in range(len(clips)) for number in range(clips.lengths[i])]
     (file,) = folder.glob('*test.array_record*')
     data, told = file.read_bytes(), []
@@ -178,7 +178,7 @@ def test_a_flipped_bit_is_never_another_picture_but_named_by_file_and_clip(folde
         damaged = bytearray(data)
         damaged[position] ^= 1 << rng.integers(8)
         file.write_bytes(damaged)
-        clips = schema.open_clips(tmp_path, 'penn_action', 'official', 'test')
+        clips = clip_source.open_clips(tmp_path, 'penn_action', 'official', 'test')
         for i, number, frame in frames:
             try:
                 assert clips[i]['frames'][number] == frame, position

@@ -12,7 +12,7 @@ from absl import flags
 
 from kimnet_jax import evaluate, predict
 from kimnet_jax.core.command import run_command
-from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines import clip_source
 from kimnet_jax.data_pipelines.pose_files import read_predictions
 from kimnet_jax.reporting.calibration import Outcomes
 from kimnet_jax.tasks import calibration, trained, videos
@@ -38,8 +38,8 @@ def report_of(folder: pathlib.Path) -> dict:
     return json.loads(file.read_text())
 
 
-def split(data_dir: pathlib.Path, name: str) -> schema.ClipSource:
-    return schema.open_clips(data_dir, 'kinetic_puppets', 'mini', name)
+def split(data_dir: pathlib.Path, name: str) -> clip_source.ClipSource:
+    return clip_source.open_clips(data_dir, 'kinetic_puppets', 'mini', name)
 
 
 @pytest.fixture(scope='module')

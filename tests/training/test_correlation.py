@@ -58,7 +58,7 @@ def test_a_run(whole_run, run, tmp_path, correlation):
 
     loaded = correlation.open_trained(workdir)
     model, config = loaded.load(), loaded.config
-    clips = correlation.schema.open_clips(config['dataset']['data_dir'], 'kinetic_puppets', 'mini', 'test')
+    clips = correlation.clip_source.open_clips(config['dataset']['data_dir'], 'kinetic_puppets', 'mini', 'test')
     matrices = list(correlation.correlations(model, config, clips))
     assert [len(part) for part in matrices] == [length - 1 for length in clips.lengths]
     np.testing.assert_allclose(np.concatenate(matrices).sum(-1), 1, atol=1e-5)

@@ -11,7 +11,7 @@ from tiny import STRIDE, TinyNet, one_device
 
 from kimnet_jax.core import heatmap
 from kimnet_jax.core.image import normalise
-from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines import clip_source
 from kimnet_jax.data_pipelines.clips import Window
 from kimnet_jax.data_pipelines.loader import eval_batches, num_eval_batches, prefetch_to_device
 from kimnet_jax.data_pipelines.other_clips import OtherClips
@@ -28,7 +28,7 @@ DATA = DataConfig(input_size=64)
 
 @pytest.fixture(scope='module')
 def clips(data_dir):
-    return schema.open_clips(data_dir, 'kinetic_puppets', 'mini', 'test')
+    return clip_source.open_clips(data_dir, 'kinetic_puppets', 'mini', 'test')
 
 
 @pytest.fixture(scope='module')

@@ -11,7 +11,7 @@ from absl import flags
 from kimnet_jax import evaluate, occlusion
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.config import plain
-from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines import clip_source
 from kimnet_jax.data_pipelines.occlusion import Occlusion
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.models import model_fields
@@ -27,7 +27,7 @@ def workdir(whole_run, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope='module')
 def clips(data_dir):
-    return schema.open_clips(data_dir, 'kinetic_puppets', 'mini', 'test')
+    return clip_source.open_clips(data_dir, 'kinetic_puppets', 'mini', 'test')
 
 
 @pytest.fixture(scope='module')

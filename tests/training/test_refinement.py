@@ -17,9 +17,9 @@ from kimnet_jax.configs import hanet
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.pose_windows import WindowConfig
 from kimnet_jax.core.skeleton import JHMDB
+from kimnet_jax.data_pipelines.clip_source import open_clips
 from kimnet_jax.data_pipelines.pose_files import read_predictions, write_predictions
 from kimnet_jax.data_pipelines.poses import Estimates, NoiseConfig, NoisyPairs, PoseConfig, pair_with_truth, train_batches
-from kimnet_jax.data_pipelines.schema import open_clips
 from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.models import abstract_refiner, build_refiner
 from kimnet_jax.tasks import refinement

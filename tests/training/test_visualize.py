@@ -18,7 +18,7 @@ from kimnet_jax.core.command import run_command
 from kimnet_jax.core.image import decode_image, encode_png, normalise, warp
 from kimnet_jax.core.kinematics import joint_angles
 from kimnet_jax.core.skeleton import JHMDB
-from kimnet_jax.data_pipelines import schema
+from kimnet_jax.data_pipelines import clip_source
 from kimnet_jax.data_pipelines.export import export_clip
 from kimnet_jax.data_pipelines.loader import eval_batches
 from kimnet_jax.data_pipelines.transforms import DataConfig
@@ -64,7 +64,7 @@ def other(data_dir, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope='module')
 def clips(data_dir):
-    return schema.open_clips(data_dir, 'kinetic_puppets', 'mini', 'test')
+    return clip_source.open_clips(data_dir, 'kinetic_puppets', 'mini', 'test')
 
 
 @pytest.fixture(scope='module')

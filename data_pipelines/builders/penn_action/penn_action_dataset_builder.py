@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import Any
 
-from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.errors import InputError, some_of
 from kimnet_jax.core.skeleton import PENN_ACTION
 from kimnet_jax.core.types import Example
 from kimnet_jax.data_pipelines import clip_builder, schema
@@ -38,7 +38,7 @@ class Builder(clip_builder.ClipBuilder):
             images = layout.image_names(frames)
             wrong = list(layout.unmatched(labels, images).values())
             if wrong:
-                raise InputError(f'{source.root}: {schema.some_of(wrong)}')
+                raise InputError(f'{source.root}: {some_of(wrong)}')
             used_up = frames.is_relative_to(source.scratch) and not self.on_beam  # a worker of Beam may have to read a clip again
             for clip, label in labels.items():
                 layout.require_frames(str(frames / clip), images[clip], len(label.joints))
