@@ -28,6 +28,7 @@ from kimnet_jax.core.files import work_folder, write_text
 from kimnet_jax.data_pipelines.builders import BUILDERS, import_inspect
 from kimnet_jax.data_pipelines.findings import Check, Finding, Report, attempt, summarise
 from kimnet_jax.data_pipelines.inspect_built import built_folders, inspect_built
+from kimnet_jax.data_pipelines.sides import judge_sides
 
 ERRORS_SHOWN = 50
 
@@ -81,6 +82,7 @@ def examine(dataset: str, root: pathlib.Path, pixels: bool) -> Report:
             findings += report.findings
             counts.update(report.counts)
             official |= report.official
+    findings += judge_sides(counts)
     findings = [dataclasses.replace(finding, text=finding.text.replace(scratch, str(root))) for finding in findings]
     differing = sum(counts[what] != number for what, number in official.items())
     if differing:

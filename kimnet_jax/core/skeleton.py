@@ -12,7 +12,7 @@ class Skeleton:
 
     Attributes:
         name: the key in `SKELETONS`.
-        joints: joint names in the order of the annotations.
+        joints: joint names in the order of the annotations; left and right are the person's own.
         flip_pairs: indices that change places when the image is mirrored.
         limbs: pairs of indices that an overlay connects.
         groups: report columns in the paper's order, each with the joints it averages; joints in no group enter mPCK only.
@@ -67,9 +67,11 @@ _LIMBS = (
     'l_hip-l_knee l_knee-l_ankle r_hip-r_knee r_knee-r_ankle'
 )
 
+# The release names these columns from the observer's side, 'left shoulder' first: what is left in the image of a person who faces
+# the camera. Every other data set, and the joints here, go by the person's own left and right; see docs/data.md.
 PENN_ACTION = _skeleton(
     'penn_action',
-    'head l_shoulder r_shoulder l_elbow r_elbow l_wrist r_wrist l_hip r_hip l_knee r_knee l_ankle r_ankle',
+    'head r_shoulder l_shoulder r_elbow l_elbow r_wrist l_wrist r_hip l_hip r_knee l_knee r_ankle l_ankle',
     f'head-l_shoulder head-r_shoulder l_shoulder-l_hip r_shoulder-r_hip {_LIMBS}',
     head='head',
 )

@@ -1,5 +1,6 @@
 """The doctor: what it finds in sound and damaged downloads, what it says, writes and returns; and that builds agree with it."""
 
+import collections
 import contextlib
 import json
 import pathlib
@@ -11,12 +12,14 @@ import fake_jhmdb
 import fake_penn_action
 import numpy as np
 import pytest
+import scipy.io
 from fake_jhmdb import write_images, write_jhmdb, write_masks
 from fake_penn_action import draw_for_labels, fields_of, write_frames, write_label, write_penn_action
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import PENN_ACTION
 from kimnet_jax.core.video import read_frames
-from kimnet_jax.data_pipelines import build, doctor
+from kimnet_jax.data_pipelines import build, doctor, sides
 from kimnet_jax.data_pipelines.builders.penn_action import labels
 from kimnet_jax.data_pipelines.builders.sub_jhmdb import layout
 from kimnet_jax.data_pipelines.clip_source import open_clips
@@ -291,6 +294,49 @@ def test_the_real_clips_of_jhmdb_are_sound(shared_dir):
     assert [finding.text for finding in report.findings] == ['counts are not those of the whole release']
     assert report.counts['clips'] == 254
     assert report.counts['frames'] == 9060
+    assert (report.counts[sides.NAMED], report.counts[sides.EXCHANGED]) == (136, 3)  # 77 from the front, 62 from behind
+
+
+def people(facing: int, away: int, exchanged: bool) -> list[dict[str, int]]:
+    """The counts of so many clips of somebody whose shoulders are 10 pixels apart."""
+    joints, visible = np.zeros((3, PENN_ACTION.num_joints, 2)), np.ones((3, PENN_ACTION.num_joints), bool)
+    joints[:, PENN_ACTION.joints.index('l_shoulder'), 0] = -10 if exchanged else 10
+    front = [sides.count_sides('front', joints, visible, PENN_ACTION)] * facing
+    return front + [sides.count_sides('back', -joints, visible, PENN_ACTION)] * away
+
+
+@pytest.mark.parametrize(('named', 'exchanged', 'warned'), [(0, 10, True), (9, 10, True), (10, 10, False), (0, 9, False)])
+def test_left_and_right_are_judged_by_the_clips_whose_view_is_known(named, exchanged, warned):
+    clips = [*people(named, 0, False), *people(1, exchanged - 1, True)]
+    found = sides.judge_sides(collections.Counter(what for counts in clips for what in counts))
+    assert [finding.count for finding in found] == ([exchanged] if warned else [])
+    if warned:
+        assert summarise(found) == [
+            f'{exchanged} of {named + exchanged} clips seen from the front or from behind have the left shoulder on the side of '
+            'the right one: left and right of the joints are probably exchanged: joints'
+        ]
+
+
+def test_clips_that_show_nothing_of_left_and_right_do_not_count():
+    joints, visible = np.zeros((3, PENN_ACTION.num_joints, 2)), np.ones((3, PENN_ACTION.num_joints), bool)
+    assert sides.count_sides('front', joints, visible, PENN_ACTION) == {}
+    joints[:, PENN_ACTION.joints.index('l_shoulder'), 0] = 10
+    assert sides.count_sides('left', joints, visible, PENN_ACTION) == {}
+    assert sides.count_sides('front', joints, ~visible, PENN_ACTION) == {}
+    assert sides.count_sides('front', joints, visible, PENN_ACTION) == {sides.NAMED: 1}
+
+
+def test_exchanged_labels_are_told_by_the_doctor(shared_dir, tmp_path):
+    """Penn Action's own files with their columns exchanged."""
+    folder = tmp_path / 'Penn_Action/labels'
+    folder.mkdir(parents=True)
+    for file in sorted((shared_dir / 'data/penn_action/labels').glob('*.mat'))[::20]:
+        fields = {key: value for key, value in scipy.io.loadmat(file).items() if not key.startswith('__')}
+        order = PENN_ACTION.flip_order
+        fields |= {key: fields[key][:, order] for key in ('x', 'y', 'visibility')}
+        scipy.io.savemat(folder / file.name, fields)
+    texts = [finding.text for finding in doctor.examine('penn_action', tmp_path, False).findings]
+    assert any('left and right of the joints are probably exchanged' in text for text in texts)
 
 
 def test_real_labels_of_penn_action_give_the_warnings_of_their_faults(shared_dir, tmp_path):

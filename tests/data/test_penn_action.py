@@ -14,7 +14,8 @@ import scipy.io
 from fake_penn_action import LENGTHS, draw_for_labels, fields_of, pack, write_frames, write_label, write_penn_action
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.data_pipelines import build
+from kimnet_jax.core.skeleton import PENN_ACTION
+from kimnet_jax.data_pipelines import build, sides
 from kimnet_jax.data_pipelines.builders.penn_action import labels, layout, penn_action_dataset_builder
 from kimnet_jax.data_pipelines.builders.penn_action.labels import read_label
 from kimnet_jax.data_pipelines.clip_source import open_clips
@@ -98,13 +99,13 @@ def test_joints_that_were_never_annotated_lie_at_zero_whatever_the_scale_of_thei
     fields = fields_of(CLIP)
     x, y, visibility = fields['x'].copy(), fields['y'].copy(), fields['visibility'].copy()
     for frame, marker in enumerate((1, 0.75, 0)):
-        x[frame, 1] = y[frame, 1] = marker  # l_shoulder
-        visibility[frame, 1] = 0
-    x[3, 1], y[3, 1], visibility[3, 1] = 1, 0.75, 0  # no marker: hidden, at the border
-    x[0, 2] = y[0, 2] = 1  # visible: a place
+        x[frame, 2] = y[frame, 2] = marker  # the person's left shoulder, of the torso
+        visibility[frame, 2] = 0
+    x[3, 2], y[3, 2], visibility[3, 2] = 1, 0.75, 0  # no marker: hidden, at the border
+    x[0, 1] = y[0, 1] = 1  # visible: a place
     visibility[1, 3] = 0  # hidden
     label = read(tmp_path, x=x, y=y, visibility=visibility)
-    np.testing.assert_array_equal(label.joints[:, 1], [[0, 0], [0, 0], [0, 0], [0, -0.25]])
+    np.testing.assert_array_equal(label.joints[:, 2], [[0, 0], [0, 0], [0, 0], [0, -0.25]])
     np.testing.assert_array_equal(label.joints[1, 3], [17, 11])
     assert label.visible.sum() == 4 * 13 - 5
     assert label.mended == {labels.NOT_ANNOTATED: 3}
@@ -141,6 +142,7 @@ def test_what_was_mended_is_said_after_the_build(root, tmp_path, capsys):
         write_label(root, clip, bbox=fields_of(clip)['bbox'][:-1])
     build_all(root, tmp_path / 'built')
     assert capsys.readouterr().err.splitlines() == [
+        f'note: left and right joints of all 4 clips: {penn_action_dataset_builder.SIDES}',
         f'note: 4 clips in {root}, the release has 2326',
         f'note: 2 {labels.NO_ROW}: 0002, 0003',
     ]
@@ -150,6 +152,7 @@ NAN_X = np.where(np.eye(4, 13) > 0, np.nan, fields_of(CLIP)['x'])
 BAD_LABELS = {
     'no field': ({'bbox': None}, "no field 'bbox'; it has: action, pose, train, nframes, dimensions, x, y, visibility"),
     'action': ({'action': 'bowling'}, "action is 'bowling', known are baseball_pitch, "),
+    'pose': ({'pose': 'above'}, "pose is 'above', known are front, back, left, right$"),
     'action a number': ({'action': 3}, r'action is \[\[3\]\], known are'),
     'train': ({'train': 0}, r'train is 0, expected 1 \(train\) or -1 \(test\)'),
     'train missing': ({'train': np.zeros((0, 0))}, r'train is float64 \[0, 0\], expected 1 whole number$'),
@@ -256,7 +259,7 @@ def test_a_bad_frame_of_an_archive_is_named_by_archive_and_member(root, tmp_path
 
 def test_all_real_labels_are_read_and_counted(shared_dir):
     counts, mended, clips_of = collections.Counter(), collections.Counter(), collections.defaultdict(list)
-    lengths, actions = [], set()
+    lengths, actions, sides_shown = [], set(), collections.Counter()
     for file in sorted((shared_dir / 'data/penn_action/labels').glob('*.mat')):
         label = read_label(file)
         T = len(label.joints)
@@ -264,11 +267,14 @@ def test_all_real_labels_are_read_and_counted(shared_dir):
         mended.update(label.mended)
         for what in label.mended:
             clips_of[what].append(file.stem)
+        sides_shown.update(sides.count_sides(label.view, label.joints, label.visible, PENN_ACTION))
         lengths.append(T)
         actions.add(label.action)
         assert (label.boxes[:, 2:] > label.boxes[:, :2]).all()
         assert label.boxes.shape == (T, 4)
     assert counts == layout.OFFICIAL
+    # of 567 clips from the front and 598 from behind that show both shoulders
+    assert sides_shown == {sides.NAMED: 541 + 454, sides.EXCHANGED: 26 + 144}
     assert actions == set(labels.ACTIONS)
     assert len(actions) == 15
     assert (min(lengths), max(lengths)) == (18, 663)

@@ -4,6 +4,8 @@ import functools
 import pathlib
 from collections.abc import Sequence
 
+from kimnet_jax.core.skeleton import PENN_ACTION
+from kimnet_jax.data_pipelines import sides
 from kimnet_jax.data_pipelines.builders.penn_action import layout
 from kimnet_jax.data_pipelines.builders.penn_action.labels import read_label
 from kimnet_jax.data_pipelines.builders.penn_action.layout import Layout
@@ -44,5 +46,6 @@ def _check(file: pathlib.Path, folder: pathlib.Path = pathlib.Path(), names: Seq
             f'{label.split} clips': 1,
             'frames': len(expected),
             'visible joints': int(label.visible.sum()),
-        },
+        }
+        | sides.count_sides(label.view, label.joints, label.visible, PENN_ACTION),
     )

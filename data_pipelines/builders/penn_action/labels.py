@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,8 +15,9 @@ ACTIONS = (
     *('baseball_pitch', 'baseball_swing', 'bench_press', 'bowl', 'clean_and_jerk', 'golf_swing', 'jump_rope', 'jumping_jacks'),
     *('pullup', 'pushup', 'situp', 'squat', 'strum_guitar', 'tennis_forehand', 'tennis_serve'),
 )
+VIEWS = ('front', 'back', 'left', 'right')
 SPLITS = {1: 'train', -1: 'test'}
-FIELDS = ('action', 'train', 'nframes', 'dimensions', 'x', 'y', 'visibility', 'bbox')
+FIELDS = ('action', 'pose', 'train', 'nframes', 'dimensions', 'x', 'y', 'visibility', 'bbox')
 LARGEST_JPEG = 65535  # pixels of a side
 # What is mended or kept, as it is counted; to be read after a number.
 NOT_ANNOTATED = 'joints were never annotated and are stored at (0, 0), not visible'
@@ -32,6 +33,7 @@ class Label:
 
     Attributes:
         action: one of `ACTIONS`.
+        view: `front`, `back`, `left` or `right`: the side of the person that the camera sees.
         split: `train` or `test`.
         joints: float32 [T, 13, 2] pixels; (0, 0) where never annotated.
         visible: bool [T, 13].
@@ -41,6 +43,7 @@ class Label:
     """
 
     action: str
+    view: str
     split: str
     joints: np.ndarray
     visible: np.ndarray
@@ -59,9 +62,7 @@ def read_label(path: pathlib.Path) -> Label:
         InputError: the file is unreadable, or lacks a field, or a field's type, shape or values are none that it may have.
     """
     fields = matlab.read_fields(path, FIELDS)
-    action = str(fields['action'].item()) if fields['action'].dtype.kind == 'U' and fields['action'].size == 1 else ''
-    if action not in ACTIONS:
-        raise InputError(f'{path}: action is {action or fields["action"].tolist()!r}, known are {", ".join(ACTIONS)}')
+    action, view = _word(path, fields, 'action', ACTIONS), _word(path, fields, 'pose', VIEWS)
     train, T = _whole(path, fields, 'train', 1)[0], _whole(path, fields, 'nframes', 1)[0]
     rows, columns, length = _whole(path, fields, 'dimensions', 3)
     if train not in SPLITS:
@@ -90,7 +91,15 @@ def read_label(path: pathlib.Path) -> Label:
         NONE_VISIBLE: int((~visible.any(1)).sum()),
     }
     mended = {what: count for what, count in mended.items() if count}
-    return Label(action, SPLITS[train], joints, visible, boxes, (rows, columns), mended)
+    return Label(action, view, SPLITS[train], joints, visible, boxes, (rows, columns), mended)
+
+
+def _word(path: pathlib.Path, fields: dict[str, np.ndarray], name: str, known: Sequence[str]) -> str:
+    value = fields[name]
+    word = str(value.item()) if value.dtype.kind == 'U' and value.size == 1 else ''
+    if word not in known:
+        raise InputError(f'{path}: {name} is {word or value.tolist()!r}, known are {", ".join(known)}')
+    return word
 
 
 def _whole(path: pathlib.Path, fields: dict[str, np.ndarray], name: str, count: int) -> list[int]:

@@ -16,6 +16,8 @@ from kimnet_jax.data_pipelines.builders.penn_action.layout import Layout
 from kimnet_jax.data_pipelines.findings import Finding
 from kimnet_jax.data_pipelines.images import read_image
 
+SIDES = "named by the person's own left and right; the release names them as the observer sees somebody who faces the camera"
+
 
 class Builder(clip_builder.ClipBuilder):
     """Penn Action from the official archive, or from the folder that is in it."""
@@ -43,6 +45,7 @@ class Builder(clip_builder.ClipBuilder):
             for clip, label in labels.items():
                 layout.require_frames(str(frames / clip), images[clip], len(label.joints))
                 readers[label.split].append(functools.partial(_read, source, files[clip], frames / clip, used_up))
+        print(f'note: left and right joints of all {len(files)} clips: {SIDES}', file=sys.stderr)
         if len(files) != layout.OFFICIAL['clips']:
             print(f'note: {len(files)} clips in {source.root}, the release has {layout.OFFICIAL["clips"]}', file=sys.stderr)
         return readers

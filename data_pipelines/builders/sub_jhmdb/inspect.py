@@ -6,7 +6,9 @@ import pathlib
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.core.video import image_files
+from kimnet_jax.data_pipelines import sides
 from kimnet_jax.data_pipelines.builders.sub_jhmdb import clips, layout
 from kimnet_jax.data_pipelines.builders.sub_jhmdb.layout import Clip, Layout
 from kimnet_jax.data_pipelines.findings import Check, Finding, Report, attempt
@@ -46,7 +48,8 @@ def _check(parts: dict[str, pathlib.Path], clip: Clip, pixels: bool) -> Report:
     boxes = attempt(findings, str(clip), clips.read_boxes, files[layout.MASKS], joints, image_size)
     if boxes and boxes[1]:
         findings.append(Finding('warning', str(clip), layout.EMPTY_MASK, boxes[1]))
-    return Report(findings, {'clips': 1, 'frames': len(joints)})
+    sides_shown = sides.count_sides(clip.view, joints, np.ones(joints.shape[:2], bool), JHMDB)
+    return Report(findings, {'clips': 1, 'frames': len(joints)} | sides_shown)
 
 
 def _check_frames(path: pathlib.Path, joints: np.ndarray | None, pixels: bool) -> tuple[int, int] | None:

@@ -35,6 +35,12 @@ class Clip:
     def __str__(self) -> str:
         return f'{self.action}/{self.name}'
 
+    @property
+    def view(self) -> str:
+        """The side of the person that the camera sees, which HMDB51 writes into names: `..._np1_fr_...`; '' where it does not."""
+        found = re.search(r'_np\d+_(fr|ba|le|ri)_', self.name)
+        return {'fr': 'front', 'ba': 'back', 'le': 'left', 'ri': 'right'}[found[1]] if found else ''
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout(download.Download):
