@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,12 +64,10 @@ class TensorBoard(Writer):
 
     @staticmethod
     def load() -> None:
-        import tensorboardX  # noqa: F401  (which imports torch where that is installed)
+        _import_tensorboardx()
 
     def __init__(self, workdir: pathlib.Path, *, step: int, evaluated: bool, config: Mapping[str, Any]):
-        import tensorboardX
-
-        self._events = tensorboardX.SummaryWriter(
+        self._events = _import_tensorboardx().SummaryWriter(
             str(workdir / 'tensorboard'),
             purge_step=step + 1,
             flush_secs=10,
@@ -93,6 +92,19 @@ class TensorBoard(Writer):
 
     def close(self) -> None:
         self._events.close()
+
+
+def _import_tensorboardx() -> Any:
+    """The module, without PyTorch: where that is installed it would be imported, for a second, to recognise its tensors."""
+    hidden = 'torch' not in sys.modules
+    if hidden:
+        sys.modules['torch'] = None  # type: ignore[assignment]  # Python's mark of a module that cannot be imported
+    try:
+        import tensorboardX
+    finally:
+        if hidden:
+            del sys.modules['torch']
+    return tensorboardX
 
 
 class WeightsAndBiases(Writer):

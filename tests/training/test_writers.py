@@ -1,6 +1,7 @@
 """The writers besides metrics.jsonl; Weights & Biases as a module that only notes what it is told."""
 
 import json
+import subprocess
 import sys
 import types
 
@@ -95,3 +96,13 @@ def test_wandb_is_offline_and_a_resumed_run_the_same_one(tmp_path, wandb, monkey
     open_writers(['wandb'], other, step=0, evaluated=False, config={})
     assert wandb.begun[2]['mode'] == 'online'
     assert wandb.begun[2]['id'] != first['id']
+
+
+def test_tensorboard_does_without_torch():
+    """Which tensorboardX would import, where it is installed."""
+    code = (
+        'import sys; from kimnet_jax.training.writers import check_installed; check_installed(["tensorboard"]); '
+        'assert "tensorboardX" in sys.modules and "torch" not in sys.modules; import torch'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
