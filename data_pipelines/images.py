@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import read_file
-from kimnet_jax.core.image import check_jpeg, decode_image
+from kimnet_jax.core.image import decode_checked
 
 
 def require_names(place: str, names: Collection[str], expected: Collection[str], source: str) -> None:
@@ -36,8 +36,10 @@ def read_image(path: pathlib.Path, size: tuple[int, int] | None = None, source: 
         InputError: missing, no whole image, damaged, or of another size.
     """
     data = read_file(path)
-    rows, columns = decode_image(data, str(path)).shape[:2]
-    check_jpeg(data, str(path))
+    image, damage = decode_checked(data, str(path))
+    if damage:
+        raise damage
+    rows, columns = image.shape[:2]
     if size not in (None, (rows, columns)):
         raise InputError(f'{path}: {columns}x{rows} pixels, {source} {size[1]}x{size[0]}')
     return data, (rows, columns)

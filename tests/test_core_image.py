@@ -1,10 +1,14 @@
+import re
+
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kimnet_jax.core import image
 from kimnet_jax.core.errors import DamagedError, InputError
 from kimnet_jax.core.geometry import crop_matrix
-from kimnet_jax.core.image import MEAN, STD, check_jpeg, decode_image, encode_jpeg, encode_png, normalise, warp
+from kimnet_jax.core.image import MEAN, STD, decode_checked, decode_image, encode_jpeg, encode_png, normalise, warp
 
 
 def test_png_is_lossless():
@@ -32,12 +36,51 @@ def missing_block(data: bytes) -> bytes:
 
 def test_a_damaged_jpeg_is_noticed():
     data = encode_jpeg(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
-    check_jpeg(data, 'a.jpg')
-    check_jpeg(encode_png(np.zeros((8, 8, 3), np.uint8)), 'a.png')
+    assert decode_checked(data, 'a.jpg')[1] is None
+    assert decode_checked(encode_png(np.zeros((8, 8, 3), np.uint8)), 'a.png')[1] is None
     damaged = missing_block(data)
-    assert decode_image(damaged, 'a.jpg').shape == (64, 64, 3)
-    with pytest.raises(DamagedError, match=r'^a\.jpg: damaged \(.*\); replace the file'):
-        check_jpeg(damaged, 'a.jpg')
+    pixels, damage = decode_checked(damaged, 'a.jpg')
+    assert pixels.shape == (64, 64, 3)
+    np.testing.assert_array_equal(decode_image(damaged, 'a.jpg'), pixels)
+    assert isinstance(damage, DamagedError)
+    assert re.match(r'a\.jpg: damaged \(.*\); replace the file', str(damage))
+
+
+KINDS = {  # what OpenCV's encoder is told
+    '4:2:0': [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420],
+    '4:1:1': [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411],
+    '4:2:2': [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422],
+    '4:4:0': [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440],
+    '4:4:4': [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
+    'progressive': [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
+    'restarts': [cv2.IMWRITE_JPEG_RST_INTERVAL, 3],
+    'poor': [cv2.IMWRITE_JPEG_QUALITY, 12],
+    'grey': [],
+}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('size', [(61, 75), (48, 64), (1, 1), (9, 200)])
+def test_the_faster_decoder_of_jpeg_gives_the_pixels_of_opencv(kind, size):
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (12, 15, 3), np.uint8), size[::-1])
+    data = cv2.imencode('.jpg', picture[..., 0] if kind == 'grey' else picture, KINDS[kind])[1].tobytes()
+    faster = image._decode_whole_jpeg(data)
+    assert faster.shape == (*size, 3)
+    np.testing.assert_array_equal(faster, image._decode_with_opencv(data, 'a.jpg'))
+
+
+def test_jpegs_that_opencv_alone_knows_are_left_to_it(monkeypatch):
+    upright = np.zeros((8, 24, 3), np.uint8)
+    upright[:, :12] = 200
+    plain = cv2.imencode('.jpg', upright)[1].tobytes()
+    exif = b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'  # to be turned clockwise
+    turned = plain[:2] + b'\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif + plain[2:]
+    decoded, damage = decode_checked(turned, 'a.jpg')
+    assert (decoded.shape, damage) == ((24, 8, 3), None)
+    np.testing.assert_array_equal(decoded, np.rot90(decode_image(plain, 'a.jpg'), -1))
+    assert image._decode_whole_jpeg(plain) is not None
+    monkeypatch.setenv('KIMNET_MAX_PIXELS', '100')
+    assert image._decode_whole_jpeg(plain) is None
 
 
 def test_warp_places_pixels_where_the_matrix_says():

@@ -16,6 +16,7 @@ MEAN = (0.485, 0.456, 0.406)  # ImageNet, R G B
 STD = (0.229, 0.224, 0.225)
 _LOCK = threading.Lock()
 _LONGEST_SIDE = 1 << 20  # OpenCV's own limit
+_JPEG, _EXIF = b'\xff\xd8', b'Exif\0\0'
 
 
 @functools.cache
@@ -36,10 +37,38 @@ def opencv() -> Any:
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Encoded bytes to uint8 [H, W, 3] RGB.
+    """Encoded bytes to uint8 [H, W, 3] RGB, turned as EXIF says.
 
     Raises `DamagedError` naming `name` where they are no whole image, `InputError` where it is too large.
     """
+    return decode_checked(data, name)[0]
+
+
+def decode_checked(data: bytes, name: str) -> tuple[np.ndarray, DamagedError | None]:
+    """As `decode_image`, and the error of a JPEG image of which the decoder made up what is missing.
+
+    Other formats have none: their decoders take no damaged file.
+    """
+    jpeg = data.startswith(_JPEG)
+    if jpeg and (image := _decode_whole_jpeg(data)) is not None:
+        return image, None
+    return _decode_with_opencv(data, name), _damage(data, name) if jpeg else None
+
+
+def _decode_whole_jpeg(data: bytes) -> np.ndarray | None:
+    """OpenCV's pixels, an eighth faster; None where only OpenCV will do: damaged, turned by EXIF, or of rarer colours."""
+    import simplejpeg
+
+    try:
+        rows, columns, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if _EXIF in data or colours not in ('YCbCr', 'Gray') or rows * columns > files.limit(files.MAX_PIXELS):
+            return None
+        return simplejpeg.decode_jpeg(data, 'RGB', strict=True)
+    except ValueError:
+        return None
+
+
+def _decode_with_opencv(data: bytes, name: str) -> np.ndarray:
     cv2 = opencv()
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
@@ -56,13 +85,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     return image
 
 
-def check_jpeg(data: bytes, name: str) -> None:
-    """Raises `DamagedError` where JPEG bytes that `decode_image` takes are damaged and the decoder made up what is missing.
-
-    Other formats pass: their decoders take no damaged file.
-    """
-    if not data.startswith(b'\xff\xd8'):
-        return
+def _damage(data: bytes, name: str) -> DamagedError | None:
     import simplejpeg
 
     try:
@@ -71,8 +94,11 @@ def check_jpeg(data: bytes, name: str) -> None:
         try:
             simplejpeg.decode_jpeg(data, 'GRAY', fastdct=True, strict=False)
         except ValueError:
-            return  # a kind of JPEG that OpenCV alone reads
-        raise DamagedError(f'{name}: damaged ({error}); replace the file, or, if it looks right, save it anew') from error
+            return None  # a kind of JPEG that OpenCV alone reads
+        damaged = DamagedError(f'{name}: damaged ({error}); replace the file, or, if it looks right, save it anew')
+        damaged.__cause__ = error
+        return damaged
+    return None
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from kimnet_jax.core import decoding
 from kimnet_jax.core.decoding import DEFAULT_RATE, Frame
-from kimnet_jax.core.errors import DamagedError, InputError
+from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import explained, read_file, require_file
-from kimnet_jax.core.image import check_jpeg, decode_image
+from kimnet_jax.core.image import decode_checked
 from kimnet_jax.core.joined import second_recording
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
@@ -106,14 +106,10 @@ def _image_frames(path: pathlib.Path, tolerant: bool) -> Iterator[Frame]:
                     _warn_once(f'{file}: a folder, left out of the images of {path}')
     for number, file in enumerate(image_files(path) if path.is_dir() else [path]):
         data = read_file(file, 'image' if path.is_dir() else _MEDIA)
-        image, damaged = decode_image(data, str(file)), False
-        try:
-            check_jpeg(data, str(file))
-        except DamagedError:
-            if not tolerant:
-                raise
-            damaged = True
-        yield Frame(image, number / DEFAULT_RATE, damaged)
+        image, damage = decode_checked(data, str(file))
+        if damage and not tolerant:
+            raise damage
+        yield Frame(image, number / DEFAULT_RATE, damage is not None)
 
 
 @functools.cache
