@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 FIRST_BOX := $(RUN) -c 'import json, sys; print(*json.load(open(sys.argv[1]))["boxes"][0], sep=",")'
 
-.PHONY: demo test test-slow fuzz lint docs parity clean
+.PHONY: demo test test-slow test-tensorflow fuzz lint docs parity clean
 
 demo: $(VENV)/.base
 	$(RUN) -m kimnet_jax build kinetic_puppets/joints15 --data_dir $(DEMO)/data
@@ -29,6 +29,11 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(RUN) -m pytest -m slow
 
+# the data sets under TFDS's own test of builders, in an environment of its own: no other test may import TensorFlow
+test-tensorflow:
+	$(MAKE) VENV=.venv-tensorflow .venv-tensorflow/.test-tensorflow
+	.venv-tensorflow/bin/python -m pytest -n 0 tests/tensorflow_builders.py
+
 # spoilt inputs on every command, for an hour: make fuzz SECONDS=600 for ten minutes
 SECONDS ?= 3600
 fuzz: $(VENV)/.test
@@ -46,7 +51,7 @@ docs: $(VENV)/.docs
 	$(RUN) -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-tensorflow $(DEMO) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # A stamp is as new as the last installation: changed dependencies are installed by the next command that needs them.
 $(VENV)/bin/python:
@@ -57,6 +62,6 @@ $(VENV)/.base: pyproject.toml | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.test $(VENV)/.test-tensorflow $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --editable '.[$*]'
 	@touch $@

@@ -39,7 +39,7 @@ def test_lengths_are_the_longer_side_and_left_shoulder_to_right_hip():
     np.testing.assert_allclose(person_length(np.float32([[0, 0, 70, 20]])), [70])
     np.testing.assert_allclose(torso_length(joints, visible, JHMDB), [50])
     penn = np.zeros((1, 13, 2))
-    penn[0, 1] = 3, 4  # left shoulder; the right hip, joint 8, stays at the origin
+    penn[0, 2] = 3, 4  # left shoulder; the right hip, joint 7, stays at the origin
     np.testing.assert_allclose(torso_length(penn, np.ones((1, 13), bool), PENN_ACTION), [5])
 
 
