@@ -1,4 +1,4 @@
-"""The builders under TFDS's own test of builders, and `tfds.load`. Needs the extra `[test-tensorflow]`; run by `make test-tensorflow`.
+"""The builders under TFDS's own test of builders, and `tfds.load`: `make test-tensorflow`, with the extra of that name.
 
 The dummy data are the fake downloads of the other tests, written when a test begins. TensorFlow stays out of the other tests' process.
 """
