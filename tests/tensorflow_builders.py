@@ -1,6 +1,6 @@
 """The builders under TFDS's own test of builders, and `tfds.load`: `make test-tensorflow`, with the extra of that name.
 
-The dummy data are the fake downloads of the other tests, written when a test begins. TensorFlow stays out of the other tests' process.
+The dummy data are the fake downloads of the other tests, written when a test begins. No other test may import TensorFlow.
 """
 
 import pathlib
