@@ -8,7 +8,6 @@ import shutil
 import tempfile
 
 import numpy as np
-import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from fake_jhmdb import LENGTHS, write_jhmdb
