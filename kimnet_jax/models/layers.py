@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -148,7 +148,8 @@ class Conv(nnx.Conv):
 class BatchNorm(nnx.BatchNorm):
     """PyTorch's BatchNorm: statistics in float32 at least, two-pass variance, unbiased in the running buffer; output in `dtype`.
 
-    Under data parallelism the statistics are those of the whole batch. Variables change by `set_value`: see `_Keys`.
+    Across devices the statistics are those of the ones that `spread_over` says, in one pass. Variables change by `set_value`: see
+    `_Keys`.
     """
 
     def __init__(self, features: int, *, scale_init: float = 1.0, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
@@ -189,19 +190,75 @@ class Statistics(nnx.Module):
         return (x - mean) * jax.lax.rsqrt(var + self.epsilon)
 
 
+class Spread(NamedTuple):
+    """How the rows of a batch lie on devices: in as many equal parts, one after the other.
+
+    Attributes:
+        devices: N, how many.
+        sharing: how many of them, neighbours, share the statistics of a BatchNorm; it divides N.
+    """
+
+    devices: int
+    sharing: int
+
+
+_ONE_DEVICE = Spread(1, 1)
+_SPREAD: contextvars.ContextVar[Spread] = contextvars.ContextVar('spread', default=_ONE_DEVICE)
+
+
+@contextlib.contextmanager
+def spread_over(spread: Spread) -> Iterator[None]:
+    """What is traced within is trained on so many devices; outside, on one."""
+    token = _SPREAD.set(spread)
+    try:
+        yield
+    finally:
+        _SPREAD.reset(token)
+
+
 def _moments(norm: 'BatchNorm | Statistics', x: Array) -> tuple[Array, Array]:
-    """Mean and variance [C] to normalise with: the running ones, or in train mode those of the batch, which move these."""
+    """Mean and variance to normalise with, [C] or of each row [B, ..., C]: the running ones, or in train mode those of the batch,
+    which move these.
+    """
     mean, var = norm.mean[...], norm.var[...]
     if norm.use_running_average:
         return mean, var
-    kept, fresh = norm.momentum, 1 - norm.momentum
-    axes, n = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     old_mean, old_var = mean, var
-    mean = x.mean(axes)
-    var = jnp.square(x - mean).mean(axes)
-    norm.mean.set_value(kept * old_mean + fresh * mean)
-    norm.var.set_value(kept * old_var + fresh * n / max(n - 1, 1) * var)
+    if _SPREAD.get().devices == 1:
+        axes, n = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+        new_mean = mean = x.mean(axes)
+        new_var = var = jnp.square(x - mean).mean(axes)
+    else:
+        mean, var, n = _spread_moments(x, jax.lax.stop_gradient(old_mean))
+        new_mean, new_var = mean.mean(0), var.mean(0)
+        mean, var = (_of_rows(value, x) for value in (mean, var))
+    kept, fresh = norm.momentum, 1 - norm.momentum
+    norm.mean.set_value(kept * old_mean + fresh * new_mean)
+    norm.var.set_value(kept * old_var + fresh * n / max(n - 1, 1) * new_var)
     return mean, var
+
+
+def _spread_moments(x: Array, near: Array) -> tuple[Array, Array, int]:
+    """Mean and variance [G, C] of the groups of devices that share them, and of how many numbers each is.
+
+    One pass over the rows, and one meeting of the devices of a group: the moments about `near` [C], the running mean, do not wait
+    for each other. Where that is far from the batch's mean, as in the first steps, some digits of the variance are lost.
+    """
+    devices, sharing = _SPREAD.get()
+    parts = x.reshape(devices, -1, *x.shape[1:]) - near
+    axes = tuple(range(1, parts.ndim - 1))
+    moments = jnp.concatenate([parts.mean(axes), jnp.square(parts).mean(axes)], -1)
+    offset, second = jnp.split(moments.reshape(devices // sharing, sharing, -1).mean(1), 2, -1)
+    n = x.size // x.shape[-1] // devices * sharing
+    return near + offset, jnp.maximum(second - jnp.square(offset), 0), n
+
+
+def _of_rows(values: Array, x: Array) -> Array:
+    """[G, C] of groups of rows as [B, 1, ..., C] of each row of x; [C] where there is one group."""
+    if len(values) == 1:
+        return values[0]
+    rows = jnp.repeat(values, len(x) // len(values), 0)
+    return rows.reshape(len(x), *(1,) * (x.ndim - 2), -1)
 
 
 class ConvTranspose(nnx.Module):

@@ -99,7 +99,8 @@ def fit(
     accumulate = settings.optimizer.accumulate
     schedule = make_schedule(settings.optimizer, steps=plan.steps or accumulate, steps_per_epoch=plan.steps_per_epoch)
     optimizer = make_optimizer(settings.optimizer, schedule)
-    stepping = Stepping(optimizer, schedule, accumulate, settings.train.average_decay, mesh)
+    sharing = loop.sharing_devices(settings.train.batch_norm, mesh.size)
+    stepping = Stepping(optimizer, schedule, accumulate, settings.train.average_decay, mesh, sharing)
     return session.run(
         folder,
         config,

@@ -84,6 +84,8 @@ class TrainConfig:
         epochs: length of the run, in passes over the clips.
         steps: its length in batches; if not 0 it counts instead of `epochs`.
         batch_size: windows in a batch, of all devices together.
+        batch_norm: which devices share the statistics of a BatchNorm: all (`global`), none (`device`), or groups of N
+            (`group:N`). On one device it makes no difference.
         average_decay: of the moving average of the weights, which is what is evaluated; 0: none.
         log_every: steps between two records.
         eval_every: epochs between two evaluations.
@@ -95,6 +97,7 @@ class TrainConfig:
     epochs: float = 100.0
     steps: int = 0
     batch_size: int = 8
+    batch_norm: str = 'global'
     average_decay: float = 0.999
     log_every: int = 10
     eval_every: float = 10.0
@@ -108,6 +111,22 @@ class TrainConfig:
         check_ranges('train', self, eval_every=(1e-9, 1e9), save_every=(1e-9, 1e9))
         parse_window(self.profile)
         parse_writers(self.writers)
+        sharing_devices(self.batch_norm)
+
+
+def sharing_devices(batch_norm: str, devices: int | None = None) -> int:
+    """How many devices share statistics by `TrainConfig.batch_norm`; 0: all.
+
+    Raises `InputError` naming the field where it says nothing known, or where the number of `devices` is no multiple of a group.
+    """
+    if batch_norm in ('global', 'device'):
+        return int(batch_norm == 'device')
+    number = batch_norm.removeprefix('group:')
+    if number == batch_norm or not number.isdecimal() or int(number) < 1:
+        raise InputError(f'config.train.batch_norm={batch_norm!r}: global, device, or group:N with a number of devices')
+    if devices is not None and devices % int(number):
+        raise InputError(f'config.train.batch_norm={batch_norm!r}: {devices} device(s) cannot be split into groups of {number}')
+    return int(number)
 
 
 def make_plan(clips: int, config: TrainConfig) -> Plan:

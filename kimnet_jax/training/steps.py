@@ -17,6 +17,7 @@ from kimnet_jax.core.image import normalise
 from kimnet_jax.core.platform import compiled_for
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Batch, Centre, Decoding, Outside
+from kimnet_jax.models.layers import Spread, spread_over
 from kimnet_jax.training import sharding
 from kimnet_jax.training.state import TrainState, Weights
 
@@ -54,6 +55,7 @@ class Stepping(NamedTuple):
         accumulate: batches an update takes (the optimizer's own setting).
         average_decay: of the moving average of the weights, reached after a warm-up.
         mesh: of the devices.
+        sharing: how many of them share the statistics of a BatchNorm; 0: all of them.
     """
 
     optimizer: optax.GradientTransformation
@@ -61,6 +63,12 @@ class Stepping(NamedTuple):
     accumulate: int
     average_decay: float
     mesh: Mesh
+    sharing: int = 0
+
+    @property
+    def spread(self) -> Spread:
+        """Over the devices."""
+        return Spread(self.mesh.size, self.sharing or self.mesh.size)
 
     def advance(self, state: TrainState, gradient: nnx.State, batch_stats: nnx.State) -> tuple[TrainState, dict[str, Array]]:
         """The state after a gradient and new statistics, and what every step tells, float32 scalars: `gradient_norm`,
@@ -104,7 +112,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         def objective(params: nnx.State) -> tuple[Array, tuple[nnx.State, Array]]:
             model = nnx.merge(graph, params, state.weights.batch_stats, copy=True)
-            with compiled_for(sharding.platform(stepping.mesh)):
+            with compiled_for(sharding.platform(stepping.mesh)), spread_over(stepping.spread):
                 output = model(normalise(batch['frames'], jnp))
             parts = [_loss(maps, batch, stride, target) for maps in (output.heatmaps, *output.auxiliary)]
             loss = jnp.sum(jnp.stack(parts))

@@ -8,7 +8,17 @@ import pytest
 from flax import nnx
 
 from kimnet_jax.core.platform import compiled_for
-from kimnet_jax.models.layers import BatchNorm, ConvTranspose, Statistics, conv, max_pool, max_pool_2x2, upsample_nearest
+from kimnet_jax.models.layers import (
+    BatchNorm,
+    ConvTranspose,
+    Spread,
+    Statistics,
+    conv,
+    max_pool,
+    max_pool_2x2,
+    spread_over,
+    upsample_nearest,
+)
 
 
 def normal(name, *shape):
@@ -131,6 +141,43 @@ def test_statistics_are_a_batch_norm_without_weights():
         np.testing.assert_array_equal(layer.var[...], reference.var[...])
         layer.eval()
         reference.eval()
+
+
+def spread_batch_norm(x: np.ndarray, devices: int, sharing: int, weight: np.ndarray):
+    """Output, running mean and variance, and the gradient of a weighted sum of a BatchNorm on so many devices."""
+    layer = BatchNorm(3, rngs=nnx.Rngs(0))
+    layer.mean.set_value(jnp.array([0.5, -0.2, 1.0]))
+    graph, state = nnx.split(layer)
+
+    def loss(x):
+        norm = nnx.merge(graph, state, copy=True)
+        with spread_over(Spread(devices, sharing)):
+            y = norm(x)
+        return (y * weight).sum(), (y, norm.mean[...], norm.var[...])
+
+    gradient, (y, mean, var) = jax.grad(loss, has_aux=True)(x)
+    return y, mean, var, gradient
+
+
+@pytest.mark.parametrize('shape', [(8, 5, 4, 3), (64, 3)])
+@pytest.mark.parametrize('sharing', [1, 2, 4])
+def test_batch_norm_of_groups_of_devices_is_one_of_the_rows_of_each(shape, sharing):
+    """Running statistics are the means over the groups."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(0.7, 2, shape).astype(np.float32), rng.normal(0, 1, shape).astype(np.float32)
+    rows = len(x) // (4 // sharing)
+    groups = [spread_batch_norm(x[i : i + rows], 1, 1, weight[i : i + rows]) for i in range(0, len(x), rows)]
+    y, mean, var, gradient = spread_batch_norm(x, 4, sharing, weight)
+    np.testing.assert_allclose(y, np.concatenate([group[0] for group in groups]), atol=5e-6)
+    np.testing.assert_allclose(mean, np.mean([group[1] for group in groups], 0), atol=1e-6)
+    np.testing.assert_allclose(var, np.mean([group[2] for group in groups], 0), atol=1e-6)
+    np.testing.assert_allclose(gradient, np.concatenate([group[3] for group in groups]), atol=5e-6)
+
+
+def test_batch_norm_far_from_its_running_mean_stays_finite_on_devices():
+    x = 1e4 + np.random.default_rng(0).normal(0, 1e-3, (8, 5, 4, 3)).astype(np.float32)
+    for value in spread_batch_norm(x, 4, 4, np.ones_like(x)):
+        assert np.isfinite(value).all()
 
 
 def test_batch_norm_gradients_are_the_stock_ones():

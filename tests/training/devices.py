@@ -6,10 +6,12 @@ import sys
 import jax
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import AxisType
 from tiny import random_batch, train_parts
 
 from kimnet_jax.models import build_model
+from kimnet_jax.models.layers import BatchNorm, Statistics
 from kimnet_jax.training import sharding
 from kimnet_jax.training.state import split_model, to_tree
 from kimnet_jax.training.steps import empty_chain, make_eval_step
@@ -34,10 +36,13 @@ def run(count: int) -> dict[str, np.ndarray]:
     extra = jax.device_put({'to_image': to_image, 'start': np.arange(8) < 4}, sharding.split(mesh))
     chain = jax.tree.map(lambda leaf: leaf + 0.1, empty_chain(eval_graph, state.weights, batch, mesh))
     joints, scores, _ = evaluate(state.weights, batch | extra, chain)
+    text = step.lower(state, batch).compile().as_text()
     state, values = step(state, batch)
     moments = optax.tree_utils.tree_get(state.optimizer, 'mu')  # a tenth of the gradient, after one step
     params, statistics = map(to_tree, state.weights)
     trees = {'values': values, 'params': params, 'statistics': statistics, 'moments': to_tree(moments)}
+    norms = sum(isinstance(module, BatchNorm | Statistics) for _, module in nnx.iter_modules(model))
+    assert count == 1 or text.count(' all-reduce(') <= 2 * norms  # one for each and direction, and those of the gradient
     return flat(trees | {'evaluation': {'joints': joints, 'scores': scores}})
 
 

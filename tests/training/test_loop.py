@@ -312,3 +312,25 @@ def test_records_after_the_checkpoint_are_dropped(tmp_path):
         (tmp_path / 'metrics.jsonl').write_text(text + '{"kind": "train", "st')  # a kill cut the last line
         open_writers((), tmp_path, step=step, evaluated=evaluated, config={})
         assert (tmp_path / 'metrics.jsonl').read_text() == ''.join(json.dumps(line) + '\n' for line in lines[:kept])
+
+
+@pytest.mark.parametrize(
+    ('text', 'devices', 'sharing'), [('global', 6, 0), ('device', 6, 1), ('group:3', 6, 3), ('group:1', 1, 1)]
+)
+def test_devices_that_share_statistics(text, devices, sharing):
+    assert loop.sharing_devices(text, devices) == sharing
+
+
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        *(
+            (text, 'global, device, or group:N')
+            for text in ('', 'Global', 'group', 'group:', 'group:0', 'group:-2', 'group:x', 'group:²')
+        ),
+        ('group:4', r'6 device\(s\) cannot be split into groups of 4'),
+    ],
+)
+def test_statistics_that_cannot_be_shared(text, told):
+    with pytest.raises(InputError, match=rf'^config\.train\.batch_norm={re.escape(repr(text))}: {told}'):
+        loop.sharing_devices(text, 6)
