@@ -1,9 +1,9 @@
-"""The platform that a program is compiled for, which need not be that of this machine."""
+"""The devices that a program is compiled for, which need not be those of this machine."""
 
 import contextlib
 import contextvars
 from collections.abc import Iterator
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 Platform: TypeAlias = Literal['cpu', 'gpu', 'tpu']
 EXPORTED = ('cpu', 'cuda', 'rocm', 'tpu')  # what `jax.export` calls those that it writes programs for
@@ -28,3 +28,34 @@ def compiled_for(target: Platform) -> Iterator[None]:
         yield
     finally:
         _TARGET.reset(token)
+
+
+class Spread(NamedTuple):
+    """How the rows of a batch lie on devices: in as many equal parts, one after the other.
+
+    Attributes:
+        devices: N, how many.
+        sharing: how many of them, neighbours, share the statistics of a BatchNorm; it divides N.
+    """
+
+    devices: int
+    sharing: int
+
+
+_ONE_DEVICE = Spread(1, 1)
+_SPREAD: contextvars.ContextVar[Spread] = contextvars.ContextVar('spread', default=_ONE_DEVICE)
+
+
+def target_spread() -> Spread:
+    """What `spread_over` says; one device outside of it."""
+    return _SPREAD.get()
+
+
+@contextlib.contextmanager
+def spread_over(spread: Spread) -> Iterator[None]:
+    """What is traced within is trained on so many devices; outside, on one."""
+    token = _SPREAD.set(spread)
+    try:
+        yield
+    finally:
+        _SPREAD.reset(token)

@@ -4,14 +4,14 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.core.platform import Platform, platform_of, target_platform
+from kimnet_jax.core.platform import Platform, platform_of, target_platform, target_spread
 
 Array = jax.Array
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -190,32 +190,6 @@ class Statistics(nnx.Module):
         return (x - mean) * jax.lax.rsqrt(var + self.epsilon)
 
 
-class Spread(NamedTuple):
-    """How the rows of a batch lie on devices: in as many equal parts, one after the other.
-
-    Attributes:
-        devices: N, how many.
-        sharing: how many of them, neighbours, share the statistics of a BatchNorm; it divides N.
-    """
-
-    devices: int
-    sharing: int
-
-
-_ONE_DEVICE = Spread(1, 1)
-_SPREAD: contextvars.ContextVar[Spread] = contextvars.ContextVar('spread', default=_ONE_DEVICE)
-
-
-@contextlib.contextmanager
-def spread_over(spread: Spread) -> Iterator[None]:
-    """What is traced within is trained on so many devices; outside, on one."""
-    token = _SPREAD.set(spread)
-    try:
-        yield
-    finally:
-        _SPREAD.reset(token)
-
-
 def _moments(norm: 'BatchNorm | Statistics', x: Array) -> tuple[Array, Array]:
     """Mean and variance to normalise with, [C] or of each row [B, ..., C]: the running ones, or in train mode those of the batch,
     which move these.
@@ -224,7 +198,7 @@ def _moments(norm: 'BatchNorm | Statistics', x: Array) -> tuple[Array, Array]:
     if norm.use_running_average:
         return mean, var
     old_mean, old_var = mean, var
-    if _SPREAD.get().devices == 1:
+    if target_spread().devices == 1:
         axes, n = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
         new_mean = mean = x.mean(axes)
         new_var = var = jnp.square(x - mean).mean(axes)
@@ -244,7 +218,7 @@ def _spread_moments(x: Array, near: Array) -> tuple[Array, Array, int]:
     One pass over the rows, and one meeting of the devices of a group: the moments about `near` [C], the running mean, do not wait
     for each other. Where that is far from the batch's mean, as in the first steps, some digits of the variance are lost.
     """
-    devices, sharing = _SPREAD.get()
+    devices, sharing = target_spread()
     parts = x.reshape(devices, -1, *x.shape[1:]) - near
     axes = tuple(range(1, parts.ndim - 1))
     moments = jnp.concatenate([parts.mean(axes), jnp.square(parts).mean(axes)], -1)

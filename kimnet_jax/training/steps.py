@@ -14,10 +14,9 @@ from kimnet_jax import losses, metrics
 from kimnet_jax.core import geometry, heatmap
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.image import normalise
-from kimnet_jax.core.platform import compiled_for
+from kimnet_jax.core.platform import Spread, compiled_for, spread_over
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Batch, Centre, Decoding, Outside
-from kimnet_jax.models.layers import Spread, spread_over
 from kimnet_jax.training import sharding
 from kimnet_jax.training.state import TrainState, Weights
 

@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kimnet_jax.core.platform import compiled_for
+from kimnet_jax.core.platform import Spread, compiled_for, spread_over
 from kimnet_jax.models.layers import (
     BatchNorm,
     ConvTranspose,
-    Spread,
     Statistics,
     conv,
     max_pool,
     max_pool_2x2,
-    spread_over,
     upsample_nearest,
 )
 
