@@ -13,8 +13,16 @@ from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from kimnet_jax import command_line
+from kimnet_jax.core import paths
 from kimnet_jax.core.command import explained, fail
 from kimnet_jax.core.errors import InputError
+
+
+_URLS = (
+    'workdir',
+    'config.dataset.data_dir',
+    *(f'config.init.{part}' for part in ('model', 'pose_initializer', 'feature_encoder')),
+)
 
 
 def _shipped_config(argument: str) -> str:
@@ -72,7 +80,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
         sharding.join_processes()
     config = options.config.to_dict()
     with sharding.without_peers():
-        return task_of(name_of(config)).train(config, pathlib.Path(options.workdir).expanduser())
+        return task_of(name_of(config)).train(config, paths.folder(options.workdir, '--workdir'))
 
 
 def cli() -> None:
@@ -85,7 +93,7 @@ def cli() -> None:
                 sys.argv[i] = f'{flag}={_shipped_config(value)}'
             elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
                 sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
-    command_line.start(run, define_flags)
+    command_line.start(run, define_flags, urls=_URLS)
 
 
 if __name__ == '__main__':
