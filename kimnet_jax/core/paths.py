@@ -62,20 +62,20 @@ def folder(text: str | os.PathLike[str], flag: str = '') -> pathlib.Path:
         raise InputError(f'{named}: a URL has two slashes; did you mean {scheme}://{rest}? (./{text} for a folder of that name)')
     if scheme.lower() in _NO_FOLDERS:
         raise InputError(f'{named}: {scheme}:// has no folders that can be written to; give gs://, s3:// or a local folder')
+    if scheme.lower() in _BUCKETS and not rest.strip('/'):
+        raise InputError(f'{named}: names no bucket; write {scheme}://BUCKET/FOLDER')
     try:
         import upath
     except ImportError as error:
         raise InputError(f'{named}: {_lacking(scheme)}') from error
     try:
-        path = upath.UPath(text.rstrip('/'), use_listings_cache=False)  # others write there, too
+        path = upath.UPath(text.rstrip('/') if rest else text, use_listings_cache=False)  # others write there, too
     except ValueError as error:
         raise InputError(f'{named}: {scheme}:// is of no file system that fsspec knows; give gs://, s3:// or a folder') from error
     except ImportError as error:
         raise InputError(f'{named}: {_lacking(scheme)}') from error
     with explained(path, named):
         bucket = path.path.strip('/').partition('/')[0]
-        if scheme in _BUCKETS and not bucket:
-            raise InputError(f'{named}: names no bucket; write {scheme}://BUCKET/FOLDER')
         if not path.exists() and scheme in _BUCKETS and path.path.strip('/') != bucket:
             path.fs.ls(bucket)
     return cast(pathlib.Path, path)
@@ -138,10 +138,8 @@ def refuse_urls(argv: Sequence[str], allowed: Collection[str] = ()) -> None:
             name, value = flag if flag and (flag in allowed or '' not in allowed) else '', part
             flag = ''
         if url_in(value) and name not in allowed:
-            raise InputError(
-                f'{f"--{name} " if name else ""}{value}: only paths of this machine can be given here, no URL; copy it here first, or '
-                'write to a local folder and copy that'
-            )
+            shown = f'--{name} {value}' if name else value
+            raise InputError(f'{shown}: only paths of this machine can be given here, no URL; copy to or from a local folder')
 
 
 def refuse_url(path: pathlib.PurePath) -> None:
