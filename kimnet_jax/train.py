@@ -62,7 +62,8 @@ def define_flags(values: flags.FlagValues) -> None:
     config = 'Config file, `configs/<name>.py[:key=value,...]`. Its fields are flags too: --config.train.epochs=20.'
     config_flags.DEFINE_config_file('config', None, config, lock_config=True, flag_values=values)
     values['config'].parser.parse = _read_config  # type: ignore[method-assign]
-    flags.DEFINE_string('workdir', None, 'Folder or URL (gs://...) for the run: checkpoints, metrics, config.', flag_values=values)
+    workdir = 'Folder for the run: checkpoints, metrics, config; may be a URL, such as gs://bucket/run.'
+    flags.DEFINE_string('workdir', None, workdir, flag_values=values)
     distributed = 'This is one of several processes (pods, clusters), which find each other through JAX.'
     flags.DEFINE_bool('distributed', False, distributed, flag_values=values)
 
