@@ -43,10 +43,19 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _data_dir_parser() -> argparse.ArgumentParser:
+    """Reads --data_dir as it stands: TFDS makes a path of it, in which the slashes of a URL are lost."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--data_dir', '--data-dir')
+    return parser
+
+
 def main(argv: Sequence[str]) -> None:
     """Builds what the command line (`argv[0]` is the program) asks for. Raises `InputError`."""
     given = make_parser().parse_args(argv[1:])
     args = given.args
+    as_given, _ = _data_dir_parser().parse_known_args(argv[1:])
+    data_dir = paths.folder(as_given.data_dir or args.paths.data_dir, '--data_dir').absolute()
     names = args.positional_datasets + args.datasets
     if not names:
         raise InputError(f'which data set? kimnet build NAME[/CONFIG]; known: {", ".join(BUILDERS)}')
@@ -74,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
     for (name, stored), configs in wanted.items():
         builder = import_builder(name)
         builder.leave_out_damaged, builder.asked_for = given.leave_out_damaged, configs
-        _build(name, stored, args, list(dict.fromkeys(configs)))
+        _build(name, stored, data_dir, args, list(dict.fromkeys(configs)))
 
 
 def _targets(dataset: str, args: tfds_build.Args) -> list[tuple[str, str]]:
@@ -107,9 +116,8 @@ def _check_manual_dir(name: str, instructions: str, args: tfds_build.Args) -> No
         raise InputError(f'--manual_dir {folder}: {"empty" if folder.is_dir() else "no such folder"}; expected {instructions}')
 
 
-def _build(name: str, config: str, args: tfds_build.Args, asked: Sequence[str]) -> None:
+def _build(name: str, config: str, data_dir: pathlib.Path, args: tfds_build.Args, asked: Sequence[str]) -> None:
     """Builds a config that TFDS knows, unless it is there; tells of the configs `asked` for, which are splits of its clips."""
-    data_dir = paths.folder(args.paths.data_dir, '--data_dir').absolute()
     relative = pathlib.Path(name, config, str(import_builder(name).VERSION))
     final = data_dir / relative
     if paths.is_remote(data_dir):
@@ -233,4 +241,4 @@ def _execute(name: str, config: str, args: tfds_build.Args, data_dir: pathlib.Pa
 
 
 if __name__ == '__main__':
-    run_command(main, sys.argv, urls=('data_dir',))
+    run_command(main, sys.argv, urls=('data_dir', 'data-dir'))

@@ -44,8 +44,9 @@ def start(
         return run(argv, given, flags.FLAGS) if settings else run(argv, flags.FLAGS)
 
     hush_foreign_threads()
+    switches = [name for name in flags.FLAGS if flags.FLAGS[name].boolean]
     app.run(
-        lambda argv: run_command(begin, argv, any_names=any_names, urls=urls),
+        lambda argv: run_command(begin, argv, any_names=any_names, urls=urls, switches=switches),
         argv=rest,
         flags_parser=functools.partial(parse_flags, flags.FLAGS),
     )

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import upath
 
 from kimnet_jax.core import array_files, files, paths
 from kimnet_jax.core.errors import InputError
@@ -131,7 +130,7 @@ def test_files_are_written_here_and_appear_there(remote, tmp_path):
 def test_no_local_folder_is_named_like_a_url(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in (pathlib.Path(text), pathlib.Path(text).resolve()):
-        for write in (lambda path: files.write_text(path / 'a', ''), files.make_folder):
+        for write in (lambda path: files.write_text(path / 'a', ''), files.make_folder, files.require_file):
             with pytest.raises(InputError, match='looks like a URL'):
                 write(path)
     assert [*tmp_path.iterdir()] == []
@@ -157,5 +156,6 @@ def test_urls_are_refused_where_they_cannot_be(arguments, told):
 
 def test_urls_are_taken_where_they_can_be():
     paths.refuse_urls(['program', '--workdir', 'gs://b/x', '--workdir=gs://b/x,gs://b/y', '--text', 'a:b', '-'], ('workdir',))
-    paths.refuse_urls(['program', '--evaluate', 'gs://b/x', 'rtsp://host'], ('',))
-    assert isinstance(upath.UPath('memory://a'), upath.UPath)
+    paths.refuse_urls(['program', '--evaluate', 'gs://b/x', 'rtsp://host', '--noevaluate', 'gs://b/y'], ('',), ('evaluate',))
+    with pytest.raises(InputError, match='--detect yolox=gs://b/x: only paths of this machine'):
+        paths.refuse_urls(['program', '--detect', 'yolox=gs://b/x'], ('',), ('evaluate',))

@@ -19,11 +19,18 @@ _NO_BACKEND = (
 )
 
 
-def run_command(main: Callable[..., object], *args: object, any_names: bool = False, urls: Collection[str] = ()) -> None:
+def run_command(
+    main: Callable[..., object],
+    *args: object,
+    any_names: bool = False,
+    urls: Collection[str] = (),
+    switches: Collection[str] = (),
+) -> None:
     """Runs a command's `main`; an `InputError`, or a path that the system refuses, ends it with one line on stderr and status 2.
 
     Ctrl-C and SIGTERM end it with one line and 128 + the signal's number. Unless `any_names`, arguments that are no valid Unicode
-    are refused, and so are URLs but as values of the flags `urls` ('': arguments without a flag).
+    are refused, and so are URLs but as values of the flags `urls` ('': arguments without a flag);
+    `switches`: flags that take no value.
     """
     for name, level in (('', logging.ERROR), ('jax', logging.ERROR), ('absl', logging.CRITICAL), ('gcsfs', logging.CRITICAL)):
         logging.getLogger(name).setLevel(level)  # the libraries tell of every file, and of an error that they raise as well
@@ -33,7 +40,7 @@ def run_command(main: Callable[..., object], *args: object, any_names: bool = Fa
         with explained(), signals.stoppable():
             for part in [] if any_names else sys.argv:
                 part.encode()  # raises where a name is not valid Unicode: most libraries that open files take no other
-            paths.refuse_urls(sys.argv, urls)
+            paths.refuse_urls(sys.argv, urls, switches)
             status = main(*args)
             sys.stdout.flush()
     except (signals.Interrupted, KeyboardInterrupt) as stopped:

@@ -108,6 +108,8 @@ def require_file(path: pathlib.Path, what: str = 'file') -> None:
             raise InputError(f'{path}: a pipe, a socket or a device, not a {what}; write it to a file first')
     except OSError as error:  # a name that is too long, a loop of links
         raise InputError(f'{path}: cannot be read ({error.strerror})') from error
+    if not paths.is_remote(path):
+        paths.refuse_url(path)
     raise InputError(f'{path}: {"a link to nothing" if not paths.is_remote(path) and path.is_symlink() else f"no such {what}"}')
 
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 from kimnet_jax.core.errors import InputError
 
 _URL = re.compile(r'([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)', re.DOTALL)
-_LISTED = re.compile(r'(?:^|,)\s*([A-Za-z][A-Za-z0-9+.-]+:/)')  # in a flag's value, which may be a list
+_LISTED = re.compile(r'(?:^|[,=])\s*([A-Za-z][A-Za-z0-9+.-]+:/)')  # in a flag's value, which may be a list
 _NO_FOLDERS = ('http', 'https', 'ftp', 'rtsp', 'rtmp', 'data', 'github', 'git')  # nothing can be written there
 _LOCAL = ('file', 'local')
 _BUCKETS = ('gs', 'gcs', 's3', 's3a')  # where the first part of a path has to be there beforehand
@@ -127,15 +127,18 @@ def _cause(error: BaseException, url: str) -> str:
     return f'{type(error).__name__}: {line}'
 
 
-def refuse_urls(argv: Sequence[str], allowed: Collection[str] = ()) -> None:
-    """Raises `InputError` where an argument is a URL and is not of one of the flags `allowed` ('': arguments without a flag)."""
+def refuse_urls(argv: Sequence[str], allowed: Collection[str] = (), switches: Collection[str] = ()) -> None:
+    """Raises `InputError` where an argument is a URL and is not of one of the flags `allowed` ('': arguments without a flag).
+
+    `switches`: flags that take no value.
+    """
     flag = ''
     for part in argv[1:]:
         if part.startswith('-') and len(part) > 1:
             name, equals, value = part.lstrip('-').partition('=')
             flag = '' if equals else name
         else:
-            name, value = flag if flag and (flag in allowed or '' not in allowed) else '', part
+            name, value = '' if {flag, flag.removeprefix('no')} & {*switches} else flag, part
             flag = ''
         if url_in(value) and name not in allowed:
             shown = f'--{name} {value}' if name else value
