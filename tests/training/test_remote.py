@@ -4,10 +4,12 @@ import http.server
 import json
 import pathlib
 import threading
+import time
 
 import pytest
 from gcp_storage_emulator import server as emulator
 from test_checkpoint import equal, state_of, write
+from test_devices import start_two
 from test_resume import arrays, records
 from test_resume import steps as local_steps
 
@@ -268,3 +270,24 @@ def test_a_data_set_is_built_into_a_bucket(run, bucket, here, data_dir, tmp_path
     assert (tmp_path / 'clip' / 'joints.json').exists()
     done = run(*build, '--data_dir=gs://bucket/built', **bucket)
     assert 'is already built; --overwrite rebuilds it' in done.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_bucket(command, environment, bucket, here):
+    """Each has the checkpoints in a folder of its own; the first one copies them, and both take them up."""
+    line = command('gs://bucket/two', {'train.steps': 6})
+    begun = start_two(line, environment | bucket)
+    deadline = time.monotonic() + 300
+    while not steps(here / 'two'):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for process in begun:
+        process.kill()
+        process.communicate()
+    (kept,) = steps(here / 'two')
+    processes = start_two(line, environment | bucket)
+    ends = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ends
+    assert f'resuming after step {kept}' in ends[0][0]
+    assert 'damaged' not in ends[0][1] + ends[1][1]
+    assert steps(here / 'two') == [3, 6]
