@@ -170,7 +170,8 @@ def _report(name: str, config: str, folder: pathlib.Path, shown: pathlib.Path | 
 
 def _is_built(final: pathlib.Path, args: tfds_build.Args) -> bool:
     """Whether the data set is there and may stay as it is. Raises `InputError` where it may not, and is not to be replaced."""
-    if args.debug.overwrite or not final.exists():
+    there = final / remote_data.MARK if paths.is_remote(final) else final  # there, what a killed build left does not count
+    if args.debug.overwrite or not there.exists():
         return False
     if args.debug.fail_if_exists or not (final / 'dataset_info.json').is_file():
         raise InputError(f'{final}: already exists; --overwrite replaces it')

@@ -82,11 +82,9 @@ def folder(text: str | os.PathLike[str], flag: str = '') -> pathlib.Path:
 
 
 def _lacking(scheme: str) -> str:
-    extra = _EXTRAS.get(scheme.lower())
-    what = f"pip install 'kimnet-jax[{extra}]'" if extra else 'install the library that fsspec names for it'
-    if extra is None:
-        what += " and 'kimnet-jax[remote]'"
-    return f'{scheme}:// needs a library that is not installed: {what}'
+    extra = _EXTRAS.get(scheme.lower(), 'remote')
+    more = ', and the library that fsspec has for it' if extra == 'remote' else ''
+    return f"{scheme}:// needs a library that is not installed: pip install 'kimnet-jax[{extra}]'{more}"
 
 
 @contextlib.contextmanager

@@ -89,7 +89,8 @@ class RemoteSteps:
 class RemoteRun:
     """A folder of this machine, `place`, for what a run writes beside its checkpoints, and its copy in the remote folder.
 
-    Every `SECONDS` the metrics are copied, with each checkpoint and at the end everything.
+    Every `SECONDS` the metrics are copied, with each checkpoint and at the end everything. Of several processes each has one:
+    all of them can write profiles.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -100,6 +101,7 @@ class RemoteRun:
         for name in _TAKEN_UP:
             if name in there:
                 paths.download(folder / name, self.place / name)
+                self._copied[name] = _state(self.place / name)
         self._thread = threading.Thread(target=self._keep_copying, daemon=True)
         self._thread.start()
 
@@ -110,8 +112,7 @@ class RemoteRun:
                 name = file.relative_to(self.place).as_posix()
                 if (only and name != only) or not file.is_file():
                     continue
-                status = file.stat()
-                state = status.st_mtime_ns, status.st_size
+                state = _state(file)
                 if self._copied.get(name) != state:
                     paths.upload(file, self._folder / name)
                     self._copied[name] = state
@@ -126,3 +127,8 @@ class RemoteRun:
         while not self._end.wait(SECONDS):
             with contextlib.suppress(InputError):  # the next checkpoint will tell
                 self.publish(_METRICS)
+
+
+def _state(file: pathlib.Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size

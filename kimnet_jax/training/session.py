@@ -77,7 +77,7 @@ def run(
     with workdir.alone_together(folder), Goodput() as goodput, contextlib.ExitStack() as opened:
         # state: 1. the newest whole checkpoint of this folder, 2. the weights that config.init names, 3. random weights
         workdir.write_config(folder, dict(config), skeleton, origin, begins=not Checkpoints(folder, read_only=True).steps())
-        remote = RemoteRun(folder) if paths.is_remote(folder) and jax.process_index() == 0 else None
+        remote = RemoteRun(folder) if paths.is_remote(folder) else None
         place = remote.place if remote else folder  # of what libraries write
         checkpoints = Checkpoints(folder, before_publishing=remote.publish) if remote else Checkpoints(folder)
         average = settings.average_decay > 0
