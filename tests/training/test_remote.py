@@ -251,10 +251,11 @@ def test_what_is_not_there_or_forbidden_is_said_in_a_line(run, bucket):
     with http.server.ThreadingHTTPServer(('localhost', 0), _Forbidden) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
         host = {'STORAGE_EMULATOR_HOST': f'http://localhost:{served.server_address[1]}'}
-        done = run('-m', 'kimnet_jax.train', config, '--workdir=gs://bucket/run', **bucket | host)
+        clip = ('kinetic_puppets/joints15', '--data_dir=gs://bucket/data', '--clip=0', '--out=nowhere')
+        done = run('-m', 'kimnet_jax', 'clip', *clip, **bucket | host)
         served.shutdown()
     assert done.returncode == 2
-    assert done.stderr.startswith('error: --workdir gs://bucket/run: permission denied (Forbidden: b/bucket/o bob does not have')
+    assert done.stderr.startswith('error: gs://bucket/data: permission denied (Forbidden: b/bucket/o bob does not have')
     assert done.stderr.count('\n') == 1
 
 
