@@ -1,6 +1,6 @@
 # CPU:          docker build -t kimnet .
 # NVIDIA GPUs:  docker build --build-arg EXTRAS=gpu -t kimnet:gpu .    run with --gpus all
-# TPU VMs:      docker build --build-arg EXTRAS=tpu -t kimnet:tpu .    run with --privileged --net=host
+# TPU VMs:      docker build --build-arg EXTRAS=tpu,gcs -t kimnet:tpu .    run with --privileged --net=host
 #
 #     docker run --rm -v "$PWD:/work" kimnet predict walk.mp4
 ARG PYTHON=3.11

@@ -2,8 +2,9 @@
 
 The flags are those of `tfds build`; the files are always array_record. Without CONFIG every config is built, except those whose
 splits share clips and those for choosing settings. A clip with a damaged frame stops the build; with --leave_out_damaged such
-clips are left out and counted. Builds are atomic: a data set shows up in --data_dir once it is complete. An existing one is kept
-unless --overwrite is given. With --beam_pipeline_options=runner=... the clips are read and written by Apache Beam.
+clips are left out and counted. Builds are atomic: a data set shows up in --data_dir, which can be a URL such as gs://bucket/data,
+once it is complete. An existing one is kept unless --overwrite is given. With --beam_pipeline_options=runner=... the clips are
+read and written by Apache Beam.
 """
 
 import argparse
@@ -22,10 +23,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.scripts.cli import build as tfds_build
 from tensorflow_datasets.scripts.cli import cli_utils
 
+from kimnet_jax.core import paths
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.files import locked
-from kimnet_jax.data_pipelines import checksums, clip_source
+from kimnet_jax.core.files import cache_folder, locked
+from kimnet_jax.data_pipelines import checksums, clip_source, remote_data
 from kimnet_jax.data_pipelines.builders import BUILDERS, configs_of, import_builder, stored_config, summaries
 from kimnet_jax.data_pipelines.clip_builder import leak_of
 
@@ -41,10 +43,19 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _data_dir_parser() -> argparse.ArgumentParser:
+    """Reads --data_dir as it stands: TFDS makes a path of it, in which the slashes of a URL are lost."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--data_dir', '--data-dir')
+    return parser
+
+
 def main(argv: Sequence[str]) -> None:
     """Builds what the command line (`argv[0]` is the program) asks for. Raises `InputError`."""
     given = make_parser().parse_args(argv[1:])
     args = given.args
+    as_given, _ = _data_dir_parser().parse_known_args(argv[1:])
+    data_dir = paths.folder(as_given.data_dir or args.paths.data_dir, '--data_dir').absolute()
     names = args.positional_datasets + args.datasets
     if not names:
         raise InputError(f'which data set? kimnet build NAME[/CONFIG]; known: {", ".join(BUILDERS)}')
@@ -72,9 +83,7 @@ def main(argv: Sequence[str]) -> None:
     for (name, stored), configs in wanted.items():
         builder = import_builder(name)
         builder.leave_out_damaged, builder.asked_for = given.leave_out_damaged, configs
-        final = _build(name, stored, args)
-        for config in dict.fromkeys(configs):
-            _report(name, config, final)
+        _build(name, stored, data_dir, args, list(dict.fromkeys(configs)))
 
 
 def _targets(dataset: str, args: tfds_build.Args) -> list[tuple[str, str]]:
@@ -107,11 +116,13 @@ def _check_manual_dir(name: str, instructions: str, args: tfds_build.Args) -> No
         raise InputError(f'--manual_dir {folder}: {"empty" if folder.is_dir() else "no such folder"}; expected {instructions}')
 
 
-def _build(name: str, config: str, args: tfds_build.Args) -> pathlib.Path:
-    """Builds a config that TFDS knows, unless it is there; returns its folder."""
-    data_dir = pathlib.Path(args.paths.data_dir).expanduser().absolute()
+def _build(name: str, config: str, data_dir: pathlib.Path, args: tfds_build.Args, asked: Sequence[str]) -> None:
+    """Builds a config that TFDS knows, unless it is there; tells of the configs `asked` for, which are splits of its clips."""
     relative = pathlib.Path(name, config, str(import_builder(name).VERSION))
     final = data_dir / relative
+    if paths.is_remote(data_dir):
+        _build_remote(name, config, args, asked, final)
+        return
     if args.generation.update_metadata_only:
         if not final.is_dir():
             raise InputError(f'{final}: not built yet, so --update_metadata_only has nothing to update')
@@ -126,21 +137,41 @@ def _build(name: str, config: str, args: tfds_build.Args) -> pathlib.Path:
                 if final.exists():
                     final.rename(place / 'replaced')
                 (place / relative).rename(final)
-    return final
+    for one in asked:
+        _report(name, one, final)
 
 
-def _report(name: str, config: str, final: pathlib.Path) -> None:
-    built = clip_source.read_built(final, config)
+def _build_remote(name: str, config: str, args: tfds_build.Args, asked: Sequence[str], final: pathlib.Path) -> None:
+    """`_build` into a remote folder: built here and copied there, the file that says that it is whole last."""
+    data_dir = final.parents[2]
+    if args.generation.update_metadata_only:
+        raise InputError(f'--update_metadata_only: {data_dir} is remote; build again with --overwrite')
+    if not _is_built(final, args):
+        print(f'note: {data_dir} has no lock: start no other build of {name}/{config} into it meanwhile', file=sys.stderr)
+        with staging(cache_folder() / 'build', f'{name}/{config}') as place:
+            _execute(name, config, args, place)
+            built = place / final.relative_to(data_dir).as_posix()
+            remote_data.publish(built, final)
+            for file in (place / name / '.config').rglob('*'):
+                if file.is_file():
+                    paths.upload(file, data_dir / file.relative_to(place).as_posix())
+            for one in asked:
+                _report(name, one, built, final)
+
+
+def _report(name: str, config: str, folder: pathlib.Path, shown: pathlib.Path | None = None) -> None:
+    built = clip_source.read_built(folder, config)
     counts = ', '.join(f'{split} {info.num_examples} clips' for split, info in built.splits.items())
-    size = sum(file.stat().st_size for file in final.iterdir()) / 1e6
-    print(f'{name}/{config}: {counts}, {size:.1f} MB in {final}', flush=True)
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    print(f'{name}/{config}: {counts}, {size:.1f} MB in {shown or folder}', flush=True)
     if built.leak:
         print(f'note: {name}/{config}: {built.leak}', file=sys.stderr)
 
 
 def _is_built(final: pathlib.Path, args: tfds_build.Args) -> bool:
     """Whether the data set is there and may stay as it is. Raises `InputError` where it may not, and is not to be replaced."""
-    if args.debug.overwrite or not final.exists():
+    there = final / remote_data.MARK if paths.is_remote(final) else final  # there, what a killed build left does not count
+    if args.debug.overwrite or not there.exists():
         return False
     if args.debug.fail_if_exists or not (final / 'dataset_info.json').is_file():
         raise InputError(f'{final}: already exists; --overwrite replaces it')
@@ -211,4 +242,4 @@ def _execute(name: str, config: str, args: tfds_build.Args, data_dir: pathlib.Pa
 
 
 if __name__ == '__main__':
-    run_command(main, sys.argv)
+    run_command(main, sys.argv, urls=('data_dir', 'data-dir'))

@@ -20,35 +20,38 @@ def write(folder: pathlib.Path) -> None:
     write_text(folder / FILE, json.dumps({'files': files, 'sha256': _digest_of_list(files)}, indent=1) + '\n')
 
 
-def check(folder: pathlib.Path, in_full: Callable[[str], bool]) -> frozenset[str]:
+def check(folder: pathlib.Path, in_full: Callable[[str], bool], *, named: pathlib.Path | None = None) -> frozenset[str]:
     """Raises the first of `damages` as an `InputError`; returns the names of the files that the list has."""
-    for damage in damages(folder, in_full):
+    for damage in damages(folder, in_full, named=named):
         raise InputError(damage)
-    return frozenset(_read_list(folder))
+    return frozenset(read_list(folder))
 
 
-def damages(folder: pathlib.Path, in_full: Callable[[str], bool]) -> Iterator[str]:
+def damages(folder: pathlib.Path, in_full: Callable[[str], bool], *, named: pathlib.Path | None = None) -> Iterator[str]:
     """What differs from the list, a sentence for each file.
 
     Args:
         folder: the built data set.
         in_full: of which files, by name, the content is read; of the others it is the size that is compared.
+        named: what messages call the folder, where it is a copy.
 
     Raises:
         InputError: the list itself is missing or damaged.
     """
-    for name, expected in _read_list(folder).items():
+    shown = named or folder
+    for name, expected in read_list(folder).items():
         path = folder / name
         if not path.is_file():
-            yield f'{folder}: {name} is {"no regular file" if path.exists() else "missing"}; {AGAIN}'
+            yield f'{shown}: {name} is {"no regular file" if path.exists() else "missing"}; {AGAIN}'
         elif path.stat().st_size != expected['bytes']:
             was = expected['bytes']
-            yield f'{folder}: {name} is damaged or altered ({path.stat().st_size} bytes, {was} when it was built); {AGAIN}'
+            yield f'{shown}: {name} is damaged or altered ({path.stat().st_size} bytes, {was} when it was built); {AGAIN}'
         elif in_full(name) and _digest(path) != expected['sha256']:
-            yield f'{folder}: {name} is damaged or altered (its SHA-256 is not that of what was built); {AGAIN}'
+            yield f'{shown}: {name} is damaged or altered (its SHA-256 is not that of what was built); {AGAIN}'
 
 
-def _read_list(folder: pathlib.Path) -> dict[str, Any]:
+def read_list(folder: pathlib.Path) -> dict[str, Any]:
+    """Name -> `bytes` and `sha256` of each file, by the list. Raises `InputError` where that is missing or damaged."""
     path = folder / FILE
     if not path.is_file():
         raise InputError(f'{folder}: no {FILE}: built by an earlier version, or not copied completely; {AGAIN}')

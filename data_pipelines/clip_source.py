@@ -14,11 +14,12 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
+from kimnet_jax.core import paths
 from kimnet_jax.core.errors import InputError, some_of
 from kimnet_jax.core.json_files import read_json
 from kimnet_jax.core.skeleton import JHMDB, Skeleton, get_skeleton
 from kimnet_jax.core.types import Example
-from kimnet_jax.data_pipelines import checksums, schema
+from kimnet_jax.data_pipelines import checksums, remote_data, schema
 
 
 class Clip(NamedTuple):
@@ -196,7 +197,7 @@ class DatasetConfig:
     Attributes:
         name: of the data set, such as `sub_jhmdb`.
         config: its config, such as `fold1`.
-        data_dir: the folder that it was built in.
+        data_dir: the folder that it was built in; may be a URL.
         train_split: TFDS split to train on; may be sliced, `train[:4]`.
         eval_split: TFDS split to evaluate on; one that shares clips with `train_split` is refused.
         allow_overlap: accept shared clips all the same, as to see whether a network can overfit a few.
@@ -223,16 +224,18 @@ def open_clips(data_dir: str | os.PathLike[str], name: str, config: str, split: 
 def built_folder(data_dir: str | os.PathLike[str], name: str, config: str) -> pathlib.Path:
     """Folder of the newest version of a built data set, or of the clips of which the splits of this config are made.
 
-    Raises `InputError` that says how to build it where it is not there.
+    Of a remote `data_dir`, the folder of the copy on this machine (`remote_data`). Raises `InputError` that says how to build it
+    where it is not there.
     """
-    root = pathlib.Path(data_dir).expanduser() / name / config
+    root = paths.folder(data_dir) / name / config
     found = [mark.parent for place in (root.with_name(schema.SHARED), root) for mark in place.glob('*.*.*/dataset_info.json')]
     if not found:
         raise InputError(
             f'{root}: no built data set there; build it with '
             f'`kimnet build {name}/{config} --data_dir {data_dir}`, or point config.dataset.data_dir at it'
         )
-    return max(found, key=lambda path: (tfds.core.Version(path.name), path.parent.name == config))
+    newest = max(found, key=lambda path: (tfds.core.Version(path.name), path.parent.name == config))
+    return remote_data.local_copy(newest) if paths.is_remote(newest) else newest
 
 
 def open_built(folder: pathlib.Path, split: str, config: str = '') -> ClipSource:

@@ -305,7 +305,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog='kimnet compact', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('dataset', metavar='NAME/CONFIG', help='a built data set, such as sub_jhmdb/fold1')
-    parser.add_argument('--data_dir', required=True, type=pathlib.Path, help='the folder it was built in')
+    parser.add_argument('--data_dir', required=True, help='the folder it was built in')
     parser.add_argument('--out', required=True, type=pathlib.Path, help='the folder for the copy, its --data_dir')
     parser.add_argument('--max_mb', type=float, default=45.0, help='maximum size in millions of bytes (default: 45)')
     parser.add_argument('--pixels', type=int, default=256, help='maximum side of the crop of a person in pixels (default: 256)')
@@ -333,4 +333,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main, sys.argv)
+    run_command(main, sys.argv, urls=('data_dir',))

@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog='kimnet clip', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('dataset', metavar='NAME/CONFIG', help='a built data set, such as sub_jhmdb/fold1')
-    parser.add_argument('--data_dir', required=True, type=pathlib.Path, help='the folder it was built in')
+    parser.add_argument('--data_dir', required=True, help='the folder it was built in')
     parser.add_argument('--split', default='test', help='its split (default: test)')
     parser.add_argument('--clip', required=True, help='index of the clip in the split, or its name')
     parser.add_argument('--out', required=True, type=pathlib.Path, help='the folder to write')
@@ -97,4 +97,4 @@ def export_clip(example: Example, skeleton: Skeleton, out: pathlib.Path, *, over
 
 
 if __name__ == '__main__':
-    run_command(main, sys.argv)
+    run_command(main, sys.argv, urls=('data_dir',))

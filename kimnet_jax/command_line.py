@@ -5,7 +5,7 @@ import gc
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -13,7 +13,9 @@ from absl import app, flags
 from kimnet_jax import pretrained
 from kimnet_jax.core.command import fail, hush_foreign_threads, run_command
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.paths import folder
 
+NETWORK_URLS = ('model', 'workdir')  # flags of `define_network` that take URLs
 HELP = ('--help', '-help', '-h', '-?', '--helpshort', '-helpshort', '--helpfull', '-helpfull')
 flags.disclaim_key_flags()  # those defined here are the calling command's, and in its --help
 
@@ -24,11 +26,12 @@ def start(
     *,
     settings: bool = False,
     any_names: bool = False,
+    urls: Collection[str] = (),
 ) -> None:
     """Runs a command: its flags are defined, the command line is read, and `run` gets what is left of it, and the flags.
 
     With `settings`, it gets the arguments `--config.FIELD=VALUE` between the two, as they stand. With `any_names`, arguments need
-    not be valid Unicode.
+    not be valid Unicode. `urls`: the flags that take URLs ('': the arguments without a flag).
     """
     define_flags(flags.FLAGS)
     rest, given = split_settings(sys.argv) if settings else (sys.argv, [])
@@ -41,8 +44,9 @@ def start(
         return run(argv, given, flags.FLAGS) if settings else run(argv, flags.FLAGS)
 
     hush_foreign_threads()
+    switches = [name for name in flags.FLAGS if flags.FLAGS[name].boolean]
     app.run(
-        lambda argv: run_command(begin, argv, any_names=any_names),
+        lambda argv: run_command(begin, argv, any_names=any_names, urls=urls, switches=switches),
         argv=rest,
         flags_parser=functools.partial(parse_flags, flags.FLAGS),
     )
@@ -119,7 +123,7 @@ def define_out(values: flags.FlagValues, name: str, what: str = 'the report', of
 
 def out_folder(options: flags.FlagValues, run: pathlib.Path | None, name: str) -> pathlib.Path:
     """Where a command writes to: `--out`, or the folder `name` in that of the run, if there is one, or here."""
-    return pathlib.Path(options.out).expanduser() if options.out else (run or pathlib.Path()) / name
+    return folder(options.out, '--out') if options.out else (run or pathlib.Path()) / name
 
 
 def define_split(values: flags.FlagValues) -> None:

@@ -11,6 +11,7 @@ from absl import flags
 
 from kimnet_jax import command_line
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.paths import folder
 from kimnet_jax.core.skeleton import SKELETONS
 from kimnet_jax.interop import pixels
 
@@ -55,7 +56,7 @@ def run(argv: Sequence[str], settings: Sequence[str], options: flags.FlagValues)
         return list_networks()
     if options.source is None or options.target is None:
         raise InputError('--source and --target are needed; --list prints what can be converted')
-    source, target = (pathlib.Path(name).expanduser() for name in (options.source, options.target))
+    source, target = folder(options.source, '--source'), pathlib.Path(options.target).expanduser()
     template = pathlib.Path(options.template).expanduser() if options.template else None
     given = command_line.values_of(options, *_PASSED_ON)
     fields = given_fields(settings)
@@ -64,7 +65,7 @@ def run(argv: Sequence[str], settings: Sequence[str], options: flags.FlagValues)
 
 def cli() -> None:
     """Entry point of the console script."""
-    command_line.start(run, define_flags, settings=True)
+    command_line.start(run, define_flags, settings=True, urls=('source',))
 
 
 if __name__ == '__main__':

@@ -4,13 +4,13 @@ Protocol `full`: every frame of every clip of the split, distances in pixels of 
 writes it with a JSON beside it to `<run>/evaluation/`, or `--out`. `--protocol released`: RPSTN's released evaluation instead.
 """
 
-import pathlib
 from collections.abc import Sequence
 from typing import get_args
 
 from absl import flags
 
 from kimnet_jax import command_line
+from kimnet_jax.core.paths import folder
 from kimnet_jax.core.types import Decoding
 
 
@@ -48,7 +48,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     found = open_trained(command_line.requested_network(options), options.checkpoint)
     request = EvaluationRequest(
         out=command_line.out_folder(options, found.folder, 'evaluation'),
-        predictions=pathlib.Path(options.predictions).expanduser() if options.predictions else None,
+        predictions=folder(options.predictions, '--predictions') if options.predictions else None,
         **command_line.values_of(options, 'protocol', 'split', 'data_dir', 'chain_length', 'decoding', 'batch_size'),
         **command_line.values_of(options, 'temporal_control', 'occlusion', 'seed', 'calibration_clips'),
     )
@@ -57,7 +57,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
 
 def cli() -> None:
     """Entry point of the console script."""
-    command_line.start(run, define_flags)
+    command_line.start(run, define_flags, urls=(*command_line.NETWORK_URLS, 'data_dir', 'out', 'predictions'))
 
 
 if __name__ == '__main__':

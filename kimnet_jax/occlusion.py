@@ -74,7 +74,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
 
 def cli() -> None:
     """Entry point of the console script."""
-    command_line.start(run, define_flags)
+    command_line.start(run, define_flags, urls=(*command_line.NETWORK_URLS, 'data_dir', 'out'))
 
 
 if __name__ == '__main__':

@@ -120,7 +120,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
 
 def cli() -> None:
     """Entry point of the console script."""
-    command_line.start(run, define_flags, any_names=True)
+    command_line.start(run, define_flags, any_names=True, urls=('', *command_line.NETWORK_URLS, 'refine', 'out'))
 
 
 if __name__ == '__main__':

@@ -4,12 +4,12 @@ Shows what was trained on what, curves, the tables that `evaluate` wrote, and, f
 The page needs no other file and no network.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
 from kimnet_jax import command_line
+from kimnet_jax.core import paths
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import require_free
 
@@ -29,8 +29,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     """Writes the page."""
-    folders = [pathlib.Path(part).expanduser() for part in argv[1:]]
-    out = pathlib.Path(options.out).expanduser()
+    folders = [paths.folder(part) for part in argv[1:]]
+    out = paths.folder(options.out, '--out')
     if not folders:
         raise InputError('no run given; name the folders of one or more runs: kimnet report RUN...')
     if out.suffix not in _SUFFIXES:
@@ -44,7 +44,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
 
 def cli() -> None:
     """Entry point of the console script."""
-    command_line.start(run, define_flags)
+    command_line.start(run, define_flags, urls=('', 'data_dir', 'out'))
 
 
 if __name__ == '__main__':

@@ -67,7 +67,7 @@ def run(argv: Sequence[str], settings: Sequence[str], options: flags.FlagValues)
 
 def cli() -> None:
     """Entry point of the console script."""
-    command_line.start(run, define_flags, settings=True)
+    command_line.start(run, define_flags, settings=True, urls=('config.dataset.data_dir',))
 
 
 if __name__ == '__main__':

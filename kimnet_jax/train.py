@@ -13,8 +13,15 @@ from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from kimnet_jax import command_line
+from kimnet_jax.core import paths
 from kimnet_jax.core.command import explained, fail
 from kimnet_jax.core.errors import InputError
+
+_URLS = (
+    'workdir',
+    'config.dataset.data_dir',
+    *(f'config.init.{part}' for part in ('model', 'pose_initializer', 'feature_encoder')),
+)
 
 
 def _shipped_config(argument: str) -> str:
@@ -55,24 +62,27 @@ def define_flags(values: flags.FlagValues) -> None:
     config = 'Config file, `configs/<name>.py[:key=value,...]`. Its fields are flags too: --config.train.epochs=20.'
     config_flags.DEFINE_config_file('config', None, config, lock_config=True, flag_values=values)
     values['config'].parser.parse = _read_config  # type: ignore[method-assign]
-    flags.DEFINE_string('workdir', None, 'Folder for the run: checkpoints, metrics, config.', flag_values=values)
+    workdir = 'Folder for the run: checkpoints, metrics, config; may be a URL, such as gs://bucket/run.'
+    flags.DEFINE_string('workdir', None, workdir, flag_values=values)
     distributed = 'This is one of several processes (pods, clusters), which find each other through JAX.'
     flags.DEFINE_bool('distributed', False, distributed, flag_values=values)
 
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     """Trains as the flags say; returns the exit status."""
-    from kimnet_jax.tasks import name_of, task_of
-    from kimnet_jax.training import sharding
-
     command_line.refuse_arguments(argv, '; settings are given as --config.section.field=value')
     if options.config is None or options.workdir is None:
         raise InputError('--config and --workdir are needed; see --help')
+    workdir = paths.folder(options.workdir, '--workdir')
+
+    from kimnet_jax.tasks import name_of, task_of
+    from kimnet_jax.training import sharding
+
     if options.distributed:
         sharding.join_processes()
     config = options.config.to_dict()
     with sharding.without_peers():
-        return task_of(name_of(config)).train(config, pathlib.Path(options.workdir).expanduser())
+        return task_of(name_of(config)).train(config, workdir)
 
 
 def cli() -> None:
@@ -85,7 +95,7 @@ def cli() -> None:
                 sys.argv[i] = f'{flag}={_shipped_config(value)}'
             elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
                 sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
-    command_line.start(run, define_flags)
+    command_line.start(run, define_flags, urls=_URLS)
 
 
 if __name__ == '__main__':

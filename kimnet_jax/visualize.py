@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from kimnet_jax import command_line, pretrained
+from kimnet_jax.core import paths
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.inference.tracking import parse_box
 from kimnet_jax.reporting import PICTURE_SUFFIXES, VIDEO_SUFFIX
@@ -62,7 +63,7 @@ def _request(argv: Sequence[str], options: flags.FlagValues) -> tuple[str, pathl
 def _out(picture: str, name: str, folder: pathlib.Path | None, asked: str | None) -> pathlib.Path:
     """The file to write. Raises `InputError` where its suffix is none that the picture can have."""
     default = (folder or pathlib.Path()) / 'pictures' / f'{picture}_{name.replace("/", "_")}.png'
-    out = pathlib.Path(asked).expanduser() if asked else default
+    out = paths.folder(asked, '--out') if asked else default
     known = (*PICTURE_SUFFIXES, VIDEO_SUFFIX) if picture == 'compare' else PICTURE_SUFFIXES
     if out.suffix not in known:
         raise InputError(f'--out {out}: {picture} is written as {", ".join(known)}; let the name end in one of these')
@@ -135,7 +136,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
 
 def cli() -> None:
     """Entry point of the console script."""
-    command_line.start(run, define_flags)
+    command_line.start(run, define_flags, urls=(*command_line.NETWORK_URLS, 'data_dir', 'out', 'refine'))
 
 
 if __name__ == '__main__':

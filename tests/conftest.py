@@ -30,6 +30,7 @@ WHOLE_RUN = (  # files that share the training of this name
     'test_visualize',
     'test_temporal_control',
     'test_calibration_command',
+    'test_remote',
 )
 LONGEST = (  # files, the longest first
     *WHOLE_RUN,

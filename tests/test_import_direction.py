@@ -77,6 +77,8 @@ CONFINED = {
     ),
     'flax': (*_NETWORKS, 'kimnet_jax.training', 'kimnet_jax.interop', 'kimnet_jax.tasks'),
     'cv2': ('kimnet_jax.core.image',),  # others take it from core.image.opencv
+    'fsspec': ('kimnet_jax.core.paths',),
+    'upath': ('kimnet_jax.core.paths',),
     'simplejpeg': ('kimnet_jax.core.image',),
     'av': ('kimnet_jax.data_pipelines', 'kimnet_jax.inference', 'kimnet_jax.core.decoding'),
     'matplotlib': ('kimnet_jax.reporting',),
@@ -92,6 +94,7 @@ LAZY = {
     ('kimnet_jax.core.image', 'cv2'),
     ('kimnet_jax.core.image', 'simplejpeg'),
     ('kimnet_jax.core.decoding', 'av'),
+    ('kimnet_jax.core.paths', 'upath'),
     ('kimnet_jax.data_pipelines.loader', 'jax'),
     ('kimnet_jax.training.writers', 'wandb'),
     *(('kimnet_jax.data_pipelines.pose_tables', name) for name in ('pandas', 'tables', 'h5py')),

@@ -150,7 +150,7 @@ def open_npz(path: pathlib.Path, *, objects: bool = False) -> Npz:
     arrays: dict[str, Any] = {}
     try:
         files.require_file(path)
-        with zipfile.ZipFile(path) as archive:
+        with path.open('rb') as file, zipfile.ZipFile(file) as archive:
             files.check_npz(archive)
             for member in archive.namelist():
                 name = member.removesuffix('.npy')

@@ -7,10 +7,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NoReturn, TextIO, cast
 
-from kimnet_jax.core import files, signals
+from kimnet_jax.core import files, paths, signals
 from kimnet_jax.core.errors import InputError, one_line
 
 _NO_BACKEND = (
@@ -19,13 +19,20 @@ _NO_BACKEND = (
 )
 
 
-def run_command(main: Callable[..., object], *args: object, any_names: bool = False) -> None:
+def run_command(
+    main: Callable[..., object],
+    *args: object,
+    any_names: bool = False,
+    urls: Collection[str] = (),
+    switches: Collection[str] = (),
+) -> None:
     """Runs a command's `main`; an `InputError`, or a path that the system refuses, ends it with one line on stderr and status 2.
 
     Ctrl-C and SIGTERM end it with one line and 128 + the signal's number. Unless `any_names`, arguments that are no valid Unicode
-    are refused.
+    are refused, and so are URLs but as values of the flags `urls` ('': arguments without a flag);
+    `switches`: flags that take no value.
     """
-    for name, level in (('', logging.ERROR), ('jax', logging.ERROR), ('absl', logging.CRITICAL)):
+    for name, level in (('', logging.ERROR), ('jax', logging.ERROR), ('absl', logging.CRITICAL), ('gcsfs', logging.CRITICAL)):
         logging.getLogger(name).setLevel(level)  # the libraries tell of every file, and of an error that they raise as well
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')  # as stderr: names of files may be of any bytes
@@ -33,6 +40,7 @@ def run_command(main: Callable[..., object], *args: object, any_names: bool = Fa
         with explained(), signals.stoppable():
             for part in [] if any_names else sys.argv:
                 part.encode()  # raises where a name is not valid Unicode: most libraries that open files take no other
+            paths.refuse_urls(sys.argv, urls, switches)
             status = main(*args)
             sys.stdout.flush()
     except (signals.Interrupted, KeyboardInterrupt) as stopped:
@@ -65,6 +73,10 @@ def explained() -> Iterator[None]:
         if _backend_starts():
             raise
         fail(_NO_BACKEND)
+    except Exception as error:
+        if (told := paths.explain(error)) is None:
+            raise
+        fail(told)
 
 
 def _backend_starts() -> bool:

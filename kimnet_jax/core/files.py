@@ -2,8 +2,11 @@
 
 The environment changes the limits: `KIMNET_MAX_BYTES`, of the content of one file when it is read or unpacked into memory (2 GiB;
 of a MATLAB file, a quarter of it), and `KIMNET_MAX_PIXELS`, rows times columns of an image or of a frame (100 million).
+
+Paths may be remote (`core.paths`): what is written is written here first, and copied.
 """
 
+import atexit
 import contextlib
 import errno
 import fcntl
@@ -18,6 +21,7 @@ from typing import IO
 
 import numpy as np
 
+from kimnet_jax.core import paths
 from kimnet_jax.core.errors import InputError
 
 MAX_BYTES, MAX_PIXELS = 'KIMNET_MAX_BYTES', 'KIMNET_MAX_PIXELS'
@@ -53,6 +57,8 @@ _FOREIGN = {  # beginnings of what Python says of a path without an `OSError`
 
 def explain(error: BaseException) -> str | None:
     """What the user can mend where the system refuses a path, in one line; None where an error is of another kind."""
+    if (told := paths.explain(error)) is not None:
+        return told
     if isinstance(error, UnicodeEncodeError) and error.reason == 'surrogates not allowed':
         return f'{error.object!a}: not valid Unicode; rename it'
     if isinstance(error, ValueError | RuntimeError):
@@ -102,7 +108,9 @@ def require_file(path: pathlib.Path, what: str = 'file') -> None:
             raise InputError(f'{path}: a pipe, a socket or a device, not a {what}; write it to a file first')
     except OSError as error:  # a name that is too long, a loop of links
         raise InputError(f'{path}: cannot be read ({error.strerror})') from error
-    raise InputError(f'{path}: {"a link to nothing" if path.is_symlink() else f"no such {what}"}')
+    if not paths.is_remote(path):
+        paths.refuse_url(path)
+    raise InputError(f'{path}: {"a link to nothing" if not paths.is_remote(path) and path.is_symlink() else f"no such {what}"}')
 
 
 def read_file(path: pathlib.Path, what: str = 'file') -> bytes:
@@ -159,8 +167,12 @@ def check_pixels(rows: int, columns: int, source: str) -> None:
 def work_folder(parent: pathlib.Path, label: str) -> Iterator[pathlib.Path]:
     """A new hidden folder in `parent`, gone afterwards. Those of this kind that killed processes left there are removed first.
 
-    Each is locked by its process, and the system lifts the lock when that ends, however it does.
+    Each is locked by its process, and the system lifts the lock when that ends, however it does. For a remote `parent` it is on
+    this machine, in the user's cache folder.
     """
+    if paths.is_remote(parent):
+        parent = cache_folder() / 'work'
+        make_folder(parent)
     for found in parent.glob(f'{_WORK}*'):
         with contextlib.suppress(OSError), locked(found) as free:
             if free:
@@ -175,6 +187,22 @@ def work_folder(parent: pathlib.Path, label: str) -> Iterator[pathlib.Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def cache_folder() -> pathlib.Path:
+    """`$KIMNET_CACHE`, or `kimnet_jax` in the user's cache folder, `$XDG_CACHE_HOME` (`~/.cache`); it need not be there."""
+    own = os.environ.get('KIMNET_CACHE')
+    return pathlib.Path(own or os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'kimnet_jax')).expanduser()
+
+
+def scratch_folder(label: str) -> pathlib.Path:
+    """A `work_folder` in the user's cache folder until the end of this process."""
+    parent = cache_folder() / 'work'
+    make_folder(parent)
+    held = contextlib.ExitStack()
+    folder = held.enter_context(work_folder(parent, label))
+    atexit.register(held.close)
+    return folder
 
 
 @contextlib.contextmanager
@@ -200,6 +228,8 @@ def require_free(files: Iterable[pathlib.Path]) -> None:
     """Raises `InputError` where a folder, or what is no file, stands in a file's place."""
     for file in files:
         with explained():
+            if paths.is_remote(file):
+                continue  # object stores have no folders that could be in the way
             if file.is_dir():
                 raise InputError(f'{file}: a folder is in the way of that file; remove it, or choose another place')
             if file.exists() and not file.is_file():
@@ -207,8 +237,15 @@ def require_free(files: Iterable[pathlib.Path]) -> None:
 
 
 def place_together(drafts: Mapping[pathlib.Path, pathlib.Path]) -> None:
-    """Gives each draft its final name, in place of what is there: all of them, or, where one cannot be placed, none."""
+    """Gives each draft its final name, in place of what is there: all of them, or, where one cannot be placed, none.
+
+    In a remote folder each appears whole, one after another.
+    """
     require_free(drafts.values())
+    remote = {draft: final for draft, final in drafts.items() if paths.is_remote(final)}
+    for draft, final in remote.items():
+        paths.upload(draft, final)
+    drafts = {draft: final for draft, final in drafts.items() if draft not in remote}
     kept: dict[pathlib.Path, pathlib.Path] = {}
     placed: list[pathlib.Path] = []
     try:
@@ -250,7 +287,10 @@ def draft_of(path: pathlib.Path) -> Iterator[pathlib.Path]:
     with explained(), naming(path), work_folder(path.parent, path.name) as folder:
         draft = folder / path.name
         yield draft
-        os.replace(draft, path)
+        if paths.is_remote(path):
+            paths.upload(draft, path)
+        else:
+            os.replace(draft, path)
 
 
 @contextlib.contextmanager
@@ -282,6 +322,9 @@ def shortened(name: str, size: int) -> str:
 
 def make_folder(folder: pathlib.Path) -> None:
     """Makes a folder where there is none. Raises `InputError` where it cannot, as where a file is in its place or above it."""
+    if paths.is_remote(folder):
+        return  # a file makes its folders
+    paths.refuse_url(folder)
     with explained():
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from kimnet_jax.core.array_files import open_npz
 from kimnet_jax.core.errors import InputError, some_of
 from kimnet_jax.core.files import draft_of, require_file
 from kimnet_jax.core.json_files import check_texts, parse_json
+from kimnet_jax.core.paths import is_remote
 from kimnet_jax.interop import import_torch
 from kimnet_jax.interop.prefixes import without_wrappers
 from kimnet_jax.interop.torch_files import damage, read_state_dict
@@ -62,6 +63,8 @@ def read_weights(file: pathlib.Path, entry: str | None = None) -> WeightFile:
     Raises:
         InputError: it cannot be read, or holds no weights.
     """
+    if is_remote(file):
+        raise InputError(f'{file}: weights are read from files of this machine; copy it here first')
     require_file(file)
     suffix = suffix_of(file)
     metadata: dict[str, str] = {}

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from kimnet_jax.core import paths
 from kimnet_jax.core.files import drafts_in
 from kimnet_jax.metrics import MEAN, NORMALISERS, PoseMetrics, contrast
 from kimnet_jax.reporting import paper
@@ -119,7 +120,7 @@ def write_report(
     Raises:
         InputError: the folder is a file, or a folder is in the place of one of the files.
     """
-    folder = pathlib.Path(folder)
+    folder = paths.folder(folder)
     name = short_name(name)
     texts = {'.md': as_text(report), '.json': json.dumps(report, indent=2, allow_nan=False) + '\n'}
     with drafts_in(folder) as drafts:

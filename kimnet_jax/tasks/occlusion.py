@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kimnet_jax.core import paths
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Clips, Example
 from kimnet_jax.data_pipelines import clip_source
@@ -149,10 +150,10 @@ def _truth(example: Example) -> Example:
 
 def names_of(references: Sequence[str]) -> list[str]:
     """What the tables call the networks: the last part of the path where that tells them apart."""
-    paths = [pathlib.Path(reference).expanduser().resolve() for reference in references]
-    if len({*paths}) < len(paths):
+    found = [paths.folder(reference).resolve() for reference in references]
+    if len({*found}) < len(found):
         raise InputError(f'{",".join(references)}: the same network twice')
-    short = [path.name.removesuffix(path.suffix if path.suffix in PLAIN_SUFFIXES else '') for path in paths]
+    short = [path.name.removesuffix(path.suffix if path.suffix in PLAIN_SUFFIXES else '') for path in found]
     return short if len({*short, tables.MEAN_POSE}) > len(short) else [*references]
 
 

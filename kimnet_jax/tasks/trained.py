@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax import pretrained
+from kimnet_jax.core import paths
 from kimnet_jax.core.calibration import Calibration, parse
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
@@ -152,7 +153,7 @@ def open_trained(reference: str | pathlib.Path, checkpoint: str = 'best') -> Tra
     known = name.removeprefix(pretrained.PREFIX)
     if known != name or known in pretrained.catalogue():
         return _of_file(pretrained.find(known), known)
-    path = pathlib.Path(name).expanduser()
+    path = paths.folder(reference)
     if path.is_dir():
         return open_run(path, checkpoint)
     if path.is_file():
@@ -175,7 +176,7 @@ def load_network(reference: str | pathlib.Path, checkpoint: str = 'best', *, dty
     Raises:
         InputError: there is no such thing, it is damaged, or its file does not say which network it is of.
     """
-    path = pathlib.Path(reference).expanduser()
+    path = paths.folder(reference)
     if str(reference) not in pretrained.catalogue() and path.is_file():
         arrays, metadata, _ = read_weights(path)
         if RECORD not in metadata:

@@ -4,8 +4,11 @@ On disk: `weights` and `average` (parameters and BatchNorm statistics, keys are 
 `meta` (JSON: step, checksums, code version, what its bits depend on, and what the loop needs to go on exactly), `metrics` (JSON:
 the score, where there is one). Orbax writes under a temporary name and renames, so what stands under its number is whole when it
 is written.
+
+In a remote folder they are copies of those that Orbax writes here (`training.remote`).
 """
 
+import concurrent.futures
 import contextlib
 import copy
 import errno
@@ -15,7 +18,7 @@ import pathlib
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -27,7 +30,9 @@ from orbax.checkpoint import checkpoint_managers
 
 from kimnet_jax import __version__
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.paths import is_remote
 from kimnet_jax.training.conditions import conditions
+from kimnet_jax.training.remote import RemoteSteps
 from kimnet_jax.training.sharding import PeerError
 from kimnet_jax.training.state import TrainState, Weights, from_tree, to_tree
 
@@ -38,14 +43,20 @@ _ARRAYS = ('weights', 'average', 'optimizer')
 class Checkpoints:
     """The checkpoints of a working directory, `<workdir>/checkpoints`."""
 
-    def __init__(self, workdir: pathlib.Path, *, read_only: bool = False):
+    def __init__(self, workdir: pathlib.Path, *, read_only: bool = False, before_publishing: Callable[[], None] = lambda: None):
+        """`before_publishing`: called before a checkpoint appears in a remote folder, in another thread."""
         self.folder = workdir.resolve() / 'checkpoints'
+        self._remote = RemoteSteps(self.folder) if is_remote(self.folder) else None
+        self._place = self._remote.place if self._remote else self.folder  # where Orbax has them
+        self._before_publishing = before_publishing
+        self._publisher = concurrent.futures.ThreadPoolExecutor(1, 'publisher')
+        self._publishing: concurrent.futures.Future[None] | None = None
         keep = [
             checkpoint_managers.LatestN(2),  # the one before is there should the last be damaged
             checkpoint_managers.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
         ]
         self._manager = _Manager(
-            self.folder,
+            self._place,
             item_handlers={name: ocp.StandardCheckpointHandler() for name in _ARRAYS} | {'meta': ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
                 best_fn=None if read_only else _score,
@@ -67,12 +78,14 @@ class Checkpoints:
         """
         self.wait()
         if step in self._manager.all_steps():  # an evaluation that was cut off: its step was saved without a score
-            replaced = self.folder.parent / 'replaced_checkpoint'
-            if jax.process_index() == 0:
+            replaced = self._place.parent / 'replaced_checkpoint'
+            if self._owner:
                 shutil.rmtree(replaced, ignore_errors=True)
             self._move(step, replaced)
-            if jax.process_index() == 0:
+            if self._owner:
                 shutil.rmtree(replaced)
+            if self._remote and jax.process_index() == 0:
+                self._remote.remove(step)
         items: dict[str, Any] = {'weights': state.weights, 'optimizer': {'step': state.step, 'state': state.optimizer}}
         if state.average is not None:
             items['average'] = state.average
@@ -91,6 +104,8 @@ class Checkpoints:
         with _writing(self.folder):
             saved = self._manager.save(step, args=ocp.args.Composite(**args), metrics=None if score is None else {SCORE: score})
         assert saved, f'step {step} is not after {self._manager.latest_step()}'
+        if self._remote and jax.process_index() == 0:
+            self._publishing = self._publisher.submit(self._publish)
 
     def restore_newest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that is whole, as (state, meta); None where there is none at all.
@@ -132,17 +147,40 @@ class Checkpoints:
         """Waits until everything is written. Raises `InputError` where it could not be."""
         with _writing(self.folder):
             self._manager.wait_until_finished()
+            self._finish_publishing()
 
     def close(self) -> None:
         """Waits as `wait` and stops Orbax's threads."""
         with _writing(self.folder):
-            self._manager.close()
+            try:
+                self._finish_publishing()
+            finally:
+                self._publisher.shutdown()
+                self._manager.close()
+
+    @property
+    def _owner(self) -> bool:
+        """Whether this process moves and removes what is in the folder that Orbax writes to."""
+        return self._remote is not None or jax.process_index() == 0
+
+    def _finish_publishing(self) -> None:
+        if self._publishing is not None:
+            done, self._publishing = self._publishing, None
+            done.result()
+
+    def _publish(self) -> None:
+        assert self._remote is not None
+        self._manager.wait_until_finished()
+        self._before_publishing()
+        self._remote.publish(self._manager.all_steps())
 
     def _read_average(self, which: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The moving average of the weights, the weights where there is none, and meta."""
         for step in self._candidates(which):
             try:
-                name = 'average' if (self.folder / str(step) / 'average').exists() else 'weights'
+                if self._remote:
+                    self._remote.fetch(step)
+                name = 'average' if (self._place / str(step) / 'average').exists() else 'weights'
                 items, meta = self._read(step, (name,))
             except _DamagedError as damage:
                 print(f'warning: checkpoint {step} of {self.folder} is damaged ({damage}); trying another', file=sys.stderr)
@@ -167,6 +205,8 @@ class Checkpoints:
 
     def _read(self, step: int, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Items as nested dicts of host arrays, so that a checkpoint opens on any devices; raises `_DamagedError`."""
+        if self._remote:
+            self._remote.fetch(step)
         try:
             meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
             checksum = meta.pop('checksum')
@@ -197,21 +237,25 @@ class Checkpoints:
         return trees, meta
 
     def _set_aside(self, step: int, damage: str) -> None:
-        target = self.folder.parent / 'damaged_checkpoints' / str(step)
+        target = shown = self._place.parent / 'damaged_checkpoints' / str(step)
         target.parent.mkdir(exist_ok=True)
         n = 0
         while target.exists():
             n += 1
-            target = target.with_name(f'{step}.{n}')
+            target = shown = target.with_name(f'{step}.{n}')
         self._move(step, target)
+        if self._remote:
+            shown = self.folder.parent / 'damaged_checkpoints' / target.name
+            if jax.process_index() == 0:
+                self._remote.set_aside(step, shown)
         if jax.process_index() == 0:
-            print(f'warning: checkpoint {step} is damaged ({damage}): moved to {target}', file=sys.stderr)
+            print(f'warning: checkpoint {step} is damaged ({damage}): moved to {shown}', file=sys.stderr)
 
     def _move(self, step: int, target: pathlib.Path) -> None:
         """In one rename, so that a kill leaves nothing half there."""
         multihost_utils.sync_global_devices(f'before moving checkpoint {step}')
-        if jax.process_index() == 0:
-            (self.folder / str(step)).rename(target)
+        if self._owner:
+            (self._place / str(step)).rename(target)
         multihost_utils.sync_global_devices(f'after moving checkpoint {step}')
         self._manager.reload()
 
@@ -252,6 +296,8 @@ def _way_out(error: Exception, folder: pathlib.Path, peer: bool) -> str:
         return 'the disk is full: free some space and rerun the command'
     if is_one_of(errno.EACCES, errno.EPERM, errno.EROFS):
         return 'this user may not write there: change the permissions and rerun the command'
+    if is_remote(folder):
+        return 'mend that and rerun the command'
     if peer:
         return 'another process of this run has ended, or cannot be reached: look at its output, and restart all of them'
     if is_one_of(errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) or not folder.is_dir():
@@ -260,6 +306,8 @@ def _way_out(error: Exception, folder: pathlib.Path, peer: bool) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
     return f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'.removesuffix(': ')
 
 

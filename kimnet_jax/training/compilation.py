@@ -6,11 +6,13 @@ from typing import Any
 
 import jax
 
+from kimnet_jax.core.files import cache_folder
+
 SECONDS = 0.2  # what compiles faster is not worth a file
 
 
 def keep_compiled() -> None:
-    """Turns on JAX's cache of compiled programs in `$XDG_CACHE_HOME/kimnet_jax` (`~/.cache/kimnet_jax`).
+    """Turns on JAX's cache of compiled programs in the user's cache folder (`core.files.cache_folder`).
 
     Its keys hold the program, the versions, XLA's flags and the kind of processor or accelerator. `JAX_COMPILATION_CACHE_DIR`
     chooses another folder, `JAX_ENABLE_COMPILATION_CACHE=0` turns the cache off. Where the folder cannot be made or written to,
@@ -20,7 +22,7 @@ def keep_compiled() -> None:
     if not config.jax_enable_compilation_cache or config.jax_compilation_cache_dir is not None:
         return
     try:
-        folder = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'kimnet_jax'
+        folder = cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its programs are run: for its owner alone
     except (OSError, RuntimeError):  # no home, a read-only one, a file in the way
         return

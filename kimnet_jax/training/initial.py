@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax import pretrained
+from kimnet_jax.core import paths
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.training.checkpoint import Checkpoints
@@ -99,7 +100,7 @@ def read_source(text: str, read_file: ReadFile) -> tuple[Mapping[str, np.ndarray
     Raises `InputError` where there is no such thing, or it is damaged.
     """
     name = text.removeprefix(pretrained.PREFIX)
-    source = pretrained.find(name) if name != text else pathlib.Path(text).expanduser()
+    source = pretrained.find(name) if name != text else paths.folder(text)
     if source.is_dir():
         arrays, meta = Checkpoints(source, read_only=True).read_weights('best')
         arrays = unwrapped(arrays)

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from kimnet_jax.core import paths
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
 from kimnet_jax.training import loop, sharding, workdir
@@ -21,6 +22,7 @@ from kimnet_jax.training.conditions import difference
 from kimnet_jax.training.goodput import Goodput
 from kimnet_jax.training.logging import RunLog
 from kimnet_jax.training.profiling import Profiler
+from kimnet_jax.training.remote import RemoteRun
 from kimnet_jax.training.state import TrainState, Weights, create_state
 from kimnet_jax.training.writers import check_installed, open_writers, parse_writers
 
@@ -75,16 +77,18 @@ def run(
     with workdir.alone_together(folder), Goodput() as goodput, contextlib.ExitStack() as opened:
         # state: 1. the newest whole checkpoint of this folder, 2. the weights that config.init names, 3. random weights
         workdir.write_config(folder, dict(config), skeleton, origin, begins=not Checkpoints(folder, read_only=True).steps())
-        checkpoints = Checkpoints(folder)
+        remote = RemoteRun(folder) if paths.is_remote(folder) else None
+        place = remote.place if remote else folder  # of what libraries write
+        checkpoints = Checkpoints(folder, before_publishing=remote.publish) if remote else Checkpoints(folder)
         average = settings.average_decay > 0
         fresh: tuple[TrainState, dict[str, Any]] = (create_state(weights, optimizer, average=average), {})
         with goodput.during('checkpoints'):
             state, meta = checkpoints.restore_newest(fresh[0]) or fresh
         step = int(state.step)
         there = {'step': step, 'evaluated': meta.get('evaluated', False)}
-        writers = open_writers(names, folder, config=config, **there) if jax.process_index() == 0 else []
+        writers = open_writers(names, place, config=config, **there) if jax.process_index() == 0 else []
         log = RunLog(writers, goodput, step=step, window=meta.get('window', {}), total=plan.steps, every=settings.log_every)
-        profiler = opened.enter_context(Profiler(folder, plan.profile, log.say))
+        profiler = opened.enter_context(Profiler(place, plan.profile, log.say))
         first, *others = told
         devices = f'{mesh.size} {jax.default_backend()} device(s)'
         log.say(f'{first}, {devices}, {plan.steps} steps' + (f'; resuming after step {step}' if step else ''))
@@ -121,4 +125,6 @@ def run(
                 contextlib.suppress(InputError) if sys.exc_info()[0] else contextlib.nullcontext()
             ):  # the first error is the cause
                 checkpoints.close()
+                if remote:
+                    remote.close()
         return 0

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
@@ -14,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 from kimnet_jax import __version__
-from kimnet_jax.core import files
+from kimnet_jax.core import files, paths
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import make_folder, read_file, write_text
 from kimnet_jax.core.json_files import parse_json, read_json
@@ -61,7 +62,15 @@ def alone(folder: pathlib.Path, what: str = 'another training is') -> Iterator[T
 
 @contextlib.contextmanager
 def alone_together(folder: pathlib.Path) -> Iterator[None]:
-    """`alone`, for all processes of a distributed run: the first one has the lock. Where it cannot, all raise the error."""
+    """`alone`, for all processes of a distributed run: the first one has the lock. Where it cannot, all raise the error.
+
+    A remote folder has none, and stderr says so.
+    """
+    if paths.is_remote(folder):  # object stores have no locks
+        if jax.process_index() == 0:
+            print(f'note: {folder} has no lock: start no other training there meanwhile', file=sys.stderr, flush=True)
+        yield
+        return
     if jax.process_count() == 1:
         with alone(folder):
             yield

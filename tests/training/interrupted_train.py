@@ -1,7 +1,8 @@
 """Trains, and at one moment sends itself a signal: `python interrupted_train.py MOMENT NUMBER SIGNAL FLAGS...`.
 
 MOMENT, the NUMBER-th time it comes: `record` a line goes to metrics.jsonl, `write` a folder of a checkpoint is made under its
-temporary name, `commit` a checkpoint is about to get its own name, `evaluation` a batch of an evaluation is there.
+temporary name, `commit` a checkpoint is about to get its own name, `mark` all files
+of a checkpoint but the last one are in a remote folder, `evaluation` a batch of an evaluation is there.
 """
 
 import os
@@ -10,12 +11,14 @@ import signal
 import sys
 
 from kimnet_jax import train
+from kimnet_jax.core import paths
 from kimnet_jax.tasks import evaluators
+from kimnet_jax.training import remote
 
 moment, number, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 del sys.argv[1:4]
 count = 0
-eval_batches = evaluators.eval_batches
+eval_batches, upload = evaluators.eval_batches, paths.upload
 
 
 def happens(what: str) -> None:
@@ -41,6 +44,13 @@ def watched_eval_batches(*args, **kwargs):
         yield batch
 
 
+def watched_upload(source, target):
+    if target.name == remote.MARK and target.parent.name.isdecimal():
+        happens('mark')
+    upload(source, target)
+
+
 sys.addaudithook(watch)
+paths.upload = watched_upload
 evaluators.eval_batches = watched_eval_batches
 train.cli()

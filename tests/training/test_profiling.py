@@ -86,7 +86,7 @@ def test_of_several_processes_the_first_one_does_what_is_planned(tmp_path, monke
 def test_the_signal_does_not_end_a_run_that_has_no_steps_yet(monkeypatch):
     before, met = signal.getsignal(signal.SIGUSR1), []
 
-    def start(*_: object) -> None:
+    def start(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGUSR1)  # as while modules are imported and data sets are opened
         met.append(True)
 
