@@ -114,7 +114,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
         select=settings.eval.select,
         mesh=mesh,
         model=model,
-        skeleton=skeleton.name,
+        skeleton=skeleton,
         clips=train_clips.names,
         notes=clip_source.report_notes(train_clips, eval_clips),
         initialise=lambda: initialise_parts(
