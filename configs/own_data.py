@@ -4,7 +4,7 @@
 `kimnet build coco_keypoints/my_data --manual_dir my_data --data_dir data`.
 
 The network, the crop and the recipe are those of `kimnet-s-jhmdb`. Joints that it knows, by their names, keep its weights; the
-others begin with random ones. 400 steps of 8 windows suit some twenty to a hundred clips; give more data more steps, with
+others begin with random ones. 200 steps of 4 windows suit some twenty clips; give more data more steps, with
 `--config.train.steps`. The best checkpoint is chosen by person size, since not every skeleton has a torso.
 """
 
@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.dataset.update(name='coco_keypoints', config=args.data, eval_split=args.eval)
     config.target.centre = 'subpixel'
     config.optimizer.learning_rate = 3e-4
-    config.train.update(steps=400, average_decay=0.997)
+    config.train.update(batch_size=4, steps=200, average_decay=0.99)
     config.eval.select = 'person/pck/0.05/mPCK'
     if args.start != 'none':
         config.init.model = f'pretrained:{args.start}'

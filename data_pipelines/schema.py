@@ -27,8 +27,8 @@ def dataset_info(
 
     The metadata: `layout`, see `LAYOUT`; `skeleton`, see `Skeleton.described`; `leak`, why a result says nothing of unseen clips,
     or ''; and, once built, `clips`: split -> a list of [name, frames, action, [rows, columns]], in the order of the records; and,
-    of data sets whose configs are splits of the same clips, `views`: config -> `leak` and `splits`: split -> a list of [name, index
-    in the clips].
+    of data sets whose configs are splits of the same clips, `views`: config -> `leak` and `splits`: split -> a list of [name,
+    index in the clips].
     """
     info = builder.dataset_info_from_configs(
         features=features(skeleton, actions),

@@ -239,7 +239,7 @@ _FIELDS = ('name', 'joints', 'flip_pairs', 'limbs', 'groups', 'torso', 'sigmas')
 def get_skeleton(stored: str | Mapping[str, Any]) -> Skeleton:
     """The skeleton of that name, or the one that `Skeleton.described` or `Skeleton.text` describes.
 
-    `points<J>` is J joints of which nothing is known. Raises `InputError` with the known names, or naming the field that is wrong.
+    `points<J>` is J joints of which nothing is known. Raises `InputError` with the known names, or naming the field.
     """
     described: Any = stored
     if isinstance(stored, str) and stored.startswith('{'):

@@ -74,8 +74,9 @@ def initialise(
 
     Returns:
         What was left out, carried over by name or stayed random, for the user. Where the skeletons differ, each joint of `model`
-        takes what the joint of the same name (`core.joint_names`) has, in every variable with an axis of joints, and the others stay random. Layers
-        that give heatmaps are left out where `model` has none, and where the joints are not known and differ in number.
+        takes what the joint of the same name (`core.joint_names`) has, in every variable with an axis of joints, and the others
+        stay random. Layers that give heatmaps are left out where `model` has none, and where the joints are not known and differ
+        in number.
 
     Raises:
         InputError: as `assign`.

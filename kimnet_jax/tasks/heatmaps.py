@@ -26,7 +26,7 @@ from kimnet_jax.models import Dtype, VideoModel, abstract_model, build_model, ch
 from kimnet_jax.models.weights import initialise, part_of
 from kimnet_jax.released import rpstn
 from kimnet_jax.reporting import calibration as reliability
-from kimnet_jax.reporting import reference, tables
+from kimnet_jax.reporting import oks, reference, tables
 from kimnet_jax.tasks import calibration, fit, temporal_control
 from kimnet_jax.tasks.evaluators import make_evaluator, on_clips
 from kimnet_jax.tasks.reports import EvaluationRequest, publish, publish_plot
@@ -203,9 +203,12 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
         rows[hidden] = evaluation.measure(clips, on_clips(evaluator, config, clips, occlusion).predict(weights))
         differences[f'{hidden} - {ours}'] = tables.Row.difference(rows[hidden], rows[ours])
         told.append(f'Occluded: {occlusion}.')
-    rows |= {key: evaluation.measure(clips, poses) for key, poses in references.items()}
+    compared = {key: list(poses) for key, poses in references.items()}
+    rows |= {key: evaluation.measure(clips, poses) for key, poses in compared.items()}
     measured_rows = {key: tables.Row.of(metrics) for key, metrics in rows.items()}
     result = tables.report(title, measured_rows, dataset=dataset.name, notes=notes + told, differences=differences)
+    if clips.skeleton.sigmas:
+        result['oks'] = {key: oks.summarise(oks.measure(clips, poses)) for key, poses in {ours: predictions, **compared}.items()}
     if curve is not None:
         result['calibration'] = reliability.reliability(calibration.outcomes(clips, predictions), curve)
     publish(request.out, name, result, _render)
@@ -259,6 +262,8 @@ def _calibration(
 
 def _render(report: Mapping[str, Any]) -> str:
     text = tables.render(report)
+    if 'oks' in report:
+        text = f'{text}\n{oks.render(report["oks"])}\n'
     return f'{text}\n{reliability.render(report["calibration"])}' if 'calibration' in report else text
 
 

@@ -37,24 +37,28 @@ class Clip:
     frames: tuple[tuple[Image, Person], ...]
 
 
-def make_clips(images: Sequence[Image], wanted: Rule) -> tuple[list[Clip], str, list[Finding]]:
+def make_clips(
+    images: Sequence[Image], wanted: Rule, part_of: Callable[[Image], str] = lambda image: ''
+) -> tuple[list[Clip], str, list[Finding]]:
     """The clips of images with persons, the sentence that says by which rule, and what was found.
+
+    Images of different parts (`part_of`) are never in one clip.
 
     Raises:
         InputError: an image does not tell what the rule needs, or two images have one place in a video.
     """
     rule = _chosen(images) if wanted == 'auto' else wanted
-    groups: dict[str, list[tuple[int, Image]]] = collections.defaultdict(list)
+    groups: dict[tuple[str, str], list[tuple[int, Image]]] = collections.defaultdict(list)
     ambiguous = {stem for stem, count in collections.Counter(_stem(image) for image in images).items() if count > 1}
     for place, image in enumerate(images):
         if rule == 'none':
-            groups[image.name if _stem(image) in ambiguous else _stem(image)].append((0, image))
+            groups[part_of(image), image.name if _stem(image) in ambiguous else _stem(image)].append((0, image))
         else:
             group, number = _GROUPING[rule](image)
-            groups[group].append((place if number is None else number, image))
+            groups[part_of(image), group].append((place if number is None else number, image))
     clips: list[Clip] = []
     findings: list[Finding] = []
-    for group, members in groups.items():
+    for (_, group), members in groups.items():
         numbers = [number for number, _ in members]
         repeated = [number for number, count in collections.Counter(numbers).items() if count > 1]
         if repeated:
@@ -75,7 +79,7 @@ def _chosen(images: Sequence[Image]) -> Rule:
         return 'none'
     folders = collections.Counter(str(pathlib.PurePosixPath(image.name).parent) for image in images)
     plain = any(pathlib.PurePosixPath(folder).name in _NO_VIDEOS for folder in folders)
-    if not plain and len(folders) > 1 and max(folders.values()) > 1 and _all_apart(map(_by_folder, images)):
+    if not plain and max(folders.values()) > 1 and _all_apart(map(_by_folder, images)):
         return 'folder'
     prefixes = collections.Counter(stem_of(image.name)[0] for image in images)
     named = all(prefix and not prefix.endswith('/') for prefix in prefixes)

@@ -122,6 +122,8 @@ def _skeleton(file: pathlib.Path, category: Mapping[str, Any], settings: Setting
     own = settings.skeleton
     try:
         joints = category['keypoints']
+        if not isinstance(joints, list):
+            raise InputError('joints: expected a list of names')
         if 'joints' in own and own['joints'] != joints:
             raise InputError(f'joints: {FILE} names other ones than the category {category.get("name")!r}')
         limbs = None if 'limbs' in own else _limbs(category.get('skeleton') or [], joints)
@@ -147,11 +149,9 @@ def own_skeleton(name: str, fields: Mapping[str, Any]) -> Skeleton:
     return make_skeleton(name, **fields)
 
 
-def _limbs(pairs: Any, joints: Any) -> list[list[str]]:
+def _limbs(pairs: Any, joints: list[Any]) -> list[list[str]]:
     """COCO counts joints from 1; files that have a 0 count from 0."""
-    good = (
-        isinstance(pairs, list) and isinstance(joints, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
-    )
+    good = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
     if not good or not all(type(end) is int for pair in pairs for end in pair):
         raise InputError(f'limbs: the skeleton of the category is no list of pairs of joints; give limbs in {FILE}')
     first = 0 if any(0 in pair for pair in pairs) else 1

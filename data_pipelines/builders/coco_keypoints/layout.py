@@ -70,16 +70,16 @@ class Layout:
 
         Raises `InputError` where there is none, or several.
         """
-        for folder in (self.root / 'images', image.source.parent, self.root):
-            if (folder / image.name).is_file():
-                return Frame(folder / image.name)
-        path = pathlib.PurePosixPath(image.name)
-        for parts in dict.fromkeys((path.parts, path.parts[-1:])):
-            found = [file for file in self._by_name.get(path.name, ()) if file.parts[-len(parts) :] == parts]
-            if len(found) > 1:
-                raise InputError(f'{image.source}: {image.name!r} may be {some_of(found)}; name it by its path')
-            if found:
-                return Frame(found[0])
+        parts = pathlib.PurePosixPath(image.name).parts
+        for first in range(len(parts)):  # a tool may name images by a longer path than they have here
+            for folder in (self.root / 'images', image.source.parent, self.root):
+                if (folder.joinpath(*parts[first:])).is_file():
+                    return Frame(folder.joinpath(*parts[first:]))
+        found = [file for file in self._by_name.get(parts[-1], ()) if file.parts[-len(parts) :] == parts]
+        if len(found) > 1:
+            raise InputError(f'{image.source}: {image.name!r} may be {some_of(found)}; name it by its path')
+        if found:
+            return Frame(found[0])
         video = self._video_of(image)
         if video is None:
             raise InputError(f'{image.source}: {image.name!r}: no such image below {self.root}')

@@ -56,8 +56,13 @@ def read_own_data(root: pathlib.Path, name: str) -> OwnData:
     problems = [*found.problems]
     if problems and not any(image.persons for image in found.images):
         raise InputError(shortened(problems))
-    clips, rule, findings = make_clips(found.images, settings.clips)
-    chosen, way, left_out = splits.choose(clips, settings.splits, root)
+    try:
+        clips, rule, findings = make_clips(
+            found.images, settings.clips, lambda image: '' if settings.splits else splits.of_file(image.source, root)
+        )
+        chosen, way, left_out = splits.choose(clips, settings.splits, root)
+    except InputError as error:  # it may follow from what is wrong with single annotations
+        raise InputError(shortened([*problems, str(error)])) from error
     frames: dict[str, Frame] = {}
     for image in {image.name: image for clips in chosen.values() for clip in clips for image, _ in clip.frames}.values():
         try:
