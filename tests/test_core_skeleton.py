@@ -96,7 +96,7 @@ def test_a_stored_skeleton_that_lacks_a_field_is_one_line():
     del described['limbs']
     with pytest.raises(InputError, match=r"^skeleton: 'limbs' is missing$"):
         get_skeleton(json.dumps(described))
-    with pytest.raises(InputError, match='^skeleton: not valid JSON'):
+    with pytest.raises(InputError, match=r'^skeleton: not valid JSON'):
         get_skeleton('{"name"')
 
 

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 from memory_clips import MemoryClips
-from pycocotools.coco import COCO as CocoFile
+from pycocotools import coco
 from pycocotools.cocoeval import COCOeval
 
 from kimnet_jax.core.skeleton import COCO
@@ -15,7 +15,7 @@ from kimnet_jax.reporting import oks
 
 def coco_eval(joints, visible, boxes, poses, scores) -> np.ndarray:
     """AP, AP50, AP75 and AR of pycocotools, every person an image of its own."""
-    truth, found = CocoFile(), []
+    truth, found = coco.COCO(), []
     annotations = []
     for i, (points, there, (x0, y0, x1, y1)) in enumerate(zip(joints, visible, boxes, strict=True)):
         common = {'image_id': i, 'category_id': 1, 'id': i + 1, 'bbox': [x0, y0, x1 - x0, y1 - y0]}

@@ -62,7 +62,7 @@ def measure(truth: Clips, predictions: Iterable[Prediction]) -> Similarities:
 
 
 def summarise(found: Similarities) -> dict[str, float | None]:
-    """`AP` over `THRESHOLDS`, `AP50`, `AP75`, `AR`, and `OKS`, the mean; None where nothing counts, or no score sorts the poses."""
+    """`AP` over `THRESHOLDS`, `AP50`, `AP75`, `AR`, and `OKS`, the mean; None where nothing counts or nothing sorts the poses."""
     if not len(found.oks):
         return dict.fromkeys(('AP', 'AP50', 'AP75', 'AR', 'OKS'))
     hits = found.oks >= THRESHOLDS[:, None]  # [10, N]
