@@ -208,7 +208,8 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     measured_rows = {key: tables.Row.of(metrics) for key, metrics in rows.items()}
     result = tables.report(title, measured_rows, dataset=dataset.name, notes=notes + told, differences=differences)
     if clips.skeleton.sigmas:
-        result['oks'] = {key: oks.summarise(oks.measure(clips, poses)) for key, poses in {ours: predictions, **compared}.items()}
+        found_poses: dict[str, Iterable[Prediction]] = {ours: predictions, **compared}
+        result['oks'] = {key: oks.summarise(oks.measure(clips, poses)) for key, poses in found_poses.items()}
     if curve is not None:
         result['calibration'] = reliability.reliability(calibration.outcomes(clips, predictions), curve)
     publish(request.out, name, result, _render)

@@ -322,6 +322,72 @@ def test_a_flip_order_of_yolo_that_is_none_is_told(tmp_path):
         build.main(['build', 'coco_keypoints', '--manual_dir', str(root), '--data_dir', str(tmp_path / 'built')])
 
 
+def write_deeplabcut(root: pathlib.Path, *, columns: int = 3, individuals: tuple[str, ...] = ()) -> pathlib.Path:
+    """A project with two videos of three frames; the last joint of the first frame is not labelled."""
+    for video in ('gym', 'hall'):
+        labels = [(person, joint, axis) for person in individuals or ('',) for joint in JOINTS for axis in 'xy']
+        rows = [['scorer', *[''] * (columns - 1), *['ann'] * len(labels)]]
+        rows += [['individuals', *[''] * (columns - 1), *(person for person, *_ in labels)]] if individuals else []
+        rows += [[level, *[''] * (columns - 1), *(one[i] for one in labels)] for i, level in ((1, 'bodyparts'), (2, 'coords'))]
+        for number in range(3):
+            write_image(root / f'labeled-data/{video}/img{number:04d}.png', picture(number))
+            cells = [*pose(number)[:, :2].ravel()] * max(len(individuals), 1)
+            cells[-2:] = ['', ''] if number == 0 else cells[-2:]
+            path = ['labeled-data', video, f'img{number:04d}.png']
+            rows.append([*(path if columns == 3 else ['/'.join(path)]), *cells])
+        text = '\n'.join(','.join(map(str, row)) for row in rows)
+        (root / f'labeled-data/{video}/CollectedData_ann.csv').write_text(text + '\n')
+    return root
+
+
+@pytest.mark.parametrize('columns', [1, 3])
+def test_labels_of_deeplabcut(columns, tmp_path, build_own):
+    splits, _ = build_own(write_deeplabcut(tmp_path / 'own', columns=columns))
+    clips = by_name(splits)
+    assert {name: len(clip['frames']) for name, clip in clips.items()} == {'labeled-data/gym': 3, 'labeled-data/hall': 3}
+    np.testing.assert_allclose(clips['labeled-data/gym']['joints'][2], pose(2)[:, :2])
+    assert clips['labeled-data/gym']['visible'][0].tolist() == [True] * 4 + [False]
+    np.testing.assert_allclose(clips['labeled-data/gym']['boxes'][2], [30.375, 8.375, 53.625, 44.125])
+    assert [*splits['train'].skeleton.joints] == JOINTS
+
+
+def test_several_animals_of_deeplabcut_are_tracks(tmp_path, build_own):
+    splits, _ = build_own(write_deeplabcut(tmp_path / 'own', individuals=('a', 'b')))
+    assert set(by_name(splits)) == {f'labeled-data/{video}/{animal}' for video in ('gym', 'hall') for animal in 'ab'}
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda text: text.replace('bodyparts', 'parts'), 'not a table of DeepLabCut'),
+        (lambda text: text.replace('labeled-data,gym,img0001.png', '..,gym,img0001.png'), 'row 5: '),
+        (lambda text: text.replace('img0001', 'img0000'), "row 5: 'labeled-data/gym/img0000.png' is there twice"),
+        (lambda text: text.replace('41.0', 'x'), 'row 5: could not convert string to float'),
+        (lambda text: text.replace('41.0', 'inf'), 'row 5: a joint or the box is not finite'),
+        (lambda text: text + 'labeled-data,gym,a.png,1\n', 'row 7: 4 cells, the header has 13'),
+        (lambda text: text.replace('coords,,,x,y', 'coords,,,x,x'), "nose has two columns 'x'"),
+        (lambda text: text.replace('coords,,,x,y', 'coords,,,x,z'), "nose has no column 'y'"),
+    ],
+)
+def test_a_fault_of_deeplabcut_is_one_line(change, message, tmp_path):
+    root = write_deeplabcut(tmp_path / 'own')
+    file = root / 'labeled-data/gym/CollectedData_ann.csv'
+    file.write_text(change(file.read_text()))
+    with pytest.raises(InputError) as caught:
+        build.main(['build', 'coco_keypoints', '--manual_dir', str(root), '--data_dir', str(tmp_path / 'built')])
+    assert str(caught.value).startswith(f'{file}: ')
+    assert message in str(caught.value)
+
+
+def test_hdf5_alone_of_deeplabcut_is_told(tmp_path):
+    root = write_deeplabcut(tmp_path / 'own')
+    (root / 'labeled-data/gym/CollectedData_ann.csv').rename(root / 'labeled-data/gym/CollectedData_ann.h5')
+    with pytest.raises(
+        InputError, match=r'CollectedData_ann.h5: its labels are read from CollectedData_ann.csv, which is not there'
+    ):
+        build.main(['build', 'coco_keypoints', '--manual_dir', str(root), '--data_dir', str(tmp_path / 'built')])
+
+
 def test_several_data_sets_lie_in_one_folder_by_their_names(root, tmp_path, capsys):
     where = ['--manual_dir', str(root), '--data_dir', str(tmp_path / 'built')]
     build.main(['build', 'coco_keypoints', *where])

@@ -18,7 +18,7 @@ VIDEO_SUFFIXES = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpe
 YOLO_FILES = ('data.yaml', 'data.yml', 'dataset.yaml')
 INSTRUCTIONS = (
     'a COCO keypoints JSON, in it or in a folder annotations, and images or videos in any folders; '
-    'or data.yaml, images and labels of YOLO pose'
+    'or data.yaml, images and labels of YOLO pose; or labeled-data of DeepLabCut'
 )
 
 
@@ -60,6 +60,15 @@ class Layout:
             unpack = f'; unpack {some_of(archives)} first' if archives else ''
             raise InputError(f'{self.root}: no annotation file there{unpack}; expected {INSTRUCTIONS}')
         return found
+
+    def deeplabcut_files(self) -> list[pathlib.Path]:
+        """The tables of labels of a project of DeepLabCut. Raises `InputError` where they are HDF5 alone."""
+        found = [file for file in self._files if file.name.startswith('CollectedData') and file.suffix in ('.csv', '.h5')]
+        tables = [file for file in found if file.suffix == '.csv']
+        alone = [file for file in found if file.suffix == '.h5' and file.with_suffix('.csv') not in tables]
+        if alone:
+            raise InputError(f'{alone[0]}: its labels are read from {alone[0].stem}.csv, which is not there; export it anew')
+        return tables
 
     def yolo_file(self) -> pathlib.Path | None:
         """The description of a YOLO data set, where there is one."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from kimnet_jax.core.errors import InputError, some_of
 from kimnet_jax.core.skeleton import Skeleton
-from kimnet_jax.data_pipelines.builders.coco_keypoints import coco, labelled, splits, yolo
+from kimnet_jax.data_pipelines.builders.coco_keypoints import coco, deeplabcut, labelled, splits, yolo
 from kimnet_jax.data_pipelines.builders.coco_keypoints.clips import Clip, make_clips
 from kimnet_jax.data_pipelines.builders.coco_keypoints.layout import Frame, Layout
 from kimnet_jax.data_pipelines.builders.coco_keypoints.settings import read_settings
@@ -51,6 +51,8 @@ def read_own_data(root: pathlib.Path, name: str) -> OwnData:
     yolo_file = layout.yolo_file()
     if yolo_file is not None:
         found = yolo.read_yolo(yolo_file, settings, name)
+    elif tables := layout.deeplabcut_files():
+        found = labelled.joined(deeplabcut.read_deeplabcut(file, settings, name) for file in tables)
     else:
         found = labelled.joined(coco.read_coco(file, settings, name) for file in layout.annotation_files())
     problems = [*found.problems]
