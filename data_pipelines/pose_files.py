@@ -193,9 +193,9 @@ def read_predictions(paths: str, skeleton: str) -> list[Estimates]:
                 found, stored = read.clips.clips, read.skeleton.text
             else:
                 found, stored = _predictions_of(read_npz(file), file)
-            if stored != skeleton:
-                ours, theirs = get_skeleton(skeleton).name, get_skeleton(stored).name
-                raise InputError(f'{file}: poses of {theirs!r}, the data has {ours!r}')
+            ours, theirs = get_skeleton(skeleton), get_skeleton(stored)
+            if ours != theirs:
+                raise InputError(f'{file}: poses of {theirs.name!r}, the data has {ours.name!r}')
             estimates += found
     return estimates
 

@@ -62,6 +62,7 @@ def test_what_is_not_given_comes_from_the_names_of_the_joints():
 def test_an_own_skeleton_is_stored_whole_and_a_known_one_by_its_name():
     assert [one.described() for one in (JHMDB, COCO, get_skeleton('points3'))] == ['jhmdb', 'coco', 'points3']
     without = make_skeleton('mine', OWN.joints, torso=[], flip_pairs=[], groups={})
+    assert make_skeleton('yours', OWN.joints, limbs=[['nose', 'LShoulder']], sigmas=[0.1] * 4) == OWN != without
     for skeleton in (OWN, without, make_skeleton('tool', ['tip', 'grip'])):
         assert get_skeleton(skeleton.text) == get_skeleton(json.loads(json.dumps(skeleton.described()))) == skeleton
 

@@ -17,7 +17,7 @@ from kimnet_jax.core.image import decode_image
 from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.data_pipelines.pose_files import open_pose_file
 from kimnet_jax.inference.video_writer import VideoWriter
-from kimnet_jax.tasks.trained import open_trained
+from kimnet_jax.tasks.trained import load_network, open_trained, pack
 
 pytestmark = pytest.mark.quick_compilation
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -83,6 +83,9 @@ def test_the_skeleton_is_in_the_run_and_in_the_poses(printed, folder):
     skeleton = open_trained(folder / 'runs/my_data').skeleton
     assert skeleton.joints[:3] == ('head', 'left_shoulder', 'right_shoulder')
     assert get_skeleton(json.loads((folder / 'runs/my_data/config.json').read_text())['skeleton']) == skeleton
+    pack(open_trained(folder / 'runs/my_data'), folder / 'packed.safetensors')
+    assert open_trained(folder / 'packed.safetensors').skeleton == skeleton
+    assert load_network(folder / 'packed.safetensors')
     poses = folder / 'runs/my_data/predictions/video.json'
     assert get_skeleton(json.loads(poses.read_text())['about']['skeleton']) == skeleton
     assert get_skeleton(open_pose_file(poses).skeleton) == skeleton

@@ -16,7 +16,7 @@ MOST_JOINTS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Skeleton:
-    """The joints of one data set.
+    """The joints of one data set. Two that differ in their names alone are equal.
 
     Attributes:
         name: the key in `SKELETONS`, or that of the user's own data set.
@@ -28,7 +28,7 @@ class Skeleton:
         sigmas: of COCO's object keypoint similarity, one a joint; (): unknown.
     """
 
-    name: str
+    name: str = dataclasses.field(compare=False)
     joints: tuple[str, ...]
     flip_pairs: tuple[tuple[int, int], ...]
     limbs: tuple[tuple[int, int], ...]

@@ -335,7 +335,7 @@ def refine_file(refiner: TrainedRefiner | Smoother, source: pathlib.Path, target
     if form == wanted == 'openpose' and target.resolve() == source.resolve():
         raise InputError(f'{target}: that is the folder that is read; give another one')
     found = pose_files.open_pose_file(source, refiner.kind, refiner.skeleton)
-    if refiner.skeleton is not None and found.skeleton != refiner.skeleton:
+    if refiner.skeleton is not None and get_skeleton(found.skeleton) != get_skeleton(refiner.skeleton):
         raise InputError(
             f'{source}: poses of {get_skeleton(found.skeleton).name!r}; {refiner.about["weights"]} refines those of '
             f'{get_skeleton(refiner.skeleton).name!r}'

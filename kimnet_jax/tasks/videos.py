@@ -123,7 +123,7 @@ def load(found: Trained, *, watch: bool = False) -> VideoPoses:
 
 def with_refiner(model: VideoPoses, behind: 'TrainedRefiner', look_ahead: int | None) -> VideoPoses:
     """The model with a trained HANet behind it. Raises `InputError` where that is of another skeleton."""
-    if behind.skeleton != model.skeleton.text:
+    if get_skeleton(behind.skeleton) != model.skeleton:
         raise InputError(
             f'--refine {behind.about["weights"]}: refines poses of {get_skeleton(behind.skeleton).name!r}, '
             f'the model has {model.skeleton.name!r}'

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from fake_own_data import JOINTS, LENGTHS, SIZE, labels, person, picture, pose, write_image, write_json, write_own_data
 
+from kimnet_jax.configs import own_data
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
-from kimnet_jax.core.skeleton import COCO, get_skeleton
+from kimnet_jax.core.skeleton import COCO, get_skeleton, make_skeleton
 from kimnet_jax.data_pipelines import build, compact, doctor
 from kimnet_jax.data_pipelines.clip_source import ClipSource, open_clips
+from kimnet_jax.data_pipelines.pose_files import open_pose_file, read_predictions, write_predictions
+from kimnet_jax.data_pipelines.poses import Estimates
 from kimnet_jax.inference.video_writer import VideoWriter
+from kimnet_jax.tasks import heatmaps
 
 
 @pytest.fixture
@@ -249,6 +253,8 @@ def test_frames_of_one_video_in_two_splits_are_a_leak_that_is_kept_in_mind(tmp_p
     }
     assert splits['valid'].leak == 'frames of the same video are in two splits: gym_mp4'
     assert 'note: No result on unseen clips: frames of the same video are in two splits: gym_mp4\n' in notes
+    again, _ = build_own(root, '--update_metadata_only')
+    assert (again['valid'].leak, again['valid'].skeleton) == (splits['valid'].leak, splits['valid'].skeleton)
 
 
 def test_poses_that_predict_wrote_can_be_corrected_and_trained_on(tmp_path, build_own):
@@ -543,3 +549,30 @@ def test_the_puppets_are_labelled_as_a_person_would(tmp_path, build_own):
     splits, _ = build_own(root)
     assert {name: len(clip['frames']) for name, clip in by_name(splits).items()} == {'clip01': 3, 'clip02': 3}
     assert splits['train'].skeleton.joints[:3] == ('head', 'left_shoulder', 'right_shoulder')
+
+
+def test_predictions_of_an_own_skeleton_are_told_apart_from_those_of_another(tmp_path):
+    skeleton, other = make_skeleton('mine', JOINTS), make_skeleton('mine', JOINTS[::-1])
+    one = Estimates(
+        'a', np.ones((2, 5, 2), np.float32), np.ones((2, 5), np.float32), np.array([[0, 0, 9, 9]] * 2), np.array(SIZE)
+    )
+    write_predictions(tmp_path / 'poses.npz', [one], skeleton, {})
+    assert [found.clip for found in read_predictions(str(tmp_path / 'poses.npz'), skeleton.text)] == ['a']
+    assert get_skeleton(open_pose_file(tmp_path / 'poses.npz').skeleton) == skeleton
+    with pytest.raises(InputError, match="poses of 'mine', the data has 'jhmdb'"):
+        read_predictions(str(tmp_path / 'poses.npz'), 'jhmdb')
+    with pytest.raises(InputError, match="poses of 'mine', the data has 'mine'"):
+        read_predictions(str(tmp_path / 'poses.npz'), other.text)
+
+
+def test_a_network_that_is_chosen_by_torso_length_needs_a_torso(root, tmp_path):
+    data = labels()
+    data['categories'][0]['keypoints'] = ['tip', 'grip', 'left_rail', 'right_rail', 'foot']
+    build.main(['build', 'coco_keypoints/tool', '--manual_dir', str(write_json(root, data)), '--data_dir', str(tmp_path)])
+    config = own_data.get_config('data=tool,start=none,preset=tiny')
+    config.dataset.data_dir = str(tmp_path)
+    config.eval.select = 'torso/pck/0.2/mPCK'
+    with pytest.raises(
+        InputError, match=r"config\.eval\.select='torso/pck/0\.2/mPCK': 'tool' has no torso; choose one by person"
+    ):
+        heatmaps.train(config.to_dict(), tmp_path / 'run')

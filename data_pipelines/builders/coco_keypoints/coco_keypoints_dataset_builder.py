@@ -47,8 +47,9 @@ class Builder(clip_builder.ClipBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         built = pathlib.Path(self.data_path, 'metadata.json')
-        self.SKELETON = get_skeleton(read_json(built)['skeleton']) if built.exists() else type(self).SKELETON  # type: ignore[misc]
-        return super()._info()
+        stored = read_json(built) if built.exists() else {'skeleton': self.SKELETON.described(), 'leak': ''}
+        skeleton = get_skeleton(stored['skeleton'])
+        return schema.dataset_info(self, skeleton, self.ACTIONS, homepage=self.HOMEPAGE, leak=stored['leak'])
 
     def _clip_readers(self, dl_manager: Any) -> dict[str, list[clip_builder.ClipReader]]:
         root = pathlib.Path(dl_manager.manual_dir)
