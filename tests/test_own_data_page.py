@@ -1,5 +1,6 @@
 """The commands of docs/own_data.md, one after the other, on five short clips and with the smallest network."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 
 import av
 import fake_own_data
@@ -15,6 +17,7 @@ import pytest
 from kimnet_jax.__main__ import COMMANDS
 from kimnet_jax.core.image import decode_image
 from kimnet_jax.core.skeleton import get_skeleton
+from kimnet_jax.data_pipelines.builders.coco_keypoints.settings import SKELETON_FIELDS, read_settings
 from kimnet_jax.data_pipelines.pose_files import open_pose_file
 from kimnet_jax.inference.video_writer import VideoWriter
 from kimnet_jax.tasks.trained import load_network, open_trained, pack
@@ -76,6 +79,14 @@ def test_the_page_goes_from_labels_to_poses(printed, folder):
     assert 'video.mp4: 3 frames -> runs/my_data/predictions/video' in printed['predict']
     with av.open(str(folder / 'runs/my_data/predictions/video.overlay.mp4')) as video:
         assert sum(1 for _ in video.decode(video=0)) == 3
+
+
+def test_the_settings_that_the_page_shows_are_known(tmp_path):
+    (block,) = re.findall(r'^```toml\n(.*?)^```', (ROOT / 'docs/own_data.md').read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / 'dataset.toml').write_text(block)
+    found = read_settings(tmp_path)
+    assert {field.name for field in dataclasses.fields(found)} == set(tomllib.loads(block))
+    assert set(found.skeleton) | {'joints'} == set(SKELETON_FIELDS)
 
 
 def test_the_skeleton_is_in_the_run_and_in_the_poses(printed, folder):

@@ -150,6 +150,7 @@ def test_frames_that_are_labelled_at_a_regular_distance_are_one_clip(root, build
         folder, number = image['file_name'].removesuffix('.jpg').split('/')
         image['file_name'] = f'{folder}/{5 * int(number):06d}.jpg'
         write_image(root / 'images' / image['file_name'], picture(image['id']))
+    data['images'].append({'id': 99, 'file_name': 'gym/000003.jpg'})  # not labelled, and not even there
     splits, _ = build_own(write_json(root, data))
     assert {name: len(clip['frames']) for name, clip in by_name(splits).items()} == {'gym': 3, 'hall': 2}
 

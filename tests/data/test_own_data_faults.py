@@ -7,14 +7,15 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import fake_own_data
 import hypothesis
 import numpy as np
 import pytest
+import stopped
 from fake_own_data import labels, write_json, write_own_data
 from hypothesis import strategies as st
+from stopped import wait_until
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.data_pipelines import build, clip_source
@@ -24,23 +25,7 @@ from kimnet_jax.data_pipelines.findings import Finding, attempt
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VIDEOS = {'gym': 3, 'hall': 2}
-# The build command, stopped in the first picture until the file at $GATE is there; that at $GATE.reached says that it is stopped.
-STOPPED = """
-import os, pathlib, sys, time
-from kimnet_jax.data_pipelines import build, images
-from kimnet_jax.data_pipelines.builders.coco_keypoints import coco_keypoints_dataset_builder as builder
-from kimnet_jax.core.command import run_command
-
-def wait(path, *args):
-    gate.with_suffix('.reached').touch()
-    while not gate.exists():
-        time.sleep(0.01)
-    return images.read_image(path, *args)
-
-gate = pathlib.Path(os.environ['GATE'])
-builder.read_image = wait
-run_command(build.main, sys.argv)
-"""
+STOPPED = stopped.PROGRAM.format(name='coco_keypoints', text='gym')
 
 SCALARS = st.one_of(
     st.none(),
@@ -183,14 +168,6 @@ def start(root: pathlib.Path, data_dir: pathlib.Path, name: str, gate: pathlib.P
     command = [sys.executable, *program, f'coco_keypoints/{name}', '--manual_dir', str(root), '--data_dir', str(data_dir)]
     environment = os.environ | {'GATE': str(gate)}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_until(condition) -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError('a minute passed')
 
 
 def test_of_two_builds_one_is_killed_and_the_other_that_waits_completes_the_data_set(tmp_path):

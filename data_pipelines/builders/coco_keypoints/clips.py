@@ -124,7 +124,8 @@ def _stem(image: Image) -> str:
 
 
 def _of_group(group: str, members: list[tuple[int, Image]], findings: list[Finding]) -> Iterator[Clip]:
-    """The clips of a video, or of a single image. Frames are consecutive where their numbers differ by the smallest step."""
+    """The clips of a video, or of a single image. Frames are consecutive where their numbers differ by the smallest step of two
+    that show anybody: tools list the frames between labelled ones as well."""
     several = any(len(image.persons) > 1 for _, image in members)
     tracks: dict[str, list[tuple[int, Image, Person]]] = collections.defaultdict(list)
     for number, image in members:
@@ -133,7 +134,8 @@ def _of_group(group: str, members: list[tuple[int, Image]], findings: list[Findi
     untracked = several and '' in tracks
     if untracked and len(members) > 1:
         findings.append(Finding('warning', group, NO_TRACKS))
-    step = min((b - a for (a, _), (b, _) in itertools.pairwise(members)), default=1)
+    labelled = [number for number, image in members if image.persons]
+    step = min((b - a for a, b in itertools.pairwise(labelled)), default=1)
     for track, found in tracks.items():
         if not track and untracked:
             place = {id(person): i for _, image, _ in found for i, person in enumerate(image.persons)}

@@ -47,7 +47,7 @@ class Builder(clip_builder.ClipBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         built = pathlib.Path(self.data_path, 'metadata.json')
-        stored = read_json(built) if built.exists() else {'skeleton': self.SKELETON.described(), 'leak': ''}
+        stored: dict[str, Any] = read_json(built) if built.exists() else {'skeleton': self.SKELETON.described(), 'leak': ''}
         skeleton = get_skeleton(stored['skeleton'])
         return schema.dataset_info(self, skeleton, self.ACTIONS, homepage=self.HOMEPAGE, leak=stored['leak'])
 
