@@ -42,8 +42,10 @@ def main(argv: list[str]) -> int:
         readers = {
             split: [functools.partial(read, clips, index) for index in range(len(clips))] for split, clips in splits.items()
         }
-        note = next(iter(splits.values())).note
-        print(compact.write_copy(base, config, readers, views, pathlib.Path(argv[2]), {'note': note} if note else {}), flush=True)
+        source = next(iter(splits.values()))
+        kept = {'skeleton': source.skeleton.described(), 'leak': '' if views else source.leak}
+        kept |= {'note': source.note} if source.note else {}
+        print(compact.write_copy(base, config, readers, views, pathlib.Path(argv[2]), kept), flush=True)
     return 0
 
 

@@ -14,6 +14,7 @@ import errno
 import io
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import cache_folder, locked
 from kimnet_jax.data_pipelines import checksums, clip_source, remote_data
-from kimnet_jax.data_pipelines.builders import BUILDERS, configs_of, import_builder, stored_config, summaries
+from kimnet_jax.data_pipelines.builders import BUILDERS, config_of, configs_of, import_builder, stored_config, summaries
 from kimnet_jax.data_pipelines.clip_builder import leak_of
 
 FILE_FORMAT = 'array_record'
@@ -99,21 +100,23 @@ def _targets(dataset: str, args: tfds_build.Args) -> list[tuple[str, str]]:
             raise InputError(f'--config_idx {index}: {name} has configs 0 to {len(configs) - 1}: {", ".join(configs)}')
         configs = [configs[index]]
     for asked in (config, args.generation.config):
-        if asked and asked not in by_name:
-            raise InputError(f'{name} has no config {asked!r}; known: {", ".join(by_name)}')
-        configs = [asked] if asked else configs
+        configs = [config_of(builder, asked).name] if asked else configs
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        _check_manual_dir(name, builder.MANUAL_DOWNLOAD_INSTRUCTIONS, args)
+        folder = _check_manual_dir(name, builder.MANUAL_DOWNLOAD_INSTRUCTIONS, args)
+        if builder.ANY_CONFIG and not config and not args.generation.config:
+            own = re.sub(r'\W+', '_', folder.absolute().name.lower(), flags=re.ASCII).strip('_')
+            configs = [config_of(builder, own).name]
     return [(name, known) for known in configs]
 
 
-def _check_manual_dir(name: str, instructions: str, args: tfds_build.Args) -> None:
+def _check_manual_dir(name: str, instructions: str, args: tfds_build.Args) -> pathlib.Path:
     folder = args.paths.manual_dir
     if folder is None:
         raise InputError(f'{name} has to be downloaded by hand: give --manual_dir, a folder with {instructions}')
     folder = pathlib.Path(folder, name if args.paths.add_name_to_manual_dir else '')
     if not folder.is_dir() or not any(folder.iterdir()):
         raise InputError(f'--manual_dir {folder}: {"empty" if folder.is_dir() else "no such folder"}; expected {instructions}')
+    return folder
 
 
 def _build(name: str, config: str, data_dir: pathlib.Path, args: tfds_build.Args, asked: Sequence[str]) -> None:

@@ -61,6 +61,7 @@ class ClipBuilder(dataset_builder.FileReaderBuilder):
     HOMEPAGE: ClassVar[str] = ''
     # Configs that are splits of the same clips; TFDS builds a single one, `schema.SHARED`, that has them all.
     VIEWS: ClassVar[Sequence[ClipConfig]] = ()
+    ANY_CONFIG: ClassVar[bool] = False  # whether a user's own data set may be a config of any name; `get_builder_config` makes it
     asked_for: ClassVar[Sequence[str]] = ()  # those of them that have to be there
     leave_out_damaged: ClassVar[bool] = False  # clips whose reader raises a `DamagedError`; otherwise that ends the build
     # set by the time that readers are asked for:

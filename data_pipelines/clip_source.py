@@ -362,7 +362,7 @@ def _classes_in(value: Any) -> Iterator[Any]:
 
 def _check_tables(folder: pathlib.Path, splits: tfds.core.splits.SplitDict, metadata: Any, listed: frozenset[str]) -> None:
     """Raises an error unless the tables fit each other and the files."""
-    for key, kind in {'clips': dict, 'skeleton': str, 'leak': str}.items():
+    for key, kind in {'clips': dict, 'skeleton': str | dict, 'leak': str}.items():
         if not isinstance(metadata.get(key), kind):
             raise ValueError(f'metadata.json has no {key!r}')
     if not isinstance(metadata.get('note', ''), str) or not isinstance(metadata.get('compact', {}), dict):

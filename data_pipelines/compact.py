@@ -32,9 +32,10 @@ from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.geometry import apply_affine, square_of_box
 from kimnet_jax.core.image import decode_image, opencv
+from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.core.types import Array, Example
 from kimnet_jax.data_pipelines import build, clip_source, schema
-from kimnet_jax.data_pipelines.builders import configs_of, import_builder
+from kimnet_jax.data_pipelines.builders import config_of, import_builder
 from kimnet_jax.data_pipelines.clip_builder import ClipReader, Views
 from kimnet_jax.data_pipelines.transforms import DataConfig
 
@@ -117,8 +118,7 @@ def compact(
     """
     name, version, config = source.parts[-3], source.name, config or source.parent.name
     builder = import_builder(name)
-    if config not in (known := configs_of(builder)):
-        raise InputError(f'{name} has no config {config!r}; known: {", ".join(known)}')
+    config_of(builder, config)
     built = clip_source.read_built(source, config)
     if 'compact' in built.metadata:
         raise InputError(f'{source}: a compact copy already; give the folder of the original as --data_dir')
@@ -132,13 +132,14 @@ def compact(
             raise InputError(f'{final}: already exists, and was not made with these settings; --overwrite replaces it')
         print(f'{name}/{config} already exists; --overwrite rewrites it')
         return final
+    kept = {key: built.metadata[key] for key in ('skeleton', 'leak')}
     with build.staging(final.parents[2], f'{name}/{config}') as staging:
         estimate = _Estimate(splits, settings)
         below, share = QUALITIES.stop, RECORDS
         while True:
             quality = estimate.highest(settings.max_mb / share, below)
             readers = _readers(splits, settings, quality)
-            folder = _write(builder, config, readers, views, staging / str(quality), settings, quality)
+            folder = _write(builder, config, readers, views, staging / str(quality), settings, quality, kept)
             size = _megabytes(folder)
             if size <= settings.max_mb:
                 break
@@ -254,13 +255,15 @@ def _write(
     folder: pathlib.Path,
     settings: Settings,
     quality: int,
+    kept: dict[str, Any],
 ) -> pathlib.Path:
     """Writes the clips that the readers return as the data set that `base` builds; returns its folder."""
     note = (
         f'A compact copy, cut out and, where a person has more than {settings.pixels} pixels, scaled down, as WebP of quality '
         f'{quality}: distances in pixels are not those in the original frames, PCK is the same'
     )
-    return write_copy(base, config, readers, views, folder, {'compact': settings._asdict() | {'quality': quality}, 'note': note})
+    made = {'compact': settings._asdict() | {'quality': quality}, 'note': note}
+    return write_copy(base, config, readers, views, folder, kept | made)
 
 
 def write_copy(
@@ -279,16 +282,17 @@ def write_copy(
         readers: split -> what returns its clips.
         views: its splits, where it has others than `readers`.
         folder: the `data_dir` of the copy.
-        metadata: what the copy has beside the usual.
+        metadata: what the copy has beside the usual, with the `skeleton` and the `leak` of the original.
     """
     methods = {
         '__module__': base.__module__,
         'name': base.name,
+        'SKELETON': get_skeleton(metadata['skeleton']),
         '_clip_readers': lambda self, dl_manager: readers,
         '_views': lambda self: views,
     }
     copy = type(base.__name__, (base,), methods, skip_registration=True)
-    builder = copy(config=configs_of(base)[config], data_dir=str(folder))
+    builder = copy(config=config_of(base, config), data_dir=str(folder))
     builder.info.metadata.update(metadata)
     with contextlib.redirect_stdout(io.StringIO()):  # where it is written for the time being
         builder.download_and_prepare(file_format=build.FILE_FORMAT)

@@ -37,7 +37,7 @@ class PoseFile(NamedTuple):
 
     Attributes:
         clips: its poses; of a video, a clip of each person.
-        skeleton: of their joints; `points<J>` where the file has joints that are those of no skeleton.
+        skeleton: of their joints, as `Skeleton.text` has it; `points<J>` where the file has joints that are those of no skeleton.
         write: (path, joints [T, J, D] of each clip, what changed them): the same file with these joints.
         joints: the file's own names of them.
         about: what it tells of the video.
@@ -88,7 +88,7 @@ def open_pose_file(path: pathlib.Path, kind: Kind | None = '2d', skeleton: str |
         found = pose_records.read_pose_json(path) if form == 'json' else pose_records.read_pose_csv(path)
         rewrite = pose_records.rewrite_json if form == 'json' else pose_records.rewrite_csv
         joints = found.skeleton.joints
-        return PoseFile(found.clips.clips, found.skeleton.name, functools.partial(rewrite, found), joints, found.about)
+        return PoseFile(found.clips.clips, found.skeleton.text, functools.partial(rewrite, found), joints, found.about)
     if form == 'openpose':
         folder = pose_formats.read_openpose(path)
         theirs = {name: name for name in folder.names} | pose_formats.OPENPOSE_NAMES
@@ -131,7 +131,7 @@ def _of_tool(
         write(target, whole)
 
     ours = [dataclasses.replace(one, joints=chosen(one.joints, np.nan), scores=chosen(one.scores, 0)) for one in clips]
-    return PoseFile(ours, found.name, write_all, found.joints if named else names, {})
+    return PoseFile(ours, found.text, write_all, found.joints if named else names, {})
 
 
 def _open_npz(path: pathlib.Path, kind: Kind | None) -> PoseFile:
@@ -151,7 +151,7 @@ def write_predictions(path: pathlib.Path, estimates: Sequence[Estimates], skelet
     """Writes the poses of many clips to one `.npz`, complete or not at all.
 
     Arrays: `clips` [N] names, `lengths` int [N], `joints` float32 [sum of lengths, J, D], `scores`, `boxes`, `image_size` int
-    [N, 2], `skeleton` its name, `about` JSON.
+    [N, 2], `skeleton` as `Skeleton.text` has it, `about` JSON.
 
     Raises:
         InputError: the name has another suffix, or the folder cannot be made.
@@ -163,7 +163,7 @@ def write_predictions(path: pathlib.Path, estimates: Sequence[Estimates], skelet
         'scores': np.concatenate([one.scores for one in estimates]).astype(np.float32),
         'boxes': np.concatenate([one.boxes for one in estimates]).astype(np.float32),
         'image_size': np.array([one.image_size for one in estimates]),
-        'skeleton': np.array(skeleton.name),
+        'skeleton': np.array(skeleton.text),
         'about': np.array(json.dumps(about)),
     }
     write_npz(path, arrays)
@@ -174,7 +174,7 @@ def read_predictions(paths: str, skeleton: str) -> list[Estimates]:
 
     Args:
         paths: files and folders, with commas between.
-        skeleton: name of the one that the poses must have.
+        skeleton: the one that the poses must have, as `Skeleton.text` has it.
 
     Raises:
         InputError: naming the file and the field that is wrong.
@@ -190,11 +190,12 @@ def read_predictions(paths: str, skeleton: str) -> list[Estimates]:
         for file in files:
             if file.suffix == '.json':
                 read = pose_records.read_pose_json(file)
-                found, name = read.clips.clips, read.skeleton.name
+                found, stored = read.clips.clips, read.skeleton.text
             else:
-                found, name = _predictions_of(read_npz(file), file)
-            if name != skeleton:
-                raise InputError(f'{file}: poses of {name!r}, the data has {skeleton!r}')
+                found, stored = _predictions_of(read_npz(file), file)
+            ours, theirs = get_skeleton(skeleton), get_skeleton(stored)
+            if ours != theirs:
+                raise InputError(f'{file}: poses of {theirs.name!r}, the data has {ours.name!r}')
             estimates += found
     return estimates
 
@@ -240,7 +241,7 @@ def _predictions_of(arrays: Mapping[str, Any], path: pathlib.Path) -> tuple[list
     ends = np.cumsum(lengths.astype(int))[:-1]
     parts = [np.split(arrays[key].astype(np.float32), ends) for key in ('joints', 'scores', 'boxes')]
     rows = zip(arrays['clips'].tolist(), *parts, arrays['image_size'], strict=True)
-    return [Estimates(*row) for row in rows], skeleton.name
+    return [Estimates(*row) for row in rows], skeleton.text
 
 
 def _write_predictions_again(

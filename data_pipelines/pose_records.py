@@ -237,7 +237,7 @@ def write_json(path: pathlib.Path, clips: Sequence[Estimates], skeleton: Skeleto
     """Clips as a file of `predict`, `count` frames long; a frame of a clip that has no joint gets no record."""
     size = clips[0].image_size
     known = {'height': int(size[0]), 'width': int(size[1])} if np.all(size) else {}
-    about = {**known, **about, 'skeleton': skeleton.name, 'joints': skeleton.joints}
+    about = {**known, **about, 'skeleton': skeleton.described(), 'joints': skeleton.joints}
     _write_json(path, about, [record for *_, record in _records(clips)], {'frame_count': count})
 
 

@@ -25,15 +25,16 @@ def dataset_info(
 ) -> tfds.core.DatasetInfo:
     """TFDS's description of a pose data set; its texts are the README.md, CITATIONS.bib and TAGS.txt beside the builder.
 
-    The metadata: `layout`, see `LAYOUT`; `skeleton`; `leak`, why a result says nothing of unseen clips, or ''; and, once built,
-    `clips`: split -> a list of [name, frames, action, [rows, columns]], in the order of the records; and, of data sets whose
-    configs are splits of the same clips, `views`: config -> `leak` and `splits`: split -> a list of [name, index in the clips].
+    The metadata: `layout`, see `LAYOUT`; `skeleton`, see `Skeleton.described`; `leak`, why a result says nothing of unseen clips,
+    or ''; and, once built, `clips`: split -> a list of [name, frames, action, [rows, columns]], in the order of the records; and,
+    of data sets whose configs are splits of the same clips, `views`: config -> `leak` and `splits`: split -> a list of [name,
+    index in the clips].
     """
     info = builder.dataset_info_from_configs(
         features=features(skeleton, actions),
         disable_shuffling=True,
         homepage=homepage,
-        metadata=tfds.core.MetadataDict(layout=LAYOUT, skeleton=skeleton.name, leak=leak),
+        metadata=tfds.core.MetadataDict(layout=LAYOUT, skeleton=skeleton.described(), leak=leak),
     )
     info.initialize_from_bucket = lambda: None  # none of ours is in TFDS's bucket, and each look leaves a folder in TMPDIR
     return info

@@ -83,8 +83,8 @@ def _known(xla_flags: str) -> bool:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One file runs in the process at hand: no workers to wait for. More run in one worker for each core, and one that works while
-    others wait for the disk, or for a command to end.
+    """One file runs in the process at hand: no workers to wait for. More run in one worker for each core, and one more, which works
+    while others wait for the disk, or for a command to end.
     """
     cwd = config.invocation_params.dir
     files = {cwd / argument.partition('::')[0] for argument in config.args}

@@ -17,7 +17,7 @@ from kimnet_jax.configs import common
 from kimnet_jax.configs.models import ROWS
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.skeleton import JHMDB, LSP, MPII, PENN_ACTION, Skeleton
+from kimnet_jax.core.skeleton import COCO, JHMDB, LSP, MPII, PENN_ACTION, Skeleton
 from kimnet_jax.data_pipelines.loader import LoaderConfig
 from kimnet_jax.data_pipelines.transforms import DataConfig
 from kimnet_jax.models import GIVEN, MODELS, VIDEO_MODELS, abstract_model, build_model, model_fields
@@ -38,6 +38,7 @@ VARIANTS = {
     'pose_resnet_mpii': [None, *(f'preset={preset}' for preset in PRESETS), 'split=held_out']
     + [f'depth={depth},preset=small' for depth in (18, 34, 50, 101, 152)],
     'pose_resnet_lsp': [None, *(f'preset={preset}' for preset in PRESETS), 'data=original', 'depth=18,preset=small'],
+    'own_data': ['data=mine', 'data=mine,eval=valid', *(f'data=mine,start=none,preset={preset}' for preset in PRESETS)],
     'sub_jhmdb': [None, 'fold=1', 'fold=2', 'fold=3', 'recipe=ours', 'recipe=paper', 'recipe=released']
     + [f'fold=2,preset={preset},recipe=paper' for preset in PRESETS],
 }
@@ -77,7 +78,7 @@ def test_variant(name, arg):
 def _skeleton(dataset: ConfigDict) -> Skeleton:
     if dataset.name == 'kinetic_puppets':
         return {'joints13': PENN_ACTION, 'joints15': JHMDB}[dataset.config]
-    return {'sub_jhmdb': JHMDB, 'penn_action': PENN_ACTION, 'mpii': MPII, 'lsp': LSP}[dataset.name]
+    return {'sub_jhmdb': JHMDB, 'penn_action': PENN_ACTION, 'mpii': MPII, 'lsp': LSP, 'coco_keypoints': COCO}[dataset.name]
 
 
 @functools.cache  # most variants have the same network
@@ -93,6 +94,16 @@ def _with_lists(tree: dict) -> dict:
         key: _with_lists(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
         for key, value in tree.items()
     }
+
+
+def test_own_data_have_a_name_and_the_shipped_weights_their_size():
+    config = get_config('own_data', 'data=mine,eval=valid')
+    assert (config.dataset.name, config.dataset.config, config.dataset.eval_split) == ('coco_keypoints', 'mine', 'valid')
+    assert config.init.model == 'pretrained:kimnet-s-jhmdb'
+    with pytest.raises(ValueError, match='data: give the name that your data set was built by'):
+        get_config('own_data')
+    with pytest.raises(ValueError, match='preset=tiny: kimnet-s-jhmdb has the size of preset=medium'):
+        get_config('own_data', 'data=mine,preset=tiny')
 
 
 def test_fold_joints_and_preset_reach_their_fields():

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.skeleton import JHMDB, LSP, MPII, PENN_ACTION, SMPL, get_skeleton
+from kimnet_jax.core.joint_names import canonical, matched
+from kimnet_jax.core.skeleton import COCO, JHMDB, LSP, MPII, PENN_ACTION, SMPL, get_skeleton, make_skeleton
 
 
 def test_flip_pairs_are_those_of_the_data_sets():
@@ -20,17 +23,18 @@ def test_the_torso_goes_from_left_shoulder_to_right_hip():
     assert LSP.torso == (9, 2)
 
 
-@pytest.mark.parametrize('skeleton', [PENN_ACTION, JHMDB, MPII, LSP, SMPL])
+@pytest.mark.parametrize('skeleton', [PENN_ACTION, JHMDB, MPII, LSP, SMPL, COCO])
 def test_groups_pair_left_and_right(skeleton):
     groups = dict(skeleton.groups)
     assert list(groups) == ['Head', 'Shoulder', 'Elbow', 'Wrist', 'Hip', 'Knee', 'Ankle']
-    head = {'penn_action': 'head', 'jhmdb': 'face', 'mpii': 'head_top', 'lsp': 'head_top', 'smpl': 'head'}[skeleton.name]
+    heads = {'penn_action': 'head', 'jhmdb': 'face', 'mpii': 'head_top', 'lsp': 'head_top', 'smpl': 'head', 'coco': 'nose'}
+    head = heads[skeleton.name]
     assert [skeleton.joints[i] for i in groups['Head']] == [head]
     for group in list(groups)[1:]:
         assert tuple(sorted(groups[group])) in skeleton.flip_pairs
 
 
-@pytest.mark.parametrize(('skeleton', 'limbs'), [(PENN_ACTION, 14), (JHMDB, 16), (MPII, 17), (LSP, 15), (SMPL, 25)])
+@pytest.mark.parametrize(('skeleton', 'limbs'), [(PENN_ACTION, 14), (JHMDB, 16), (MPII, 17), (LSP, 15), (SMPL, 25), (COCO, 19)])
 def test_limbs_mirror_onto_limbs_and_reach_every_joint(skeleton, limbs):
     edges = {frozenset(limb) for limb in skeleton.limbs}
     assert len(edges) == len(skeleton.limbs) == limbs
@@ -40,5 +44,70 @@ def test_limbs_mirror_onto_limbs_and_reach_every_joint(skeleton, limbs):
 
 def test_get_skeleton():
     assert get_skeleton('jhmdb') is JHMDB
-    with pytest.raises(InputError, match="unknown skeleton 'coco'; known: jhmdb, lsp, mpii, penn_action, smpl"):
-        get_skeleton('coco')
+    with pytest.raises(InputError, match="unknown skeleton 'cocoa'; known: coco, jhmdb, lsp, mpii, penn_action, smpl"):
+        get_skeleton('cocoa')
+
+
+OWN = make_skeleton('mine', ['nose', 'LShoulder', 'right_hip', 'RShoulder'], limbs=[['nose', 'LShoulder']], sigmas=[0.1] * 4)
+
+
+def test_what_is_not_given_comes_from_the_names_of_the_joints():
+    assert OWN.flip_pairs == ((1, 3),)
+    assert OWN.torso == (1, 2)
+    assert OWN.groups == (('Head', (0,)), ('Shoulder', (1, 3)), ('Hip', (2,)))
+    assert not make_skeleton('tool', ['tip', 'grip']).has_torso
+    assert not make_skeleton('mine', OWN.joints, torso=[]).has_torso
+
+
+def test_an_own_skeleton_is_stored_whole_and_a_known_one_by_its_name():
+    assert [one.described() for one in (JHMDB, COCO, get_skeleton('points3'))] == ['jhmdb', 'coco', 'points3']
+    without = make_skeleton('mine', OWN.joints, torso=[], flip_pairs=[], groups={})
+    assert make_skeleton('yours', OWN.joints, limbs=[['nose', 'LShoulder']], sigmas=[0.1] * 4) == OWN != without
+    for skeleton in (OWN, without, make_skeleton('tool', ['tip', 'grip'])):
+        assert get_skeleton(skeleton.text) == get_skeleton(json.loads(json.dumps(skeleton.described()))) == skeleton
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'name': 'jhmdb'}, "'jhmdb' is the name of another one"),
+        ({'name': 3}, 'name is 3, expected a text'),
+        ({'joints': ['nose', 'nose']}, 'joints: nose more than once'),
+        ({'joints': []}, 'joints: 0 of them, expected 1 to 1000'),
+        ({'joints': 'nose'}, 'joints: expected a list of names'),
+        ({'flip_pairs': [['LShoulder', 'RShoulder'], ['RShoulder', 'nose']]}, 'flip_pairs: a joint is in two pairs'),
+        ({'flip_pairs': [['nose', 'nose']]}, "flip_pairs: 'nose' is paired with itself"),
+        ({'limbs': [['nose', 'tail']]}, "limbs: 'tail' is none of the joints nose, LShoulder, right_hip, RShoulder"),
+        ({'limbs': [[0, 1, 2]]}, 'limbs: expected a list of pairs of joints'),
+        ({'groups': {'Head': 'nose'}}, 'groups: expected a list of joints for each name of a group'),
+        ({'torso': ['nose']}, 'torso: expected two joints, left shoulder and right hip, or none'),
+        ({'sigmas': [0.1, 0.1, 0.1, True]}, 'sigmas: expected 4 positive numbers, one for each joint'),
+        ({'sigmas': {'nose': 1}}, 'sigmas: expected one for each of the 4 joints'),
+        ({'colour': 'red'}, "'colour' is no field of a skeleton"),
+    ],
+)
+def test_a_stored_skeleton_with_a_fault_is_one_line(change, message):
+    with pytest.raises(InputError) as caught:
+        get_skeleton(OWN.described() | change)
+    assert str(caught.value) == f'skeleton: {message}'
+
+
+def test_a_stored_skeleton_that_lacks_a_field_is_one_line():
+    described = OWN.described()
+    del described['limbs']
+    with pytest.raises(InputError, match=r"^skeleton: 'limbs' is missing$"):
+        get_skeleton(json.dumps(described))
+    with pytest.raises(InputError, match=r'^skeleton: not valid JSON'):
+        get_skeleton('{"name"')
+
+
+def test_names_of_joints_are_one_whatever_their_spelling():
+    spellings = ['left_shoulder', 'LShoulder', 'Shoulder.L', 'shoulder-left', 'lshoulder', 'LEFT SHOULDER', 'LeftShoulder']
+    assert {canonical(name) for name in spellings} == {'l_shoulder'}
+    assert [canonical(name) for name in ('lip', 'reye', 'left', 'HeadTop', 'RBigToe')] == [
+        *('lip', 'r_eye', 'left', 'head_top', 'r_big_toe')
+    ]
+    assert matched(COCO.joints, JHMDB.joints) == [
+        (i, JHMDB.joints.index(f'{n[0]}_{n.partition("_")[2]}')) for i, n in enumerate(COCO.joints) if i > 4
+    ]
+    assert matched(['left_hip', 'l_hip', 'nose'], ['l_hip', 'nose']) == [(1, 0), (2, 1)]  # each joint once, its own name first

@@ -6,7 +6,7 @@ from typing import Any
 
 from kimnet_jax.core.errors import InputError
 
-BUILDERS = ('kinetic_puppets', 'lsp', 'mpii', 'penn_action', 'sub_jhmdb')
+BUILDERS = ('coco_keypoints', 'kinetic_puppets', 'lsp', 'mpii', 'penn_action', 'sub_jhmdb')
 
 
 def import_builder(name: str) -> Any:
@@ -21,6 +21,16 @@ def import_builder(name: str) -> Any:
 def configs_of(builder: Any) -> dict[str, Any]:
     """Its configs by name: those that are splits of the same clips first, then those that TFDS knows."""
     return {config.name: config for config in (*builder.VIEWS, *builder.BUILDER_CONFIGS)}
+
+
+def config_of(builder: Any, name: str) -> Any:
+    """The config of that name; of a builder of users' own data, one of any name. Raises `InputError` with the known names."""
+    known = configs_of(builder)
+    if name in known:
+        return known[name]
+    if builder.ANY_CONFIG:
+        return builder.get_builder_config(name)
+    raise InputError(f'{builder.name} has no config {name!r}; known: {", ".join(known)}')
 
 
 def stored_config(builder: Any, config: str) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kimnet_jax.core.image import opencv
+from kimnet_jax.core.joint_names import side_of
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array
 
@@ -45,7 +46,7 @@ def draw_skeleton(canvas: np.ndarray, joints: Array, sure: Array, skeleton: Skel
 
 
 def _joint_colour(skeleton: Skeleton, joint: int) -> tuple[int, int, int]:
-    return {'l': LEFT, 'r': RIGHT}.get(skeleton.joints[joint].partition('_')[0], CENTRE)
+    return {'l': LEFT, 'r': RIGHT}.get(side_of(skeleton.joints[joint]), CENTRE)
 
 
 def _limb_colour(skeleton: Skeleton, a: int, b: int) -> tuple[int, int, int]:

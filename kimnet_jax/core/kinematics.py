@@ -3,6 +3,7 @@
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.joint_names import index_of
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Array
 
@@ -33,7 +34,7 @@ def joint_angles(joints: Array, skeleton: Skeleton) -> dict[str, np.ndarray]:
     Raises:
         InputError: the skeleton lacks one of the joints.
     """
-    index = {name: i for i, name in enumerate(skeleton.joints)}
+    index = index_of(skeleton.joints)
     result = {}
     for joint, ends in ANGLES.items():
         for side in SIDES:

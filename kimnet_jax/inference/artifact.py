@@ -130,7 +130,7 @@ def export(model: Model, folder: pathlib.Path, *, frames: int, platforms: Sequen
             'jax': jax.__version__,
             'input': {'size': model.size, 'frames': frames, 'colours': 'RGB', 'dtype': 'uint8', 'box_scale': model.box_scale},
             'joints': list(model.skeleton.joints),
-            'skeleton': model.skeleton.name,
+            'skeleton': model.skeleton.described(),
             'decoding': model.decoding,
             'state': {key: {'shape': ['b', *leaf.shape[1:]], 'dtype': str(leaf.dtype)} for key, leaf in state.items()},
         }

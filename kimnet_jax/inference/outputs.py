@@ -238,7 +238,7 @@ class _JsonWriter:
 
     def __init__(self, file: IO[str], about: dict[str, Any], skeleton: Skeleton):
         self._file, self._count, self._separator = file, 0, ''
-        about = {**about, 'skeleton': skeleton.name, 'joints': skeleton.joints}
+        about = {**about, 'skeleton': skeleton.described(), 'joints': skeleton.joints}
         file.write(f'{{"about": {json.dumps(about)},\n"frames": [')
 
     def write(self, frame: Frame, poses: Sequence[FramePose]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.joint_names import matched
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.models.backbones import Adapted
 from kimnet_jax.models.per_frame import PerFrame
@@ -73,8 +74,9 @@ def initialise(
 
     Returns:
         What was left out, carried over by name or stayed random, for the user. Where the skeletons differ, each joint of `model`
-        takes what the joint of the same name has, in every variable with an axis of joints, and the others stay random. Layers
-        that give heatmaps are left out where `model` has none, and where the joints are not known and differ in number.
+        takes what the joint of the same name (`core.joint_names`) has, in every variable with an axis of joints, and the others
+        stay random. Layers that give heatmaps are left out where `model` has none, and where the joints are not known and differ
+        in number.
 
     Raises:
         InputError: as `assign`.
@@ -119,8 +121,8 @@ def _by_name(
         same = all(arrays[path].shape == ours[path].shape for path in shared)
         way = f'taken as those of {here.name}' if same else 'not matched by name'
         return arrays, [f'the joints of these weights are unknown and {way}']
-    names = [name for name in here.joints if name in there.joints]
-    sources, targets = ([skeleton.joints.index(name) for name in names] for skeleton in (there, here))
+    pairs = matched(here.joints, there.joints)
+    targets, sources = ([pair[side] for pair in pairs] for side in (0, 1))
     given = dict(arrays)
     fewer = here.num_joints - there.num_joints
     for path in shared:
@@ -132,7 +134,7 @@ def _by_name(
         filled = np.ix_(*(_along(size, axis in axes, targets, here) for axis, size in enumerate(value.shape)))
         value[filled] = array[taken]
         given[path] = value
-    return given, [_describe_joints(there, here, names)]
+    return given, [_describe_joints(there, here, pairs)]
 
 
 def _along(size: int, over_joints: bool, chosen: Sequence[int], skeleton: Skeleton) -> Sequence[int]:
@@ -140,10 +142,12 @@ def _along(size: int, over_joints: bool, chosen: Sequence[int], skeleton: Skelet
     return [*chosen, *range(skeleton.num_joints, size)] if over_joints else range(size)
 
 
-def _describe_joints(there: Skeleton, here: Skeleton, names: list[str]) -> str:
+def _describe_joints(there: Skeleton, here: Skeleton, pairs: list[tuple[int, int]]) -> str:
+    names = [here.joints[i] for i, _ in pairs]
     parts = [f'joints of {there.name} matched by name: {", ".join(names) or "none"}']
-    for what, one, other in (('new, so random', here, there), ('left out', there, here)):
-        rest = [name for name in one.joints if name not in other.joints]
+    for what, one, side in (('new, so random', here, 0), ('left out', there, 1)):
+        taken = {pair[side] for pair in pairs}
+        rest = [name for i, name in enumerate(one.joints) if i not in taken]
         parts += [f'{what}: {", ".join(rest)}'] if rest else []
     return '; '.join(parts)
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
+from kimnet_jax.core.joint_names import side_of
 from kimnet_jax.core.kinematics import ANGLES, SIDES
 
 RIGHT_STYLE: dict[str, Any] = {'color': '#009E73', 'linestyle': '-'}  # of rings; Okabe and Ito's bluish green
@@ -354,7 +355,7 @@ def trajectories(
 
 def _joint_colour(joints: Sequence[str], j: int) -> Any:
     """Of one joint of each side the side's colour; of more, one of a palette."""
-    side = joints[j][0] if joints[j][:2] in ('l_', 'r_') else ''
-    if side and sum(name.startswith(f'{side}_') for name in joints) == 1:
+    side = side_of(joints[j])
+    if side and sum(side_of(name) == side for name in joints) == 1:
         return SIDE_COLOURS[side]
     return mpl.colormaps['viridis'](0.95 * j / max(1, len(joints) - 1))

@@ -92,6 +92,9 @@ def render(report: Mapping[str, Any]) -> str:
     differences: Mapping[str, Any] = report['differences']
     blocks = [f'# {report["title"]}', *report['notes'], _clips(rows)]
     for key in NORMALISERS:
+        if _undefined(rows, key):
+            blocks.append(f'No PCK by {key} length: it is defined in none of the frames.')
+            continue
         blocks += [
             f'## {_HEADINGS[key]}',
             _threshold_table(rows, differences, key),
@@ -177,6 +180,11 @@ def _clips(rows: Mapping[str, Any]) -> str:
         if row['values']['missing']:
             text += f' {name}: {row["values"]["missing"]} predictions are not finite: misses, and left out of smoothness.'
     return text
+
+
+def _undefined(rows: Mapping[str, Any], key: str) -> bool:
+    values = next(iter(rows.values()))['values']
+    return 0 < values['frames'] == values['skipped'][key]
 
 
 def _skipped(rows: Mapping[str, Any], key: str) -> list[str]:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Batch
 from kimnet_jax.data_pipelines.clip_source import DatasetConfig
 from kimnet_jax.models import HANet, VideoModel, count_parameters
@@ -65,7 +66,7 @@ def fit(
     select: str,
     mesh: Mesh,
     model: VideoModel | HANet,
-    skeleton: str,
+    skeleton: Skeleton,
     clips: Sequence[str],
     notes: Sequence[str],
     initialise: Callable[[], list[str]],
@@ -83,7 +84,7 @@ def fit(
         select: the metric by which the best checkpoint is chosen.
         mesh: of the devices.
         model: with random weights.
-        skeleton: name, for `config.json`.
+        skeleton: of its poses, for `config.json`.
         clips: names of those that are trained on.
         notes: for the user, before the first step.
         initialise: fills the model at the beginning of a run; returns what the user is to know of it.
@@ -106,7 +107,7 @@ def fit(
         config,
         settings=settings.train,
         select=select,
-        skeleton=skeleton,
+        skeleton=skeleton.described(),
         origin=origin,
         weights=weights,
         optimizer=optimizer,

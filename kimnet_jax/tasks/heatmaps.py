@@ -26,7 +26,7 @@ from kimnet_jax.models import Dtype, VideoModel, abstract_model, build_model, ch
 from kimnet_jax.models.weights import initialise, part_of
 from kimnet_jax.released import rpstn
 from kimnet_jax.reporting import calibration as reliability
-from kimnet_jax.reporting import reference, tables
+from kimnet_jax.reporting import oks, reference, tables
 from kimnet_jax.tasks import calibration, fit, temporal_control
 from kimnet_jax.tasks.evaluators import make_evaluator, on_clips
 from kimnet_jax.tasks.reports import EvaluationRequest, publish, publish_plot
@@ -91,6 +91,11 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
     # model
     skeleton = train_clips.skeleton
     fit.check_select(settings.eval.select, evaluation.metric_names(skeleton))
+    if settings.eval.select.startswith('torso/') and not skeleton.has_torso:
+        raise InputError(
+            f'config.eval.select={settings.eval.select!r}: {skeleton.name!r} has no torso; choose one by person size, such as '
+            "'person/pck/0.05/mPCK'"
+        )
     model = build_model(settings.model, num_joints=skeleton.num_joints, dtype=settings.dtype, seed=settings.seed)
     check_input_size(model, settings.data.input_size)
     larger = functools.partial(abstract_model, settings.model, num_joints=skeleton.num_joints + 1, dtype=settings.dtype)
@@ -114,7 +119,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
         select=settings.eval.select,
         mesh=mesh,
         model=model,
-        skeleton=skeleton.name,
+        skeleton=skeleton,
         clips=train_clips.names,
         notes=clip_source.report_notes(train_clips, eval_clips),
         initialise=lambda: initialise_parts(
@@ -198,9 +203,13 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
         rows[hidden] = evaluation.measure(clips, on_clips(evaluator, config, clips, occlusion).predict(weights))
         differences[f'{hidden} - {ours}'] = tables.Row.difference(rows[hidden], rows[ours])
         told.append(f'Occluded: {occlusion}.')
-    rows |= {key: evaluation.measure(clips, poses) for key, poses in references.items()}
+    compared = {key: list(poses) for key, poses in references.items()}
+    rows |= {key: evaluation.measure(clips, poses) for key, poses in compared.items()}
     measured_rows = {key: tables.Row.of(metrics) for key, metrics in rows.items()}
     result = tables.report(title, measured_rows, dataset=dataset.name, notes=notes + told, differences=differences)
+    if clips.skeleton.sigmas:
+        found_poses: dict[str, Iterable[Prediction]] = {ours: predictions, **compared}
+        result['oks'] = {key: oks.summarise(oks.measure(clips, poses)) for key, poses in found_poses.items()}
     if curve is not None:
         result['calibration'] = reliability.reliability(calibration.outcomes(clips, predictions), curve)
     publish(request.out, name, result, _render)
@@ -254,6 +263,8 @@ def _calibration(
 
 def _render(report: Mapping[str, Any]) -> str:
     text = tables.render(report)
+    if 'oks' in report:
+        text = f'{text}\n{oks.render(report["oks"])}\n'
     return f'{text}\n{reliability.render(report["calibration"])}' if 'calibration' in report else text
 
 

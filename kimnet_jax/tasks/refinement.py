@@ -80,7 +80,7 @@ def open_split(
         return Split(pairs, poses.DIMS[settings.kind], None)
     clips = dataset.open(part, data_dir, split)
     if settings.source == 'predictions':
-        found = pose_files.read_predictions(files, clips.skeleton.name)
+        found = pose_files.read_predictions(files, clips.skeleton.text)
         allow_missing = settings.allow_missing and part == 'train'
         pairs_2d = poses.pair_with_truth(found, clips, f'config.poses.{part}={files}', allow_missing=allow_missing)
         return Split(pairs_2d, 2, clips)
@@ -168,7 +168,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
         select=settings.eval.select,
         mesh=mesh,
         model=model,
-        skeleton=skeleton.name,
+        skeleton=skeleton,
         clips=ours.pairs.names,
         notes=notes,
         initialise=lambda: initialise_parts(model, settings.init, initialise, read_weights, part_of),
@@ -233,7 +233,7 @@ class TrainedRefiner(NamedTuple):
 
     Attributes:
         refiner: the network.
-        skeleton: name of that of its poses.
+        skeleton: of its poses, as `Skeleton.text` has it.
         about: what files say of it.
         kind: of its poses.
         root: joints whose mean is the origin of the poses that it learnt from.
@@ -278,7 +278,7 @@ def load(found: Trained) -> TrainedRefiner:
     settings = make(PoseConfig, config['poses'], 'poses')
     graph, weights = split_model(found.network(), training=False)
     refiner = PoseRefiner(weights, lambda weights, poses, mask: nnx.merge(graph, *weights)(poses, mask).final, windows_of(config))
-    return TrainedRefiner(refiner, found.skeleton.name, found.about, settings.kind, settings.root)
+    return TrainedRefiner(refiner, found.skeleton.text, found.about, settings.kind, settings.root)
 
 
 class Smoother(NamedTuple):
@@ -335,9 +335,10 @@ def refine_file(refiner: TrainedRefiner | Smoother, source: pathlib.Path, target
     if form == wanted == 'openpose' and target.resolve() == source.resolve():
         raise InputError(f'{target}: that is the folder that is read; give another one')
     found = pose_files.open_pose_file(source, refiner.kind, refiner.skeleton)
-    if refiner.skeleton is not None and found.skeleton != refiner.skeleton:
+    if refiner.skeleton is not None and get_skeleton(found.skeleton) != get_skeleton(refiner.skeleton):
         raise InputError(
-            f'{source}: poses of {found.skeleton!r}; {refiner.about["weights"]} refines those of {refiner.skeleton!r}'
+            f'{source}: poses of {get_skeleton(found.skeleton).name!r}; {refiner.about["weights"]} refines those of '
+            f'{get_skeleton(refiner.skeleton).name!r}'
         )
     if not any(np.isfinite(one.joints).all(-1).any() for one in found.clips):
         raise InputError(f'{source}: no joint in any of its frames; there is nothing to refine')

@@ -97,7 +97,7 @@ class Trained:
     def weights(self) -> Weights:
         """The network as `interop` takes it. Raises `InputError` where it has no twin in PyTorch."""
         fields = {key: value for key, value in self.config['model'].items() if key != 'name'}
-        return Weights(self.kind, make_config(self.kind, fields | self._size), dict(self.arrays), self.skeleton.name)
+        return Weights(self.kind, make_config(self.kind, fields | self._size), dict(self.arrays), self.skeleton.text)
 
     @property
     def _size(self) -> dict[str, int]:
@@ -231,9 +231,9 @@ def _of_file(file: pathlib.Path, name: str) -> Trained:
     return Trained(name, config, _skeleton(skeleton, source), int(step), arrays, file=file)
 
 
-def _skeleton(name: str, source: str) -> Skeleton:
+def _skeleton(stored: str | dict[str, Any], source: str) -> Skeleton:
     try:
-        return get_skeleton(name)
+        return get_skeleton(stored)
     except InputError as error:
         raise InputError(f'{source}: {error}') from error
 
@@ -251,6 +251,6 @@ def pack(trained: Trained, target: pathlib.Path, *, dtype: str = 'float16') -> N
     metadata: dict[str, str] = {}
     if trained.kind in NETWORKS:
         metadata = describe(trained.weights._replace(arrays=arrays))
-    record = {'config': trained.config, 'skeleton': trained.skeleton.name}
-    metadata |= {'skeleton': trained.skeleton.name, RECORD: json.dumps(record), STEP: str(trained.step)}
+    record = {'config': trained.config, 'skeleton': trained.skeleton.described()}
+    metadata |= {'skeleton': trained.skeleton.text, RECORD: json.dumps(record), STEP: str(trained.step)}
     write_weights(target, arrays, metadata)

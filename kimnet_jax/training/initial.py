@@ -94,8 +94,8 @@ def unwrapped(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {path.removeprefix(NETWORK) if wrapped else path: array for path, array in arrays.items()}
 
 
-def read_source(text: str, read_file: ReadFile) -> tuple[Mapping[str, np.ndarray], str, str]:
-    """(arrays by path, name of their skeleton or '', what they are) of a run's best checkpoint, the average if any, or of a file.
+def read_source(text: str, read_file: ReadFile) -> tuple[Mapping[str, np.ndarray], str | dict[str, Any], str]:
+    """(arrays by path, their skeleton as stored or '', what they are) of a run's best checkpoint, the average if any, or a file.
 
     Raises `InputError` where there is no such thing, or it is damaged.
     """

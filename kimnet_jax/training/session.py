@@ -35,7 +35,7 @@ def run(
     *,
     settings: loop.TrainConfig,
     select: str,
-    skeleton: str,
+    skeleton: str | dict[str, Any],
     origin: Sequence[str] | None,
     weights: Weights,
     optimizer: optax.GradientTransformation,
@@ -56,7 +56,7 @@ def run(
         config: its fields, for `config.json`.
         settings: its section `train`.
         select: the metric by which the best checkpoint is chosen.
-        skeleton: name, for `config.json`.
+        skeleton: as `Skeleton.described` has it, for `config.json`.
         origin: what `weights` are, line by line; None where the run has begun.
         weights: to begin with.
         optimizer: whose state a checkpoint holds.

@@ -93,7 +93,7 @@ def alone_together(folder: pathlib.Path) -> Iterator[None]:
 def write_config(
     workdir: pathlib.Path,
     config: dict[str, Any],
-    skeleton: str,
+    skeleton: str | dict[str, Any],
     initial_weights: Sequence[str] | None = (),
     *,
     begins: bool = False,
@@ -126,21 +126,21 @@ def write_config(
         write_text(file, json.dumps(record, indent=2) + '\n')
 
 
-def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str]:
-    """(config, skeleton name) of a run. Raises `InputError` where the folder holds none."""
+def read_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str | dict[str, Any]]:
+    """(config, skeleton as `Skeleton.described` has it) of a run. Raises `InputError` where the folder holds none."""
     file = workdir / 'config.json'
     if not file.exists():
         raise InputError(f'{workdir}: not a run (config.json is missing); give the folder that train got as --workdir')
     return parse_record(read_file(file), str(file))
 
 
-def parse_record(text: str | bytes, source: str) -> tuple[dict[str, Any], str]:
-    """(config, skeleton name) of the text of a `config.json`, with the fields that came later than its run.
+def parse_record(text: str | bytes, source: str) -> tuple[dict[str, Any], str | dict[str, Any]]:
+    """(config, skeleton as `Skeleton.described` has it) of the text of a `config.json`, with the fields that came later.
 
     Raises `InputError` naming `source` where it is something else.
     """
     record = parse_json(text, source)
-    for name, kind in {'config': dict, 'skeleton': str}.items():
+    for name, kind in {'config': dict, 'skeleton': str | dict}.items():
         if not isinstance(record, dict) or not isinstance(record.get(name), kind):
             raise InputError(f'{source}: not a config written by train ({name} is missing or of another kind)')
     config = record['config']

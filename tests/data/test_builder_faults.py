@@ -8,15 +8,16 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import hypothesis
 import numpy as np
 import pytest
 import scipy.io
+import stopped
 from fake_penn_action import LENGTHS, fields_of, write_penn_action
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from stopped import wait_until
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, PENN_ACTION
@@ -29,24 +30,7 @@ from kimnet_jax.data_pipelines.loader import DataConfig, LoaderConfig, eval_batc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FINAL = 'penn_action/official/2.0.0'
-# The build command, stopped in a clip until the file at $GATE is there; the file at $GATE.reached says that it is stopped.
-STOPPED = """
-import os, pathlib, sys, time
-from kimnet_jax.data_pipelines import build, images
-from kimnet_jax.data_pipelines.builders.penn_action import penn_action_dataset_builder as builder
-from kimnet_jax.core.command import run_command
-
-def wait(path, *args):
-    if '0002' in str(path):
-        gate.with_suffix('.reached').touch()
-        while not gate.exists():
-            time.sleep(0.01)
-    return images.read_image(path, *args)
-
-gate = pathlib.Path(os.environ['GATE'])
-builder.read_image = wait
-run_command(build.main, sys.argv)
-"""
+STOPPED = stopped.PROGRAM.format(name='penn_action', text='0002')
 
 
 @pytest.fixture
@@ -75,14 +59,6 @@ def start(root, tmp_path):
             return process
 
         yield run
-
-
-def wait_until(condition) -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError('a minute passed')
 
 
 def assert_whole(data_dir: pathlib.Path) -> None:

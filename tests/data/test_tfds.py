@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from fake_jhmdb import LENGTHS, write_jhmdb
 from fake_lsp import write_lsp
 from fake_mpii import write_mpii
+from fake_own_data import write_own_data
 from fake_penn_action import write_penn_action
 
 from kimnet_jax.core.errors import InputError
@@ -25,6 +26,7 @@ SETS = {  # name -> a config, and what writes a fake download
     'penn_action': ('official', write_penn_action),
     'lsp': ('original', lambda root: write_lsp(root, 'original')),
     'mpii': ('simple_baseline', write_mpii),
+    'coco_keypoints': ('mine', write_own_data),
 }
 TFDS_BUILD = """
 import sys

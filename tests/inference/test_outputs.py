@@ -56,7 +56,7 @@ def test_files_are_valid_and_agree(outputs, write_video, tmp_path, skeleton, nam
         'rate': pytest.approx(rate),
         'model': 'dots',
         'checkpoint': 7,
-        'skeleton': 'dots',
+        'skeleton': skeleton.described(),
         'joints': list(skeleton.joints),
     }
     assert [record['frame'] for record in data['frames']] == [0, 1, 2, 3]

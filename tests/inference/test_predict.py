@@ -209,7 +209,7 @@ def test_boxes_of_each_video(tmp_path):
 def refined_by_shift(monkeypatch, skeleton):
     """What `--refine` loads: a network that moves everything by a tenth of the box, to the right."""
     refiner = PoseRefiner(np.float32(0.1), lambda shift, poses, mask: poses.at[..., ::2].add(shift), WindowConfig(3))
-    trained = refinement.TrainedRefiner(refiner, skeleton.name, {'model': 'hanet', 'step': 5})
+    trained = refinement.TrainedRefiner(refiner, skeleton.text, {'model': 'hanet', 'step': 5})
     monkeypatch.setattr(refinement, 'load', lambda found: trained)
 
 

@@ -297,10 +297,10 @@ def test_the_skeleton_goes_along(command, tmp_path, capsys):
     assert command(model='pose_resnet', source='a.safetensors', target='b.npz', **options) == 0
     assert 'skeleton' not in read_weights(tmp_path / 'b.npz').metadata
     write_weights(
-        tmp_path / 'b.npz', *[read_weights(tmp_path / 'a.npz')[i] | ({'skeleton': 'coco'} if i else {}) for i in (0, 1)]
+        tmp_path / 'b.npz', *[read_weights(tmp_path / 'a.npz')[i] | ({'skeleton': 'cocoa'} if i else {}) for i in (0, 1)]
     )
     assert command(source='b.npz', target='c.npz', to='flax', **options) == 2
-    assert "b.npz: metadata of another program or version: unknown skeleton 'coco'" in capsys.readouterr().err
+    assert "b.npz: metadata of another program or version: unknown skeleton 'cocoa'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name', ['kimnet', 'pose_resnet'])

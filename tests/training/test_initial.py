@@ -200,8 +200,8 @@ def test_joints_of_a_file_are_carried_over_where_it_names_its_skeleton(name, tmp
         'pose_initializer: the joints of these weights are unknown and not matched by name',
         'pose_initializer: final_layer left out, so random: 14 joints in the source, 15 here',
     ]
-    write_weights(tmp_path / name, given, {'skeleton': 'coco'})
-    with pytest.raises(InputError, match=rf"config\.init\.model=.*{name}: unknown skeleton 'coco'"):
+    write_weights(tmp_path / name, given, {'skeleton': 'cocoa'})
+    with pytest.raises(InputError, match=rf"config\.init\.model=.*{name}: unknown skeleton 'cocoa'"):
         begin_named(POSE_RESNET, JHMDB, model=tmp_path / name)
 
 
