@@ -83,7 +83,7 @@ def _known(xla_flags: str) -> bool:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One file runs in the process at hand: no workers to wait for. More run in one worker for each core, and one more, which works
+    """One file runs in the process at hand: no workers to wait for. More run in one worker for each core, and one more: it works
     while others wait for the disk, or for a command to end.
     """
     cwd = config.invocation_params.dir
