@@ -92,7 +92,7 @@ def test_the_settings_that_the_page_shows_are_known(tmp_path):
 def test_the_skeleton_is_in_the_run_and_in_the_poses(printed, folder):
     """As the user named its joints, so that it can be drawn, refined and trained on."""
     skeleton = open_trained(folder / 'runs/my_data').skeleton
-    assert skeleton.joints[:3] == ('head', 'left_shoulder', 'right_shoulder')
+    assert skeleton.joints[:3] == ('head', 'right_shoulder', 'left_shoulder')
     assert get_skeleton(json.loads((folder / 'runs/my_data/config.json').read_text())['skeleton']) == skeleton
     pack(open_trained(folder / 'runs/my_data'), folder / 'packed.safetensors')
     assert open_trained(folder / 'packed.safetensors').skeleton == skeleton
