@@ -46,7 +46,7 @@ def test_training_step():
         stride=model.stride,
     )
     rng = np.random.default_rng(0)
-    size, frames = config.data.input_size, 2  # the chain's only step; each further one compiles and runs as long
+    size, frames = config.data.input_size, config.data.frames
     batch = {
         'frames': rng.integers(0, 256, (1, frames, size, size, 3), np.uint8),
         'joints': rng.uniform(0, size, (1, frames, JHMDB.num_joints, 2)).astype(np.float32),

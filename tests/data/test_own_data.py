@@ -549,7 +549,7 @@ def test_the_puppets_are_labelled_as_a_person_would(tmp_path, build_own):
     root = fake_own_data.write_puppets(tmp_path / 'own', clips=2, frames=3)
     splits, _ = build_own(root)
     assert {name: len(clip['frames']) for name, clip in by_name(splits).items()} == {'clip01': 3, 'clip02': 3}
-    assert splits['train'].skeleton.joints[:3] == ('head', 'left_shoulder', 'right_shoulder')
+    assert splits['train'].skeleton.joints[:3] == ('head', 'right_shoulder', 'left_shoulder')
 
 
 def test_predictions_of_an_own_skeleton_are_told_apart_from_those_of_another(tmp_path):
