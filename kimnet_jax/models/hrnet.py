@@ -11,11 +11,10 @@ from flax import nnx
 from flax.typing import Dtype
 
 from kimnet_jax.core.config import check_ranges
-from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, conv, recomputed, upsample_nearest
+from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, conv, near_zero, recomputed, upsample_nearest
 from kimnet_jax.models.pose_resnet import BasicBlock, Bottleneck
 
 Array = jax.Array
-INIT = nnx.initializers.normal(0.001)  # of all convolutions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,7 @@ class ConvNorm(nnx.Module):
     """Convolution without bias, and BatchNorm."""
 
     def __init__(self, features_in: int, features_out: int, kernel: int, stride: int, dtype: Dtype, rngs: nnx.Rngs):
-        self.conv = conv(features_in, features_out, kernel, stride=stride, kernel_init=INIT, dtype=dtype, rngs=rngs)
+        self.conv = conv(features_in, features_out, kernel, stride=stride, kernel_init=near_zero, dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(features_out, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
@@ -69,7 +68,7 @@ class HighResolutionModule(nnx.Module):
         widths = [config.width << branch for branch in range(branches)]
         self.remat = config.remat
         self.branches = nnx.List(
-            [nnx.List([BasicBlock(width, width, 1, dtype, rngs, INIT) for _ in range(config.blocks)]) for width in widths]
+            [nnx.List([BasicBlock(width, width, 1, dtype, rngs, near_zero) for _ in range(config.blocks)]) for width in widths]
         )
 
         def fuse(i: int, j: int) -> nnx.List:
@@ -100,13 +99,13 @@ class HRNet(nnx.Module):
     def __init__(self, config: HRNetConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
         stem, width = config.stem, config.width
         self.remat = config.remat
-        self.conv1 = conv(3, stem, 3, stride=2, kernel_init=INIT, dtype=dtype, rngs=rngs)
+        self.conv1 = conv(3, stem, 3, stride=2, kernel_init=near_zero, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(stem, dtype=dtype, rngs=rngs)
-        self.conv2 = conv(stem, stem, 3, stride=2, kernel_init=INIT, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(stem, stem, 3, stride=2, kernel_init=near_zero, dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(stem, dtype=dtype, rngs=rngs)
         first = 4 * stem
         inputs = [stem] + [first] * (config.blocks - 1)
-        self.layer1 = nnx.List([Bottleneck(features_in, stem, 1, dtype, rngs, INIT) for features_in in inputs])
+        self.layer1 = nnx.List([Bottleneck(features_in, stem, 1, dtype, rngs, near_zero) for features_in in inputs])
         # a transition brings in one branch more, from the lowest resolution there is
         self.transition1 = nnx.List([ConvNorm(first, width << i, 3, 1 + i, dtype, rngs) for i in range(2)])
         self.transition2 = ConvNorm(2 * width, 4 * width, 3, 2, dtype, rngs)
@@ -120,7 +119,7 @@ class HRNet(nnx.Module):
         self.stage3 = stage(3, config.modules[1], 3)
         self.stage4 = stage(4, config.modules[2], 1)
         self.final_layer = (
-            conv(width, config.num_joints, 1, use_bias=True, kernel_init=INIT, dtype=dtype, rngs=rngs)
+            conv(width, config.num_joints, 1, use_bias=True, kernel_init=near_zero, dtype=dtype, rngs=rngs)
             if config.num_joints is not None
             else None
         )

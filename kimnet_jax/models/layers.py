@@ -23,7 +23,34 @@ def platform() -> Platform:
     return target_platform() or platform_of(jax.default_backend())
 
 
+def _briefly_compiled(init: nnx.Initializer) -> nnx.Initializer:
+    """An initializer of the same values, but for rounding: XLA:CPU optimises the program for each new shape for up to a second,
+    and here it does not.
+    """
+    return _brief(init)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _brief(init: Any) -> nnx.Initializer:
+    @functools.partial(jax.jit, static_argnums=(1, 2), compiler_options={'xla_backend_optimization_level': 0})
+    def draw(key: Array, shape: tuple[int, ...], dtype: Dtype) -> Array:
+        return init(key, shape, dtype)
+
+    def drawn(key: Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        if isinstance(key, jax.core.Tracer) or jax.default_backend() != 'cpu':  # within a program, its options count
+            return init(key, shape, dtype)
+        return draw(key, tuple(shape), dtype)
+
+    return drawn
+
+
+@functools.cache
+def _uniform(bound: float) -> nnx.Initializer:
+    return lambda key, shape, dtype=jnp.float32, out_sharding=None: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 kaiming_normal = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # torchvision's for ResNets
+near_zero = nnx.initializers.normal(0.001)  # SimpleBaseline's, HRNet's
 
 
 def conv(
@@ -47,8 +74,8 @@ def conv(
         strides=(stride, stride),
         padding=((padding, padding), (padding, padding)),
         use_bias=use_bias,
-        kernel_init=kernel_init,
-        bias_init=bias_init,
+        kernel_init=_briefly_compiled(kernel_init),
+        bias_init=_briefly_compiled(bias_init),
         dtype=dtype,
         rngs=_keys(rngs),
     )
@@ -108,11 +135,7 @@ def torch_conv(
     rngs: nnx.Rngs,
 ) -> 'Conv':
     """`conv` with PyTorch's own initial values: weights and bias uniform within 1 / sqrt(fan in)."""
-    bound = (features_in * kernel * kernel) ** -0.5
-
-    def uniform(key: Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
+    uniform = _uniform((features_in * kernel * kernel) ** -0.5)
     return conv(
         features_in,
         features_out,
@@ -239,7 +262,7 @@ class ConvTranspose(nnx.Module):
     """Transposed convolution, 4x4, stride 2, padding 1, no bias: [B, h, w, C] -> [B, 2h, 2w, D]."""
 
     def __init__(self, features_in: int, features_out: int, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(0.001)  # SimpleBaseline
+        init = _briefly_compiled(near_zero)
         self.kernel = nnx.Param(init(rngs.params(), (4, 4, features_in, features_out), jnp.float32))
         self.dtype = dtype
 

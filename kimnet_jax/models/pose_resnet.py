@@ -12,7 +12,17 @@ from flax import nnx
 from flax.typing import Dtype
 
 from kimnet_jax.core.config import check_ranges
-from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, ConvTranspose, conv, kaiming_normal, max_pool, recomputed
+from kimnet_jax.models.layers import (
+    CHANNELS,
+    JOINTS,
+    BatchNorm,
+    ConvTranspose,
+    conv,
+    kaiming_normal,
+    max_pool,
+    near_zero,
+    recomputed,
+)
 
 Array = jax.Array
 Depth: TypeAlias = Literal[18, 34, 50, 101, 152]
@@ -155,9 +165,8 @@ class PoseResNet(nnx.Module):
         self.layer4 = _stage(block, counts[3], 4 * width * expansion, 8 * width, 2, dtype, rngs)
         widths = (8 * width * expansion, config.features, config.features)
         self.deconv_layers = nnx.List([Upsample(features_in, config.features, dtype, rngs) for features_in in widths])
-        zero_mean = nnx.initializers.normal(0.001)
         self.final_layer = (
-            conv(config.features, config.num_joints, 1, use_bias=True, kernel_init=zero_mean, dtype=dtype, rngs=rngs)
+            conv(config.features, config.num_joints, 1, use_bias=True, kernel_init=near_zero, dtype=dtype, rngs=rngs)
             if config.num_joints is not None
             else None
         )
