@@ -53,7 +53,7 @@ def test_output_is_a_quarter_of_the_image(joints, channels):
 
 def test_initial_values_are_those_of_the_release(monkeypatch):
     """One initialiser for all convolutions, those of the residual blocks too; biases are zero."""
-    monkeypatch.setattr(hrnet, 'INIT', nnx.initializers.constant(0.5))
+    monkeypatch.setattr(hrnet, 'near_zero', nnx.initializers.constant(0.5))
     model = HRNet(TINY, rngs=nnx.Rngs(0))
     kernels = [leaf for path, leaf in flatten(nnx.state(model, nnx.Param)).items() if path.endswith('kernel')]
     assert len(kernels) == 41
