@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kimnet_jax.core.errors import InputError
@@ -19,7 +19,8 @@ from kimnet_jax.data_pipelines.builders.posetrack.layout import IMAGES, PARTS, L
 from kimnet_jax.data_pipelines.findings import Finding
 
 LABELLED, REGIONS = 'labelled frames', 'frames with ignore regions'
-_SETTINGS = Settings(clips='video_id', category='person')
+PERSON = 'person'  # the category
+_SETTINGS = Settings(clips='video_id', category=PERSON)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Video:
     Attributes:
         data: its JSON, as poses are written in the place of its annotations.
         found: what it holds.
+        clips: of its persons.
         counts: of `LABELLED` and `REGIONS`.
     """
 
     data: Mapping[str, Any]
     found: Labelled
+    clips: Sequence[Clip]
     counts: Mapping[str, int]
 
 
@@ -54,13 +57,15 @@ def read_video(file: pathlib.Path) -> Video:
     numbers = collections.Counter(image['frame_id'] for image in images)
     problems += [f'{file}: {count} images are frame {number}' for number, count in numbers.items() if count > 1]
     if problems:  # what refers to these images would be wrong for no other reason
-        return Video(data, Labelled(POSETRACK, [], [], problems), counts)
+        return Video(data, Labelled(POSETRACK, [], [], problems), [], counts)
     found = coco.parse_coco({**data, 'images': images}, file, _SETTINGS, file.stem)
     if found.skeleton != POSETRACK:
         raise InputError(f'{file}: its joints are {", ".join(found.skeleton.joints)}; expected {", ".join(POSETRACK.joints)}')
     odd = {person.track for image in found.images for person in image.persons if not person.track.isdecimal()}
     problems = [f'{file}: track_id is {track or None!r}, expected a whole number' for track in sorted(odd)]
-    return Video(data, dataclasses.replace(found, problems=[*found.problems, *problems]), counts)
+    clips, _, findings = make_clips(found.images, _SETTINGS.clips)
+    found = dataclasses.replace(found, findings=[*found.findings, *findings], problems=[*found.problems, *problems])
+    return Video(data, found, clips, counts)
 
 
 def _with_video(record: dict[str, Any], video: str) -> dict[str, Any]:
@@ -110,10 +115,9 @@ def read_posetrack(layout: Layout) -> tuple[LabelledClips, dict[str, int]]:
         if read:
             found = labelled.joined(video.found for video in read)
             problems += found.problems
-            made, _, gaps = make_clips(found.images, _SETTINGS.clips)
-            clips[split] = made
+            findings += found.findings
             images += found.images
-            findings += [*found.findings, *gaps]
+            clips[split] = [clip for video in read for clip in video.clips]
     for split, made in clips.items():
         if not made:
             problems.append(f'{layout.root}: no person with joints in any image of split {split!r}')
