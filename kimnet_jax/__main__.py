@@ -36,6 +36,9 @@ GROUPS: dict[str, dict[str, Command]] = {
     'Train and measure': {
         'train': Command('kimnet_jax.train', 'Train a network, or resume a training.'),
         'evaluate': Command('kimnet_jax.evaluate', 'Measure a network on a split of a data set.'),
+        'posetrack': Command(
+            'kimnet_jax.data_pipelines.builders.posetrack.official', "Write poses as PoseTrack's own evaluation reads them."
+        ),
         'report': Command('kimnet_jax.report', 'Put runs side by side on one HTML page.'),
         'occlusion': Command('kimnet_jax.occlusion', 'Measure networks under occlusion.'),
         'reproduce': Command('kimnet_jax.reproduce', "Train the rows of the paper's tables and compare them."),

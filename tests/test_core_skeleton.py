@@ -4,7 +4,7 @@ import pytest
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.joint_names import canonical, matched
-from kimnet_jax.core.skeleton import COCO, JHMDB, LSP, MPII, PENN_ACTION, SMPL, get_skeleton, make_skeleton
+from kimnet_jax.core.skeleton import COCO, JHMDB, LSP, MPII, PENN_ACTION, POSETRACK, SMPL, get_skeleton, make_skeleton
 
 
 def test_flip_pairs_are_those_of_the_data_sets():
@@ -21,30 +21,35 @@ def test_the_torso_goes_from_left_shoulder_to_right_hip():
     assert JHMDB.torso == (4, 5)
     assert MPII.torso == (13, 2)
     assert LSP.torso == (9, 2)
+    assert POSETRACK.torso == (5, 12)
 
 
-@pytest.mark.parametrize('skeleton', [PENN_ACTION, JHMDB, MPII, LSP, SMPL, COCO])
+@pytest.mark.parametrize('skeleton', [PENN_ACTION, JHMDB, MPII, LSP, SMPL, COCO, POSETRACK])
 def test_groups_pair_left_and_right(skeleton):
     groups = dict(skeleton.groups)
     assert list(groups) == ['Head', 'Shoulder', 'Elbow', 'Wrist', 'Hip', 'Knee', 'Ankle']
-    heads = {'penn_action': 'head', 'jhmdb': 'face', 'mpii': 'head_top', 'lsp': 'head_top', 'smpl': 'head', 'coco': 'nose'}
-    head = heads[skeleton.name]
+    tops = dict.fromkeys(('mpii', 'lsp', 'posetrack'), 'head_top')
+    head = {'penn_action': 'head', 'jhmdb': 'face', 'smpl': 'head', 'coco': 'nose', **tops}[skeleton.name]
     assert [skeleton.joints[i] for i in groups['Head']] == [head]
     for group in list(groups)[1:]:
         assert tuple(sorted(groups[group])) in skeleton.flip_pairs
 
 
-@pytest.mark.parametrize(('skeleton', 'limbs'), [(PENN_ACTION, 14), (JHMDB, 16), (MPII, 17), (LSP, 15), (SMPL, 25), (COCO, 19)])
+SIZES = [(PENN_ACTION, 14), (JHMDB, 16), (MPII, 17), (LSP, 15), (SMPL, 25), (COCO, 19), (POSETRACK, 16)]
+
+
+@pytest.mark.parametrize(('skeleton', 'limbs'), SIZES)
 def test_limbs_mirror_onto_limbs_and_reach_every_joint(skeleton, limbs):
     edges = {frozenset(limb) for limb in skeleton.limbs}
     assert len(edges) == len(skeleton.limbs) == limbs
     assert {frozenset(skeleton.flip_order[i] for i in edge) for edge in edges} == edges
-    assert frozenset().union(*edges) == set(range(skeleton.num_joints))
+    ears = {3, 4} if skeleton is POSETRACK else set()  # never annotated
+    assert frozenset().union(*edges) == set(range(skeleton.num_joints)) - ears
 
 
 def test_get_skeleton():
     assert get_skeleton('jhmdb') is JHMDB
-    with pytest.raises(InputError, match="unknown skeleton 'cocoa'; known: coco, jhmdb, lsp, mpii, penn_action, smpl"):
+    with pytest.raises(InputError, match="unknown skeleton 'cocoa'; known: coco, jhmdb, lsp, mpii, penn_action, posetrack, smpl"):
         get_skeleton('cocoa')
 
 

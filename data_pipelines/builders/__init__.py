@@ -6,7 +6,7 @@ from typing import Any
 
 from kimnet_jax.core.errors import InputError
 
-BUILDERS = ('coco_keypoints', 'kinetic_puppets', 'lsp', 'mpii', 'penn_action', 'sub_jhmdb')
+BUILDERS = ('coco_keypoints', 'kinetic_puppets', 'lsp', 'mpii', 'penn_action', 'posetrack', 'sub_jhmdb')
 
 
 def import_builder(name: str) -> Any:

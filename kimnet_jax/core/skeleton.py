@@ -233,7 +233,15 @@ COCO = _skeleton(
         *(0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
     ],
 )
-SKELETONS = {skeleton.name: skeleton for skeleton in (PENN_ACTION, JHMDB, MPII, LSP, SMPL, COCO)}
+# The columns of the release's files, which follow COCO's; the ears were never annotated.
+POSETRACK = _skeleton(
+    'posetrack',
+    'nose head_bottom head_top left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist '
+    'left_hip right_hip left_knee right_knee left_ankle right_ankle',
+    'head_top-nose nose-head_bottom head_bottom-left_shoulder head_bottom-right_shoulder left_shoulder-left_hip '
+    f'right_shoulder-right_hip {_LIMBS.replace("l_", "left_").replace("r_", "right_")}',
+)
+SKELETONS = {skeleton.name: skeleton for skeleton in (PENN_ACTION, JHMDB, MPII, LSP, SMPL, COCO, POSETRACK)}
 _UNNAMED = re.compile(r'points[0-9]{1,4}')
 _FIELDS = ('name', 'joints', 'flip_pairs', 'limbs', 'groups', 'torso', 'sigmas')
 

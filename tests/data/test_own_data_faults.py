@@ -19,8 +19,8 @@ from stopped import wait_until
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.data_pipelines import build, clip_source
-from kimnet_jax.data_pipelines.builders.coco_keypoints import own_data
-from kimnet_jax.data_pipelines.builders.coco_keypoints.coco_keypoints_dataset_builder import read_clip
+from kimnet_jax.data_pipelines.builders.coco_keypoints import labelled_clips, own_data
+from kimnet_jax.data_pipelines.builders.coco_keypoints.labelled_clips import read_clip
 from kimnet_jax.data_pipelines.findings import Finding, attempt
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def outcome(root: pathlib.Path) -> str:
 def read_all(root: pathlib.Path) -> None:
     data = own_data.read_own_data(root, 'own')
     if data.problems:
-        raise InputError(own_data.shortened(data.problems))
+        raise InputError(labelled_clips.shortened(data.problems))
     for clips in data.splits.values():
         assert clips
         for clip in clips:

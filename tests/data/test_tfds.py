@@ -14,6 +14,7 @@ from fake_lsp import write_lsp
 from fake_mpii import write_mpii
 from fake_own_data import write_own_data
 from fake_penn_action import write_penn_action
+from fake_posetrack import write_posetrack
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.image import decode_image
@@ -27,6 +28,7 @@ SETS = {  # name -> a config, and what writes a fake download
     'lsp': ('original', lambda root: write_lsp(root, 'original')),
     'mpii': ('simple_baseline', write_mpii),
     'coco_keypoints': ('mine', write_own_data),
+    'posetrack': ('posetrack18', write_posetrack),
 }
 TFDS_BUILD = """
 import sys
@@ -132,7 +134,7 @@ def test_a_data_set_says_where_it_comes_from(name, tmp_path):
     info = import_builder(name)(data_dir=tmp_path).info
     assert len(info.description) > 100
     downloaded = name != 'kinetic_puppets'
-    assert bool(info.citation) == downloaded == info.homepage.startswith('http://')
+    assert bool(info.citation) == downloaded == info.homepage.startswith('http')
     tags = (ROOT / f'data_pipelines/builders/{name}/TAGS.txt').read_text()
     assert tags.startswith('content.data-type.image' if name in ('lsp', 'mpii') else 'content.data-type.video')
 

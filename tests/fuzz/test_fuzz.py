@@ -191,6 +191,7 @@ PLACES = {  # path that a user names -> the command
     'build --data_dir': 'data_pipelines.build mpii/simple_baseline --manual_dir {world}/jpg --data_dir {}',
     'doctor PATH': 'data_pipelines.doctor kinetic_puppets {}',
     'doctor download': 'data_pipelines.doctor sub_jhmdb {}',
+    'posetrack --manual_dir': 'data_pipelines.builders.posetrack.official {world}/run.npz --manual_dir {} --out {out}',
     'doctor --json': 'data_pipelines.doctor kinetic_puppets {world}/data --json {}',
     'doctor --json in': 'data_pipelines.doctor kinetic_puppets {world}/data --json {}/x.json',
 }

@@ -19,19 +19,24 @@ _MOST_PIXELS = 1 << 20  # of a side
 
 
 def read_coco(file: pathlib.Path, settings: Settings, name: str) -> Labelled:
+    """What a COCO keypoints file holds. Raises as `parse_coco`, and where the file is no JSON."""
+    return parse_coco(read_json(file, 'annotation file'), file, settings, name)
+
+
+def parse_coco(data: Any, file: pathlib.Path, settings: Settings, name: str) -> Labelled:
     """What a COCO keypoints file holds.
 
     Args:
-        file: JSON with `images`, `annotations` and `categories`, and maybe `videos`.
+        data: its JSON, with `images`, `annotations` and `categories`, and maybe `videos`.
+        file: what errors name.
         settings: the category, the pixels, and what of the skeleton is not taken from the category.
         name: of the skeleton, where it is none that is known.
 
     Raises:
-        InputError: the file is no such JSON, or the images or the category are not clear. What is wrong with single annotations
+        InputError: it is no such JSON, or the images or the category are not clear. What is wrong with single annotations
             is in `problems`.
     """
-    data = read_json(file, 'annotation file')
-    lists = {key: _list_of(file, data, key) for key in ('images', 'annotations', 'categories')}
+    lists = {key: list_of(file, data, key) for key in ('images', 'annotations', 'categories')}
     videos = _videos(file, data)
     category = _category(file, lists['categories'], settings)
     skeleton = _skeleton(file, category, settings, name)
@@ -70,7 +75,8 @@ def is_coco(data: Any) -> bool:
     return isinstance(data, dict) and 'annotations' in data and ('images' in data or 'categories' in data)
 
 
-def _list_of(file: pathlib.Path, data: Any, key: str) -> list[dict[str, Any]]:
+def list_of(file: pathlib.Path, data: Any, key: str) -> list[dict[str, Any]]:
+    """A list of objects of the file. Raises `InputError` where it has none."""
     if not isinstance(data, dict) or key not in data:
         raise InputError(f'{file}: no list {key!r} in it; a COCO keypoints file has images, annotations and categories')
     if not isinstance(data[key], list) or not all(isinstance(one, dict) for one in data[key]):
@@ -87,7 +93,7 @@ def _id(value: Any, what: str = 'id') -> Any:
 def _videos(file: pathlib.Path, data: Mapping[str, Any]) -> dict[Any, str]:
     """Id -> name without suffix."""
     found: dict[Any, str] = {}
-    for place, record in enumerate(_list_of(file, data, 'videos') if 'videos' in data else []):
+    for place, record in enumerate(list_of(file, data, 'videos') if 'videos' in data else []):
         try:
             key = _id(record.get('id'))
             name = labelled.checked_name(record.get('file_name', record.get('name')))

@@ -2,41 +2,17 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
 
 from kimnet_jax.core.errors import InputError, some_of
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.data_pipelines.builders.coco_keypoints import coco, deeplabcut, labelled, splits, yolo
-from kimnet_jax.data_pipelines.builders.coco_keypoints.clips import Clip, make_clips
+from kimnet_jax.data_pipelines.builders.coco_keypoints.clips import make_clips
+from kimnet_jax.data_pipelines.builders.coco_keypoints.labelled_clips import LabelledClips, shortened
 from kimnet_jax.data_pipelines.builders.coco_keypoints.layout import Frame, Layout
 from kimnet_jax.data_pipelines.builders.coco_keypoints.settings import read_settings
-from kimnet_jax.data_pipelines.findings import Finding
 
 
-@dataclasses.dataclass(frozen=True)
-class OwnData:
-    """Attributes:
-    skeleton: of all persons.
-    splits: name -> its clips.
-    frames: name of an image -> its picture; those that are missing are among the problems.
-    findings: what was left out or mended.
-    notes: sentences on the choices that were made.
-    problems: what a build refuses, one line each.
-    leak: why a result says nothing of unseen clips; '' where no video is in two splits.
-    unlabelled: images that have no person.
-    """
-
-    skeleton: Skeleton
-    splits: Mapping[str, Sequence[Clip]]
-    frames: Mapping[str, Frame]
-    findings: Sequence[Finding]
-    notes: Sequence[str]
-    problems: Sequence[str]
-    leak: str
-    unlabelled: int
-
-
-def read_own_data(root: pathlib.Path, name: str) -> OwnData:
+def read_own_data(root: pathlib.Path, name: str) -> LabelledClips:
     """Reads the annotations in `root`, and looks for the images; no picture is decoded.
 
     Args:
@@ -79,7 +55,7 @@ def read_own_data(root: pathlib.Path, name: str) -> OwnData:
             split: [dataclasses.replace(one, name=f'{split}/{one.name}') if one.group in shared else one for one in clips]
             for split, clips in chosen.items()
         }
-    return OwnData(
+    return LabelledClips(
         found.skeleton,
         chosen,
         frames,
@@ -89,12 +65,6 @@ def read_own_data(root: pathlib.Path, name: str) -> OwnData:
         leak,
         sum(not image.persons for image in found.images),
     )
-
-
-def shortened(problems: Sequence[str]) -> str:
-    """The first problem, and how many there are more."""
-    more = f'; and {len(problems) - 1} more, which `kimnet doctor` lists' if len(problems) > 1 else ''
-    return problems[0] + more
 
 
 def _of_skeleton(skeleton: Skeleton) -> list[str]:
