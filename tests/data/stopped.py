@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 # The build command, stopped in a picture whose path has a text in it until the file at $GATE is there; the file at $GATE.reached
-# says that it is stopped. To be formatted with the name of the data set and the text.
+# says that it is stopped. To be formatted with the module of the builder that reads them and the text.
 PROGRAM = """
 import importlib, os, pathlib, sys, time
 from kimnet_jax.data_pipelines import build, images
@@ -18,7 +18,7 @@ def wait(path, *args):
     return images.read_image(path, *args)
 
 gate = pathlib.Path(os.environ['GATE'])
-importlib.import_module('kimnet_jax.data_pipelines.builders.{name}.{name}_dataset_builder').read_image = wait
+importlib.import_module('kimnet_jax.data_pipelines.builders.{module}').read_image = wait
 run_command(build.main, sys.argv)
 """
 

@@ -30,7 +30,7 @@ from kimnet_jax.data_pipelines.loader import DataConfig, LoaderConfig, eval_batc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FINAL = 'penn_action/official/2.0.0'
-STOPPED = stopped.PROGRAM.format(name='penn_action', text='0002')
+STOPPED = stopped.PROGRAM.format(module='penn_action.penn_action_dataset_builder', text='0002')
 
 
 @pytest.fixture

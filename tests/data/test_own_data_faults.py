@@ -25,7 +25,7 @@ from kimnet_jax.data_pipelines.findings import Finding, attempt
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VIDEOS = {'gym': 3, 'hall': 2}
-STOPPED = stopped.PROGRAM.format(name='coco_keypoints', text='gym')
+STOPPED = stopped.PROGRAM.format(module='coco_keypoints.labelled_clips', text='gym')
 
 SCALARS = st.one_of(
     st.none(),
