@@ -151,8 +151,11 @@ def test_splits_that_share_a_clip_are_refused(root, data_dir, monkeypatch):
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        ([], 'known: coco_keypoints, kinetic_puppets, lsp, mpii, penn_action, sub_jhmdb'),
-        (['coco'], "unknown data set 'coco'; known: coco_keypoints, kinetic_puppets, lsp, mpii, penn_action, sub_jhmdb"),
+        ([], 'known: coco_keypoints, kinetic_puppets, lsp, mpii, penn_action, posetrack, sub_jhmdb'),
+        (
+            ['coco'],
+            "unknown data set 'coco'; known: coco_keypoints, kinetic_puppets, lsp, mpii, penn_action, posetrack, sub_jhmdb",
+        ),
         (['sub_jhmdb/fold4'], "sub_jhmdb has no config 'fold4'; known: fold1, fold2, fold3"),
         (['sub_jhmdb', '--config', 'fold4'], "sub_jhmdb has no config 'fold4'"),
         (['sub_jhmdb', '--config_idx', '3'], '--config_idx 3: sub_jhmdb has configs 0 to 2'),
