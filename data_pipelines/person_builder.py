@@ -59,6 +59,6 @@ def _read(source: Download, images: pathlib.Path, person: Person, skeleton: Skel
             'visible': person.visible[None],
             'boxes': person.box[None],
             'image_size': np.array(image_size),
-            'findings': find_outside(person, image_size),
+            'findings': find_outside(person.name, person.joints, person.visible, image_size),
         }
         return schema.checked_example(example, skeleton, str(file))

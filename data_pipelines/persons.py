@@ -8,12 +8,13 @@ import zlib
 
 import numpy as np
 
-from kimnet_jax.core.geometry import inside
+from kimnet_jax.core.geometry import box_of_points, inside
 from kimnet_jax.data_pipelines import download
 from kimnet_jax.data_pipelines.findings import Check, Finding, Report, attempt
 from kimnet_jax.data_pipelines.images import read_image
 
 IMAGES = 'images'  # the folder of the images in every such data set
+WIDENING = 0.05  # of a box made from joints, on each side, by this share of its longer side
 HELD_OUT = 10  # one of so many, where a data set has no validation split
 OUTSIDE = 'joints lie outside of the image and are kept'  # to be read after a number
 
@@ -45,10 +46,17 @@ def held_out(key: str) -> bool:
     return zlib.crc32(key.encode()) % HELD_OUT == 0
 
 
-def find_outside(person: Person, image_size: tuple[int, int]) -> list[Finding]:
-    """A warning where annotated joints lie outside of an image of (rows, columns)."""
-    outside = int((person.visible & ~inside(person.joints, image_size)).sum())
-    return [Finding('warning', person.name, OUTSIDE, outside)] if outside else []
+def box_around(joints: np.ndarray, visible: np.ndarray) -> np.ndarray | None:
+    """The extent of the annotated joints, [J, 2] float32 and [J] bool, widened: float32 [4]; None where no two lie apart."""
+    extent = box_of_points(joints, visible)
+    margin = np.float32(WIDENING) * (extent[2:] - extent[:2]).max()
+    return extent + margin * np.array([-1, -1, 1, 1], np.float32) if visible.any() and margin > 0 else None
+
+
+def find_outside(name: str, joints: np.ndarray, visible: np.ndarray, image_size: tuple[int, int]) -> list[Finding]:
+    """A warning where annotated joints, [..., J, 2] pixels and [..., J], lie outside of images of (rows, columns)."""
+    outside = int((visible & ~inside(joints, image_size)).sum())
+    return [Finding('warning', name, OUTSIDE, outside)] if outside else []
 
 
 def make_checks(source: download.Download, splits: Splits, pixels: bool) -> list[Check]:
@@ -68,5 +76,6 @@ def _check(file: pathlib.Path, there: bool, persons: list[Person], pixels: bool)
     if not there:
         findings.append(Finding('error', file.name, f'{file}: missing, and it has annotated persons'))
     elif pixels and (image := attempt(findings, file.name, read_image, file)):
-        findings += [finding for person in persons for finding in find_outside(person, image[1])]
+        for person in persons:
+            findings += find_outside(person.name, person.joints, person.visible, image[1])
     return Report(findings, {'images': 1, 'annotated joints': joints})

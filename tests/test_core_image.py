@@ -79,6 +79,8 @@ def test_jpegs_that_opencv_alone_knows_are_left_to_it(monkeypatch):
     assert (decoded.shape, damage) == ((24, 8, 3), None)
     np.testing.assert_array_equal(decoded, np.rot90(decode_image(plain, 'a.jpg'), -1))
     assert image._decode_whole_jpeg(plain) is not None
+    monkeypatch.setattr(image, '_damage', None)  # which training does not ask for
+    assert decode_image(turned, 'a.jpg').shape == (24, 8, 3)
     monkeypatch.setenv('KIMNET_MAX_PIXELS', '100')
     assert image._decode_whole_jpeg(plain) is None
 

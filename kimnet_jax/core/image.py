@@ -42,7 +42,8 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
     Raises `DamagedError` naming `name` where they are no whole image, `InputError` where it is too large.
     """
-    return decode_checked(data, name)[0]
+    image = _decode_whole_jpeg(data) if data.startswith(_JPEG) else None
+    return _decode_with_opencv(data, name) if image is None else image
 
 
 def decode_checked(data: bytes, name: str) -> tuple[np.ndarray, DamagedError | None]:

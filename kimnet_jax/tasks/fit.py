@@ -52,10 +52,17 @@ def this_process() -> dict[str, int]:
     return {'process_index': jax.process_index(), 'process_count': jax.process_count()}
 
 
-def check_select(select: str, metrics: Collection[str]) -> None:
-    """Raises `InputError` where `eval.select` is none of the metrics, which would come to light at the first evaluation."""
+def check_select(select: str, metrics: Collection[str], skeleton: Skeleton) -> None:
+    """Raises `InputError` where `eval.select` is none of the metrics, or of a torso that the skeleton lacks, which would come to
+    light at the first evaluation.
+    """
     if select not in metrics:
         raise InputError(f'config.eval.select={select!r}: no such metric; known: {", ".join(metrics)}')
+    if select.startswith('torso/') and not skeleton.has_torso:
+        raise InputError(
+            f'config.eval.select={select!r}: {skeleton.name!r} has no torso; choose one by person size, such as '
+            "'person/pck/0.05/mPCK'"
+        )
 
 
 def fit(

@@ -90,12 +90,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
 
     # model
     skeleton = train_clips.skeleton
-    fit.check_select(settings.eval.select, evaluation.metric_names(skeleton))
-    if settings.eval.select.startswith('torso/') and not skeleton.has_torso:
-        raise InputError(
-            f'config.eval.select={settings.eval.select!r}: {skeleton.name!r} has no torso; choose one by person size, such as '
-            "'person/pck/0.05/mPCK'"
-        )
+    fit.check_select(settings.eval.select, evaluation.metric_names(skeleton), skeleton)
     model = build_model(settings.model, num_joints=skeleton.num_joints, dtype=settings.dtype, seed=settings.seed)
     check_input_size(model, settings.data.input_size)
     larger = functools.partial(abstract_model, settings.model, num_joints=skeleton.num_joints + 1, dtype=settings.dtype)

@@ -148,7 +148,7 @@ def train(config: Mapping[str, Any], folder: pathlib.Path) -> int:
 
     # model
     skeleton = ours.pairs.skeleton
-    fit.check_select(settings.eval.select, list(_scores(metrics_of(skeleton, 0, plane=theirs.plane).compute())))
+    fit.check_select(settings.eval.select, list(_scores(metrics_of(skeleton, 0, plane=theirs.plane).compute())), skeleton)
     body = ours.pairs.body if loss.space == 'smpl_joints' else None
     if loss.space == 'smpl_joints' and body is None:
         raise InputError("config.loss.space='smpl_joints': only poses of config.poses.kind='smpl' have such joints")

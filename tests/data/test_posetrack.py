@@ -13,7 +13,7 @@ from fake_posetrack import CLIPS, EARS, TRACKS, annotation_file, annotations_of,
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import COCO, POSETRACK
-from kimnet_jax.data_pipelines import build, doctor
+from kimnet_jax.data_pipelines import build, doctor, persons
 from kimnet_jax.data_pipelines.builders.coco_keypoints import labelled
 from kimnet_jax.data_pipelines.builders.posetrack import official
 from kimnet_jax.data_pipelines.builders.posetrack.annotations import read_posetrack
@@ -78,7 +78,7 @@ def test_persons_without_joints_are_left_out_and_those_without_a_box_get_one(roo
     assert clips.names[:2] == [f'{TRAIN}/0', f'{TRAIN}/0/from4']
     assert [*clips.lengths[:2]] == [1, 2]
     points = np.delete(pose(0, 5)[:, :2], EARS, 0)
-    margin = labelled.WIDENING * np.ptp(points, axis=0).max()
+    margin = persons.WIDENING * np.ptp(points, axis=0).max()
     expected = [*points.min(0) - margin, *points.max(0) + margin]
     np.testing.assert_allclose(clips[1]['boxes'][1], expected, rtol=1e-6)
 

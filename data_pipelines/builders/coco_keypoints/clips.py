@@ -16,10 +16,10 @@ from kimnet_jax.data_pipelines.findings import Finding
 GAPS = 'tracks have gaps and become several clips'
 NO_TRACKS = 'videos show several persons without track_id, so each person in each frame is a clip of its own'
 WORDS = {
-    'video_id': 'images with the same video_id are a clip',
-    'folder': 'the images of a folder are a clip',
-    'number': f"images whose names differ by their number alone are a clip; if they are unrelated, set clips = 'none' in {FILE}",
-    'none': 'every image is a clip of its own',
+    'video_id': 'Images with the same video_id are a clip',
+    'folder': 'The images of a folder are a clip',
+    'number': f"Images whose names differ by their number alone are a clip; if they are unrelated, set clips = 'none' in {FILE}",
+    'none': 'Every image is a clip of its own',
 }
 _NO_VIDEOS = ('', 'images', 'train', 'val', 'valid', 'test', 'train2017', 'val2017')  # folders of images that are no videos
 

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from kimnet_jax.core.errors import InputError, some_of
-from kimnet_jax.core.geometry import box_of_points
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.data_pipelines.findings import Finding
+from kimnet_jax.data_pipelines.persons import box_around
 
-WIDENING = 0.05  # of a box made from joints, on each side, by this share of its longer side
 LARGEST = 1e6  # pixels; a place beyond is a mistake
 # What is left out or mended, as it is counted; to be read after a number.
 CROWD = 'annotations of crowds are left out'
@@ -97,13 +96,9 @@ def make_person(points: np.ndarray, visible: np.ndarray, box: np.ndarray | None,
         raise InputError('a joint or the box is not finite or lies far outside of any image')
     joints = np.where(visible[:, None], points, 0).astype(np.float32)
     if box is None:
-        extent = box_of_points(joints, visible)
-        margin = np.float32(WIDENING) * (extent[2:] - extent[:2]).max()
-        if margin == 0:
-            return NO_BOX
-        box = extent + margin * np.array([-1, -1, 1, 1], np.float32)
-    box = box.astype(np.float32)
-    return Person(track, joints, visible, box) if (box[2:] > box[:2]).all() else NO_BOX
+        box = box_around(joints, visible)
+    box = None if box is None else box.astype(np.float32)
+    return NO_BOX if box is None or (box[2:] <= box[:2]).any() else Person(track, joints, visible, box)
 
 
 def checked_name(name: object) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kimnet_jax.core.errors import DamagedError, InputError
-from kimnet_jax.core.geometry import inside
 from kimnet_jax.core.image import decode_image, encode_png
 from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.core.types import Example
@@ -20,7 +19,7 @@ from kimnet_jax.data_pipelines.builders.coco_keypoints.layout import Frame
 from kimnet_jax.data_pipelines.clip_builder import ClipReader
 from kimnet_jax.data_pipelines.findings import Check, Finding, Report, attempt, summarise
 from kimnet_jax.data_pipelines.images import read_image
-from kimnet_jax.data_pipelines.persons import OUTSIDE
+from kimnet_jax.data_pipelines.persons import find_outside
 
 _STORED = (b'\xff\xd8', b'\x89PNG', b'RIFF')  # JPEG, PNG, WebP; other images are stored as PNG
 
@@ -85,28 +84,31 @@ def inspect_clips(data: LabelledClips, root: pathlib.Path, counts: Mapping[str, 
 def _check(clip: Clip, places: Sequence[Frame], pixels: bool) -> Report:
     findings: list[Finding] = []
     read = attempt(findings, clip.name, read_pictures, clip, places) if pixels else None
+    joints, visible = _labels_of(clip)
     if read:
-        outside = sum(int((person.visible & ~inside(person.joints, read[1])).sum()) for _, person in clip.frames)
-        findings += [Finding('warning', clip.name, OUTSIDE, outside)] if outside else []
-    joints = sum(int(person.visible.sum()) for _, person in clip.frames)
-    return Report(findings, {'labelled persons': len(clip.frames), 'labelled joints': joints})
+        findings += find_outside(clip.name, joints, visible, read[1])
+    return Report(findings, {'labelled persons': len(clip.frames), 'labelled joints': int(visible.sum())})
+
+
+def _labels_of(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+    """Joints [T, J, 2] and which are annotated [T, J]."""
+    persons = [person for _, person in clip.frames]
+    return np.stack([person.joints for person in persons]), np.stack([person.visible for person in persons])
 
 
 def read_clip(clip: Clip, places: Sequence[Frame], skeleton: Skeleton) -> Example:
     """The example of a clip; the frame of each image is in one of `places`."""
     frames, image_size = read_pictures(clip, places)
-    persons = [person for _, person in clip.frames]
-    joints, visible = (np.stack([getattr(person, field) for person in persons]) for field in ('joints', 'visible'))
-    outside = int((visible & ~inside(joints, image_size)).sum())
+    joints, visible = _labels_of(clip)
     example = {
         'clip': clip.name,
         'action': '',
         'frames': frames,
         'joints': joints,
         'visible': visible,
-        'boxes': np.stack([person.box for person in persons]),
+        'boxes': np.stack([person.box for _, person in clip.frames]),
         'image_size': image_size,
-        'findings': [Finding('warning', clip.name, OUTSIDE, outside)] if outside else [],
+        'findings': find_outside(clip.name, joints, visible, image_size),
     }
     return schema.checked_example(example, skeleton, str(clip.frames[0][0].source))
 

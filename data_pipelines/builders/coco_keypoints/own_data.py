@@ -60,7 +60,7 @@ def read_own_data(root: pathlib.Path, name: str) -> LabelledClips:
         chosen,
         frames,
         [*found.findings, *findings, *left_out],
-        [f'{rule[0].upper()}{rule[1:]}', f'{way[0].upper()}{way[1:]}', *_of_skeleton(found.skeleton)],
+        [rule, way, *_of_skeleton(found.skeleton)],
         problems,
         leak,
         sum(not image.persons for image in found.images),

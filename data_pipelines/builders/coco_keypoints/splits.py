@@ -32,16 +32,16 @@ def choose(clips: Sequence[Clip], rules: Mapping[str, SplitRule], root: pathlib.
         splits: Splits = {name: [] for name in dict.fromkeys(by_file.values())}
         for clip in clips:
             splits[by_file[clip.frames[0][0].source]].append(clip)
-        return splits, 'splits by annotation file: ' + ', '.join(splits), []
+        return splits, 'Splits by annotation file: ' + ', '.join(splits), []
     told = '' if rules else f', by a checksum of its name; {FILE} can say otherwise'
     rules = rules or SHARES
     shares = {name: rule for name, rule in rules.items() if isinstance(rule, int | float)}
     if shares:
         chosen = _by_share(groups, shares, root)
-        words = 'splits by share of videos or images: ' + ', '.join(f'{name} {share:.0%}' for name, share in shares.items())
+        words = 'Splits by share of videos or images: ' + ', '.join(f'{name} {share:.0%}' for name, share in shares.items())
     else:
         chosen = _by_list(clips, groups, rules, root)
-        words = f'splits as {FILE} lists them'
+        words = f'Splits as {FILE} lists them'
     splits = {name: [clip for clip in clips if chosen.get(clip.group) == name] for name in rules}
     left = [group for group in groups if group not in chosen]
     return splits, words + told, [Finding('warning', group, IN_NO_SPLIT) for group in left]

@@ -6,16 +6,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.geometry import box_of_points
 from kimnet_jax.core.skeleton import LSP
 from kimnet_jax.data_pipelines import matlab
 from kimnet_jax.data_pipelines.builders.lsp.layout import Extended, Layout
 from kimnet_jax.data_pipelines.findings import Finding
-from kimnet_jax.data_pipelines.persons import Person, Splits, held_out
+from kimnet_jax.data_pipelines.persons import Person, Splits, box_around, held_out
 
 J = LSP.num_joints
 TRAINING = 1000  # the first images of the original LSP are to be trained on
-WIDENING = 0.05  # of a box, on each side, by this share of its longer side
 FEW = 6
 # What is left out or kept, as it is counted; to be read after a number.
 NO_BOX = 'persons have no two annotated joints apart, so no box, and are left out'
@@ -76,12 +74,10 @@ def _person(where: str, image: str, record: np.ndarray, extended: bool) -> Itera
         yield Finding('warning', name, AT_ORIGIN, int(at_origin.sum()))
     annotated &= ~at_origin
     joints = matlab.single(np.where(annotated[:, None], points, 0))
-    extent = box_of_points(joints, annotated)
-    margin = np.float32(WIDENING) * (extent[2:] - extent[:2]).max()
-    if not annotated.any() or margin == 0:
+    box = box_around(joints, annotated)
+    if box is None:
         yield Finding('warning', name, NO_BOX)
         return
-    box = extent + margin * np.array([-1, -1, 1, 1], np.float32)
     if not np.isfinite(box).all():
         raise InputError(f'{where}: joints are too large')
     if annotated.sum() < FEW:
