@@ -95,10 +95,10 @@ def watching(watcher: Watcher) -> Iterator[None]:
         _WATCHER.reset(token)
 
 
-def _watched(call: Callable[[Any, Array], Array]) -> Callable[[Any, Array], Array]:
+def _watched(call: Callable[..., Array]) -> Callable[..., Array]:
     @functools.wraps(call)
-    def told(module: Any, x: Array) -> Array:
-        y = call(module, x)
+    def told(module: Any, x: Array, *more: Array) -> Array:
+        y = call(module, x, *more)
         if (watcher := _WATCHER.get()) is not None:
             watcher(module, x, y)
         return y
@@ -158,14 +158,23 @@ class Conv(nnx.Conv):
     """
 
     @_watched
-    def __call__(self, x: Array) -> Array:  # type: ignore[override]
-        strides = cast(tuple[int, int], self.strides)
-        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        if kernel.shape[:2] == (1, 1) and (strides == (1, 1) or platform() != 'gpu'):
-            y = x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
-        else:
-            y = jax.lax.conv_general_dilated(x, kernel, strides, cast(Any, self.padding), dimension_numbers=_DIMENSIONS)
+    def __call__(self, x: Array, rest: Array | None = None) -> Array:
+        """`rest`: what the last input channels add, by `part`; then x has the first ones alone."""
+        y = self._product(x, self.kernel[...] if rest is None else self.kernel[:, :, : x.shape[-1]])
+        if rest is not None:
+            y = y + rest
         return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
+
+    def part(self, x: Array) -> Array:
+        """What the last input channels, those of x, add to the output; without the bias."""
+        return self._product(x, self.kernel[:, :, -x.shape[-1] :])
+
+    def _product(self, x: Array, kernel: Array) -> Array:
+        strides = cast(tuple[int, int], self.strides)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if kernel.shape[:2] == (1, 1) and (strides == (1, 1) or platform() != 'gpu'):
+            return x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
+        return jax.lax.conv_general_dilated(x, kernel, strides, cast(Any, self.padding), dimension_numbers=_DIMENSIONS)
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -188,7 +197,7 @@ class BatchNorm(nnx.BatchNorm):
         self.output_dtype = dtype
 
     @_watched
-    def __call__(self, x: Array) -> Array:  # type: ignore[override]
+    def __call__(self, x: Array) -> Array:
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, var = _moments(self, x)
         scale, bias = cast(nnx.Param, self.scale), cast(nnx.Param, self.bias)
