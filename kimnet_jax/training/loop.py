@@ -268,7 +268,7 @@ def fit(
                     check = functools.partial(stop.check, step) if jax.process_count() == 1 else lambda: None
                     told = contextlib.nullcontext() if evaluated_before else log.compiling('evaluation')
                     with told, during('evaluation'), signals.patience(evaluated_before):  # the first one compiles
-                        metrics = evaluate(state.best_weights, check)
+                        metrics = evaluate(sharding.gathered(state.best_weights), check)
                         log.images(step, draw)
                     evaluated_before = True
                     log.evaluation(step, epoch, metrics)
