@@ -79,11 +79,20 @@ class ChainNetwork(nnx.Module):
         Args:
             frames: [B, T, H, W, 3] normalised float images, H and W multiples of 32 (with an hourglass, of 64).
             state: where an earlier call on the frames before ended; None: the chain begins with these frames.
-            start: bool [B], with `state`: True where the chain begins anew.
+            start: bool [B], with `state`: True where the chain begins anew. In eval mode the first frames' network runs only
+                if one does, and there are no `auxiliary` heatmaps.
             inputs: of `begin`.
         """
         features = self.encode(frames)
-        first, auxiliary = self.begin(frames[:, 0], features[:, 0], **inputs)
+
+        def begin() -> tuple[Any, tuple[Array, ...]]:
+            return self.begin(frames[:, 0], features[:, 0], **inputs)
+
+        auxiliary: tuple[Array, ...] = ()
+        if state is not None and start is not None and self.deterministic:  # most windows go on with their chains
+            first = jax.lax.cond(start.any(), lambda: begin()[0], lambda: state)
+        else:
+            first, auxiliary = begin()
         output = run_chain(self.transition, first, features, state, start, training=not self.deterministic)
         return output._replace(auxiliary=auxiliary)
 

@@ -135,6 +135,14 @@ def test_segments_are_the_whole_chains():
     assert golden.relative_error(tail[1], anew[0]) < 1e-5
     assert golden.relative_error(anew[0], whole[1, 3:]) > 1e-3  # where a chain began does show
 
+    poisoned = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), nnx.state(model.pose_initializer))
+    nnx.update(model.pose_initializer, poisoned)  # which is run only where a chain begins
+    tail = go_on(model, frames[:, 3:], output.state, jnp.array([False, False]))
+    assert golden.relative_error(tail, whole[:, 3:]) < 1e-5
+    tail = go_on(model, frames[:, 3:], output.state, jnp.array([False, True]))
+    assert np.isnan(tail[1]).all()
+    assert golden.relative_error(tail[0], whole[0, 3:]) < 1e-5
+
 
 @pytest.mark.parametrize('train', [True, False])
 def test_one_scan_whatever_the_length(train):
