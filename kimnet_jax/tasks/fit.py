@@ -108,7 +108,8 @@ def fit(
     schedule = make_schedule(settings.optimizer, steps=plan.steps or accumulate, steps_per_epoch=plan.steps_per_epoch)
     optimizer = make_optimizer(settings.optimizer, schedule)
     sharing = loop.sharing_devices(settings.train.batch_norm, mesh.size)
-    stepping = Stepping(optimizer, schedule, accumulate, settings.train.average_decay, mesh, sharing)
+    float32_sums = settings.train.gradient_dtype == 'float32'
+    stepping = Stepping(optimizer, schedule, accumulate, settings.train.average_decay, mesh, sharing, float32_sums)
     return session.run(
         folder,
         config,

@@ -55,6 +55,7 @@ class Stepping(NamedTuple):
         average_decay: of the moving average of the weights, reached after a warm-up.
         mesh: of the devices.
         sharing: how many of them share the statistics of a BatchNorm; 0: all of them.
+        float32_sums: whether they sum gradients in float32.
     """
 
     optimizer: optax.GradientTransformation
@@ -63,11 +64,12 @@ class Stepping(NamedTuple):
     average_decay: float
     mesh: Mesh
     sharing: int = 0
+    float32_sums: bool = True
 
     @property
     def spread(self) -> Spread:
         """Over the devices."""
-        return Spread(self.mesh.size, self.sharing or self.mesh.size)
+        return Spread(self.mesh.size, self.sharing or self.mesh.size, self.float32_sums)
 
     def advance(self, state: TrainState, gradient: nnx.State, batch_stats: nnx.State) -> tuple[TrainState, dict[str, Array]]:
         """The state after a gradient and new statistics, and what every step tells, float32 scalars: `gradient_norm`,
