@@ -3,7 +3,7 @@
 `--config configs/kinetic_puppets.py:joints=15,preset=small`. Build the data first:
 `kimnet build kinetic_puppets --data_dir data`.
 
-Preset `small` on 2 CPU cores: some 4 minutes, 55 % held-out mPCK@0.2 by torso (mean pose 34 %). In `benchmarks/learning_rate.py`
+Preset `small` on 2 CPU cores: some 4 minutes, 55 % held-out mPCK@0.2 by torso (mean pose 34 %). In `benchmarks/choices.py`
 rates of 2e-3 and 4e-3 did equally well, 1e-3 a little worse.
 """
 
