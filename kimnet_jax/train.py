@@ -3,6 +3,7 @@
 Rerunning the same command resumes an interrupted run; the final weights are bit-identical to those of an uninterrupted one.
 """
 
+import os
 import pathlib
 import signal
 import sys
@@ -78,11 +79,14 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     from kimnet_jax.tasks import name_of, task_of
     from kimnet_jax.training import sharding
 
-    if options.distributed:
-        sharding.join_processes()
     config = options.config.to_dict()
-    with sharding.without_peers():
+
+    def train() -> int:
         return task_of(name_of(config)).train(config, workdir)
+
+    if options.distributed:
+        return sharding.with_others(train, 'restart all processes with the same command to resume from the last checkpoint')
+    return train()
 
 
 def cli() -> None:
@@ -93,6 +97,8 @@ def cli() -> None:
             if argument.startswith(('--config=', '-config=')):
                 flag, _, value = argument.partition('=')
                 sys.argv[i] = f'{flag}={_shipped_config(value)}'
+            elif argument in ('--distributed', '-distributed'):
+                os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # of JAX's C++, which notes each SIGTERM
             elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
                 sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
     command_line.start(run, define_flags, urls=_URLS)

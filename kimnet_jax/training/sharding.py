@@ -1,65 +1,77 @@
 """Where arrays live: one mesh with the axis `data`; batches are split over it, everything else is on every device."""
 
-import contextlib
-import faulthandler
 import os
+import re
 import signal
-import socket
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jax._src.clusters import ClusterEnv
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kimnet_jax.core import signals
+from kimnet_jax.core.command import explained
 from kimnet_jax.core.errors import InputError, one_line
 from kimnet_jax.core.platform import Platform, platform_of
+from kimnet_jax.training.members import JOIN_SECONDS, RESTART, AbsentError, Members, seconds_of
+from kimnet_jax.training.sentinel import CLIENT, SERVICE, split_address
 
-JOIN_SECONDS = 'KIMNET_JOIN_SECONDS'  # in the environment: how long processes wait for each other at the start
 MOST_CLIPS = 1_000_000  # in a batch
+FOREVER = 24 * 3600  # seconds; JAX's own watch, which ends processes with a stack trace, stays behind that of `Members`
+_SETTLE = 5.0  # seconds in which the news arrives that explains an error of this process
 _tell_jax: Callable[[], None] | None = None
 
 
-def join_processes() -> None:
-    """Meets the other processes of the run; before anything else of JAX.
+def with_others(main: Callable[[], int], advice: str) -> int:
+    """Runs `main` as one of several processes; before anything else of JAX. Returns its exit status.
 
-    JAX finds them by itself on TPU pods, Slurm, Kubernetes and under Open MPI. Elsewhere JAX_COORDINATOR_ADDRESS (host:port of
-    process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them. Raises `InputError` where neither does, or where the others are
-    not there within 45 seconds (`JOIN_SECONDS` changes that).
+    JAX finds the others by itself on TPU pods, Slurm, Kubernetes and under Open MPI. Elsewhere JAX_COORDINATOR_ADDRESS (host:port
+    of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
+
+    Where another process is gone, or is not there within 45 seconds (`members.JOIN_SECONDS` changes that), this one ends with a
+    line that names it, `advice`, and the status `members.RESTART`; where another one has ended with an error, with its status.
+
+    Raises `InputError` where nothing names the others, or they cannot meet.
     """
     try:
-        numbers: dict[str, Any] = {key: int(os.environ[f'JAX_{key.upper()}']) for key in ('num_processes', 'process_id')}
-    except KeyError:
-        numbers = {}
-    except ValueError as error:
-        raise InputError(f'JAX_NUM_PROCESSES and JAX_PROCESS_ID must be numbers ({error})') from error
+        others = _join(advice)
+    except AbsentError as error:
+        print(f'error: {one_line(error)}', file=sys.stderr, flush=True)
+        return RESTART
+    signals.before_sudden_end(others.leave)
+
+    def end(status: int, told: object) -> NoReturn:  # without JAX's own end, which would wait for the others
+        others.leave(status, str(told))
+        sys.stdout.flush()
+        os._exit(status)
+
     try:
-        seconds = int(os.environ.get(JOIN_SECONDS, '45'))
-    except ValueError as error:
-        raise InputError(f'{JOIN_SECONDS} must be a number of seconds ({error})') from error
-    if numbers.get('process_id', 0) > 0:
-        _wait_for_coordinator(os.environ.get('JAX_COORDINATOR_ADDRESS', ''), seconds)
-    late = threading.Timer(seconds, _end_late, [seconds])  # JAX itself would end the process with a stack trace
-    late.daemon = True
-    late.start()
-    try:
-        jax.distributed.initialize(**numbers, initialization_timeout=seconds + 60)
-    except (ValueError, RuntimeError) as error:
-        raise InputError(
-            f'--distributed: {str(error).splitlines()[0]} Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or '
-            'leave out --distributed for a single process'
-        ) from error
-    finally:
-        late.cancel()
-    global _tell_jax
-    _tell_jax = signals.take_back(signal.SIGTERM)  # JAX only notes it, so a process could not be ended while it compiles
-    if jax.process_index() == 0:
-        signals.leave_last()
-    faulthandler.disable()  # absl's: the stacks of all threads, where JAX aborts since another process is gone
+        with explained():
+            try:
+                status = main()
+                jax.distributed.shutdown()  # waits for the others
+            except Exception as error:
+                broken = _is_broken_exchange(error)
+                others.wait_for_news(_SETTLE if broken or isinstance(error, PeerError) else 1)
+                if not broken:
+                    raise
+                raise InputError(
+                    f'an exchange with the other processes failed ({str(error).splitlines()[0][:200]}): look at their output; {advice}'
+                ) from error
+    except signals.Interrupted as stopped:
+        print(stopped, file=sys.stderr, flush=True)
+        end(128 + stopped.number, stopped)
+    except SystemExit as ended:
+        end(ended.code if isinstance(ended.code, int) else 1, ended.__context__ or 'see its output')
+    except Exception as error:
+        traceback.print_exc()
+        end(1, f'{type(error).__name__}: {error}')
+    others.leave(status, 'see its output' if status else '')
+    return status
 
 
 def tell_others() -> None:
@@ -68,61 +80,58 @@ def tell_others() -> None:
         _tell_jax()
 
 
-def _end_late(seconds: int) -> None:
-    print(
-        f'error: --distributed: not all processes joined within {seconds} s; start them all, or increase {JOIN_SECONDS}',
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(2)
+def _is_broken_exchange(error: Exception) -> bool:
+    """In the words of the libraries that the processes exchange arrays by; JAX gives them as errors of several classes."""
+    return isinstance(error, RuntimeError | ValueError) and re.match(r'[A-Z_]+: .*\b(Gloo|NCCL|RPC)\b', str(error)) is not None
 
 
 class PeerError(InputError):
     """Another process of a distributed run is gone."""
 
 
-@contextlib.contextmanager
-def without_peers() -> Iterator[None]:
-    """Ends one process of several with one line: at a regular end JAX would wait for the others, and then abort."""
+def _join(advice: str) -> Members:
+    """Meets the other processes, ours and JAX's. Raises `InputError`."""
+    global _tell_jax
     try:
-        try:
-            yield
-        except jax.errors.JaxRuntimeError as error:
-            if _tell_jax is None:
-                raise
-            raise PeerError(
-                f'another process of this run has ended, or cannot be reached ({str(error).splitlines()[0][:200]}): look at its '
-                'output; rerun the same command in all processes to resume from the last checkpoint'
-            ) from error
-    except PeerError as error:
-        print(f'error: {one_line(error)}', file=sys.stderr, flush=True)
-        os._exit(2)
-    except signals.Interrupted as stopped:
-        if _tell_jax is None:
-            raise
-        print(stopped, file=sys.stderr, flush=True)
-        time.sleep(signals.LATER if jax.process_index() == 0 else 0)
-        os._exit(128 + stopped.number)
+        numbers: dict[str, Any] = {key: int(os.environ[f'JAX_{key.upper()}']) for key in ('num_processes', 'process_id')}
+    except KeyError:
+        numbers = {}
+    except ValueError as error:
+        raise InputError(f'JAX_NUM_PROCESSES and JAX_PROCESS_ID must be numbers ({error})') from error
+    try:
+        address, count, number = _place(os.environ.get('JAX_COORDINATOR_ADDRESS'), **numbers)
+        bind = os.environ.get('JAX_COORDINATOR_BIND_ADDRESS') or f'[::]:{split_address(address)[1]}'
+        split_address(bind)
+        if not 0 <= number < count:
+            raise ValueError(f'There is no process {number} of {count}.')
+        others = Members(number, count, address, bind, advice)
+        jax.distributed.initialize(
+            others.socket(CLIENT if number else SERVICE),
+            count,
+            number,
+            coordinator_bind_address=others.socket(SERVICE),
+            heartbeat_timeout_seconds=FOREVER,
+        )
+    except InputError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f'--distributed: {str(error).splitlines()[0]} Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or '
+            'leave out --distributed for a single process'
+        ) from error
+    _tell_jax = signals.take_back(signal.SIGTERM)  # JAX only notes it, so a process could not be ended while it compiles
+    return others
 
 
-def _wait_for_coordinator(address: str, seconds: int) -> None:
-    """Returns once process 0 listens at `host:port`. JAX, left alone with a silent address, ends with a stack trace."""
-    host, _, port = address.rpartition(':')
-    if not host or not port.isdecimal():
-        return  # JAX has words for that
-    deadline = time.monotonic() + seconds
-    reason = 'no answer'
-    while time.monotonic() < deadline:
-        try:
-            with socket.create_connection((host.strip('[]'), int(port)), timeout=max(deadline - time.monotonic(), 0.1)):
-                return
-        except (OSError, OverflowError) as error:
-            reason = str(getattr(error, 'strerror', None) or error)
-        time.sleep(0.5)
-    raise InputError(
-        f'--distributed: nothing was listening at JAX_COORDINATOR_ADDRESS={address} for {seconds} s ({reason}); start process '
-        f'0 there, correct the address, or increase {JOIN_SECONDS}'
-    )
+def _place(address: str | None, num_processes: int | None = None, process_id: int | None = None) -> tuple[str, int, int]:
+    """(address of process 0, how many there are, which this is), from the scheduler what is not given. Raises `ValueError`."""
+    if address is None or num_processes is None or process_id is None:
+        address, num_processes, process_id, _ = ClusterEnv.auto_detect_unset_distributed_params(
+            address, num_processes, process_id, None, None, int(seconds_of(JOIN_SECONDS, 45))
+        )
+    if address is None or num_processes is None or process_id is None:
+        raise ValueError('nothing says which processes there are.')
+    return address, num_processes, process_id
 
 
 def make_mesh() -> Mesh:
