@@ -3,7 +3,6 @@
 Rerunning the same command resumes an interrupted run; the final weights are bit-identical to those of an uninterrupted one.
 """
 
-import os
 import pathlib
 import signal
 import sys
@@ -65,8 +64,7 @@ def define_flags(values: flags.FlagValues) -> None:
     values['config'].parser.parse = _read_config  # type: ignore[method-assign]
     workdir = 'Folder for the run: checkpoints, metrics, config; may be a URL, such as gs://bucket/run.'
     flags.DEFINE_string('workdir', None, workdir, flag_values=values)
-    distributed = 'This is one of several processes (pods, clusters), which find each other through JAX.'
-    flags.DEFINE_bool('distributed', False, distributed, flag_values=values)
+    command_line.define_distributed(values)
 
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> int:
@@ -97,8 +95,6 @@ def cli() -> None:
             if argument.startswith(('--config=', '-config=')):
                 flag, _, value = argument.partition('=')
                 sys.argv[i] = f'{flag}={_shipped_config(value)}'
-            elif argument in ('--distributed', '-distributed'):
-                os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # of JAX's C++, which notes each SIGTERM
             elif argument in ('--config', '-config') and i + 1 < len(sys.argv):
                 sys.argv[i + 1] = _shipped_config(sys.argv[i + 1])
     command_line.start(run, define_flags, urls=_URLS)

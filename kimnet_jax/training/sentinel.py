@@ -8,8 +8,8 @@ every `BEAT` seconds. JAX's own connections go through the sentinels, too: JAX e
 connection to the coordinator breaks, so the sentinel holds that one while it says who is gone. No clocks are compared.
 
 Messages are JSON, one in a line; an empty line is a beat. The main process gets on stdout `{"joined": true}`,
-`{"refused": text, "late": bool}`, `{"gone": text}` or `{"left": text, "status": n}`, and sends `{"status": n, "told": text}` before
-it ends.
+`{"refused": text, "late": bool}`, `{"gone": text}` or `{"left": text, "status": n}`. Before it ends, it sends
+`{"status": n, "told": text}`.
 """
 
 import asyncio
@@ -315,7 +315,7 @@ class _Sentinel:
 
     @staticmethod
     async def _wait(coroutine: Any, seconds: float) -> None:
-        with contextlib.suppress(asyncio.TimeoutError, OSError):
+        with contextlib.suppress(OSError):
             await asyncio.wait_for(coroutine, seconds)
 
 
@@ -420,12 +420,12 @@ class _Follower(_Sentinel):
         try:
             opening = asyncio.open_connection(*split_address(setup.address), limit=_LONGEST)
             reader, writer = await asyncio.wait_for(opening, max(self.left_to_join(), 0.1))
-        except (OSError, asyncio.TimeoutError) as error:
-            if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        except OSError as error:
+            if not isinstance(error, TimeoutError):
                 reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
             raise _RefusedError(
-                f'nothing was listening at JAX_COORDINATOR_ADDRESS={setup.address} for {setup.join_seconds:g} s ({reason}); start '
-                f'process 0 there, correct the address, or increase {setup.join_variable}',
+                f'nothing was listening at JAX_COORDINATOR_ADDRESS={setup.address} for {setup.join_seconds:g} s ({reason}); '
+                f'start process 0 there, correct the address, or increase {setup.join_variable}',
                 late=True,
             ) from error
         self._missing = []

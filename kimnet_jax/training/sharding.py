@@ -59,8 +59,9 @@ def with_others(main: Callable[[], int], advice: str) -> int:
                 others.wait_for_news(_SETTLE if broken or isinstance(error, PeerError) else 1)
                 if not broken:
                     raise
+                words = str(error).splitlines()[0][:200]
                 raise InputError(
-                    f'an exchange with the other processes failed ({str(error).splitlines()[0][:200]}): look at their output; {advice}'
+                    f'an exchange with the other processes failed ({words}): look at their output; {advice}'
                 ) from error
     except signals.Interrupted as stopped:
         print(stopped, file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
+from test_resume import arrays
 
 DEVICES = pathlib.Path(__file__).with_name('devices.py')
 FEW_STEPS = {'train.steps': 3, 'train.batch_size': 4, 'eval.batch_size': 4, 'train.eval_every': 99.0, 'train.save_every': 99.0}
@@ -51,8 +53,8 @@ def free_address() -> str:
         return f'localhost:{probe.getsockname()[1]}'
 
 
-def start_two(flags: list[str], environment: dict[str, str]) -> list[subprocess.Popen]:
-    together = environment | {'JAX_COORDINATOR_ADDRESS': free_address(), 'JAX_NUM_PROCESSES': '2'}
+def start(flags: list[str], environment: dict[str, str], count: int = 2) -> list[subprocess.Popen]:
+    together = environment | {'JAX_COORDINATOR_ADDRESS': free_address(), 'JAX_NUM_PROCESSES': str(count)}
     return [
         subprocess.Popen(
             [sys.executable, '-u', '-m', 'kimnet_jax.train', *flags],
@@ -62,7 +64,7 @@ def start_two(flags: list[str], environment: dict[str, str]) -> list[subprocess.
             stderr=subprocess.PIPE,
             text=True,
         )
-        for index in range(2)
+        for index in range(count)
     ]
 
 
@@ -72,7 +74,7 @@ def test_two_processes_equal_one(command, environment, run, tmp_path):
     settings = FEW_STEPS | {'seed': 2}
     done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'one', settings), **virtual(4))
     assert done.returncode == 0, done.stderr
-    processes = start_two(command(tmp_path / 'two', settings, '--distributed'), environment | virtual(2))
+    processes = start(command(tmp_path / 'two', settings, '--distributed'), environment | virtual(2))
     outputs = [process.communicate(timeout=400) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert '4 cpu device(s)' in outputs[0][0]
@@ -94,7 +96,7 @@ def test_two_processes_end_within_seconds_while_they_compile(command, environmen
     """JAX's own handler only notes SIGTERM, and has nobody to tell before the first step."""
     larger = {'model.feature_encoder': 'resnet50', 'model.pose_initializer': 'resnet50'}  # compiles for long
     uncached = environment | {'JAX_ENABLE_COMPILATION_CACHE': '0'}
-    processes = start_two(command(tmp_path / 'run', larger, '--distributed'), uncached)
+    processes = start(command(tmp_path / 'run', larger, '--distributed'), uncached)
     while 'parameters' not in processes[0].stdout.readline():
         assert processes[0].poll() is None
     time.sleep(8)
@@ -109,7 +111,7 @@ def test_two_processes_end_within_seconds_while_they_compile(command, environmen
 
 @pytest.mark.slow
 def test_one_signal_stops_both_at_the_same_step(command, environment, tmp_path):
-    processes = start_two(command(tmp_path / 'run', {'train.steps': 2000}, '--distributed'), environment)
+    processes = start(command(tmp_path / 'run', {'train.steps': 2000}, '--distributed'), environment)
     while not (tmp_path / 'run/metrics.jsonl').exists():
         assert processes[0].poll() is None
         time.sleep(0.2)
@@ -118,6 +120,72 @@ def test_one_signal_stops_both_at_the_same_step(command, environment, tmp_path):
     assert [process.returncode for process in processes] == [143, 143], outputs
     (step,) = re.findall(r'stopped by SIGTERM after step (\d+)', outputs[0][0])
     assert (tmp_path / 'run/checkpoints' / step).is_dir()
+
+
+def lose(processes: list[subprocess.Popen], number: int, how: signal.Signals) -> None:
+    """Ends or stops one of the processes, and checks how the others end."""
+    gone, began = processes[number], time.monotonic()
+    gone.send_signal(how)
+    others = [process for process in processes if process is not gone]
+    outputs = [process.communicate(timeout=60) for process in others]
+    assert time.monotonic() - began < 60
+    gone.kill()
+    gone.communicate()
+    assert [process.returncode for process in others] == [75] * len(others), outputs
+    for _, errors in outputs:
+        (line,) = errors.splitlines()
+        assert line.startswith(f'error: process {number} of {len(processes)} (')
+        assert f'process id {gone.pid}) is gone: ' in line
+        assert line.endswith('; restart all processes with the same command to resume from the last checkpoint')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('how', 'number', 'count'), [('SIGKILL', 1, 4), ('SIGSTOP', 0, 2), ('SIGSTOP', 3, 4)])
+def test_a_process_that_is_lost_is_named_by_all_others(how, number, count, command, environment, tmp_path):
+    settings = {'train.steps': 2000, 'train.batch_size': 4, 'eval.batch_size': 4, 'train.eval_every': 400.0}
+    processes = start(command(tmp_path / 'run', settings, '--distributed'), environment | {'KIMNET_SILENT_SECONDS': '10'}, count)
+    while not (tmp_path / 'run/metrics.jsonl').exists():
+        assert processes[0].poll() is None, processes[0].communicate()
+        time.sleep(0.2)
+    lose(processes, number, signal.Signals[how])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [0, 1])
+def test_a_process_that_is_lost_while_all_compile(number, command, environment, tmp_path):
+    larger = {'model.feature_encoder': 'resnet50', 'model.pose_initializer': 'resnet50'}  # compiles for long
+    uncached = environment | {'JAX_ENABLE_COMPILATION_CACHE': '0'}
+    processes = start(command(tmp_path / 'run', larger, '--distributed'), uncached)
+    while 'parameters' not in processes[0].stdout.readline():
+        assert processes[0].poll() is None
+    time.sleep(5)
+    lose(processes, number, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_run_that_lost_a_process_goes_on_to_the_same_bits(command, environment, run, tmp_path):
+    settings = {'train.batch_size': 4, 'eval.batch_size': 4}
+    processes = start(command(tmp_path / 'whole', settings, '--distributed'), environment)
+    assert [process.wait(400) for process in processes] == [0, 0]
+    processes = start(command(tmp_path / 'run', settings, '--distributed'), environment)
+    while not (tmp_path / 'run/checkpoints/3').exists():
+        assert processes[0].poll() is None, processes[0].communicate()
+        time.sleep(0.05)
+    lose(processes, 0, signal.SIGKILL)
+    shutil.copytree(tmp_path / 'run', tmp_path / 'alone')
+    processes = start(command(tmp_path / 'run', settings, '--distributed'), environment)
+    outputs = [process.communicate(timeout=400) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert 'resuming after step' in outputs[0][0]
+    expected, found = arrays(tmp_path / 'whole', 12), arrays(tmp_path / 'run', 12)
+    assert expected.keys() == found.keys()
+    assert [key for key in expected if expected[key].tobytes() != found[key].tobytes()] == []
+
+    alone = run('-m', 'kimnet_jax.train', *command(tmp_path / 'alone', settings), **virtual(4))
+    assert alone.returncode == 0, alone.stderr
+    (note,) = [line for line in alone.stdout.splitlines() if line.startswith('note: the last digits')]
+    assert 'processes: 2 there, 1 now' in note
+    assert arrays(tmp_path / 'alone', 12).keys() == expected.keys()
 
 
 def test_distributed_without_the_others(command, run, tmp_path):

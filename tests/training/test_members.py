@@ -10,6 +10,9 @@ import time
 import pytest
 from conftest import ROOT
 
+from kimnet_jax.core.errors import InputError
+from kimnet_jax.training.members import SILENT_SECONDS, seconds_of
+
 PROCESS = """
 import sys, time
 from kimnet_jax.core.command import run_command
@@ -86,7 +89,7 @@ def line_of(gone: subprocess.Popen, number: int, count: int, why: str) -> str:
     return f'error: process {number} of {count} ({host}, process id {gone.pid}) is gone: {why}; start all again\n'
 
 
-@pytest.mark.parametrize('number', [0, 2])
+@pytest.mark.parametrize('number', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_all_name_the_process_that_was_killed(number, run_of):
     processes = run_of(4)
     gone = processes.pop(number)
@@ -96,6 +99,7 @@ def test_all_name_the_process_that_was_killed(number, run_of):
     assert time.monotonic() - began < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [0, 1])
 def test_a_process_that_was_stopped_is_gone_after_a_while(number, run_of):
     processes = run_of(3)
@@ -106,6 +110,7 @@ def test_a_process_that_was_stopped_is_gone_after_a_while(number, run_of):
     assert ended(gone)[0] == 75
 
 
+@pytest.mark.slow
 def test_a_pause_is_no_end(run_of):
     processes = run_of(2, KIMNET_SILENT_SECONDS='6')
     processes[1].send_signal(signal.SIGSTOP)
@@ -119,6 +124,7 @@ def test_a_pause_is_no_end(run_of):
     assert [ended(process) for process in processes] == [(0, '')] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [0, 1])
 def test_the_others_end_as_the_one_with_an_error(number, run_of):
     processes = run_of(3, {number: '2:no such file: a.json'})
@@ -129,6 +135,7 @@ def test_the_others_end_as_the_one_with_an_error(number, run_of):
     assert [ended(process) for process in processes] == [(2, f'{told}start all again\n')] * 2
 
 
+@pytest.mark.slow
 def test_the_process_that_watches_may_not_be_killed_unnoticed(run_of):
     processes = run_of(2)
     sentinels = subprocess.run(['pgrep', '-P', str(processes[1].pid)], capture_output=True, text=True, check=True).stdout
@@ -137,6 +144,7 @@ def test_the_process_that_watches_may_not_be_killed_unnoticed(run_of):
     assert ended(processes[0]) == (75, line_of(processes[1], 1, 2, 'its connection is closed'))
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_of_a_job_reaches_only_the_main_ones(run_of):
     processes = run_of(2)
     for process in processes:
@@ -175,6 +183,7 @@ def test_no_process_0(start):
     assert told in refusal(start(1, 2, at, KIMNET_JOIN_SECONDS='2'), 75)
 
 
+@pytest.mark.slow
 def test_numbers_that_do_not_fit_together(start):
     at = address()
     first = start(0, 2, at)
@@ -185,6 +194,7 @@ def test_numbers_that_do_not_fit_together(start):
     assert [process.poll() for process in (first, second)] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_process_may_be_started_anew_before_all_are_there(start):
     at = address()
     first, second = start(0, 3, at), start(1, 3, at)
@@ -194,6 +204,7 @@ def test_a_process_may_be_started_anew_before_all_are_there(start):
     assert [process.stdout.readline() for process in processes] == ['joined\n'] * 3
 
 
+@pytest.mark.slow
 def test_strangers_at_the_port_do_no_harm(run_of):
     processes = run_of(2)
     port = int(processes[0].args[-2].rpartition(':')[2])
@@ -204,8 +215,10 @@ def test_strangers_at_the_port_do_no_harm(run_of):
     assert [process.poll() for process in processes] == [None, None]
 
 
-@pytest.mark.parametrize('given', ['soon', '0', 'nan'])
-def test_seconds_that_are_none(given, start):
-    assert f'KIMNET_SILENT_SECONDS={given}: must be a positive number' in refusal(
-        start(0, 2, address(), KIMNET_SILENT_SECONDS=given)
-    )
+def test_seconds_that_are_none(monkeypatch):
+    for given in ('soon', '0', '-1', 'nan', 'inf'):
+        monkeypatch.setenv(SILENT_SECONDS, given)
+        with pytest.raises(InputError, match=f'KIMNET_SILENT_SECONDS={given}: must be a positive number'):
+            seconds_of(SILENT_SECONDS, 30)
+    monkeypatch.setenv(SILENT_SECONDS, '')
+    assert seconds_of(SILENT_SECONDS, 30) == 30
