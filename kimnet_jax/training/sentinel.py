@@ -18,6 +18,7 @@ import dataclasses
 import errno
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -129,8 +130,10 @@ class _Main:
         """Calls `tell` with its last words, or None."""
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        line = await self._unless_dead(reader.readline())
-        tell(json.loads(line) if line.strip() else None)
+        words: Message | None = None
+        with contextlib.suppress(ValueError):  # cut off, or none
+            words = json.loads(await self._unless_dead(reader.readline()))
+        tell(words)
         self.over.set()
         await self._unless_dead(reader.read())
         self.ended.set()
@@ -269,7 +272,7 @@ class _Sentinel:
         if self._told:  # it ends since another one is gone
             return
         number = self.setup.number
-        self.send_all({'left': number, **message} if message else {'gone': number, 'why': 'it ended without a word'})
+        self.send_all({'left': number, **message} if message else {'gone': number, 'why': 'it was killed, or it crashed'})
 
     async def _guard(self) -> None:
         """Beats, and waits for bad news, until the main process has ended."""
@@ -329,7 +332,7 @@ class _Leader(_Sentinel):
                 late = self.late(missing)
                 self.send_all(late.message | {'lasting': True})
                 raise late
-            self.send_all(None)
+            self.send_all({'missing': missing})
             await self._wait(self.complete.wait(), min(self.left_to_join(), RETRY))
         self.send_all({'names': [[member.number, member.host, member.pid] for member in self.members.values()]})
 
@@ -341,7 +344,7 @@ class _Leader(_Sentinel):
         host, port = split_address(setup.bind)
         while True:
             try:
-                await asyncio.start_server(self._accept, None if host == '::' else host, port, limit=_LONGEST)
+                await asyncio.start_server(self._accept, None if host == '::' else host, port, limit=_LONGEST, backlog=1024)
                 return
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
@@ -358,7 +361,7 @@ class _Leader(_Sentinel):
         try:
             begin = await reader.readexactly(len(_HTTP))
             if begin == _HTTP:
-                service = await asyncio.open_unix_connection(self.socket_path(SERVICE))
+                service = await self._service()
                 service[1].write(begin)
                 await self.relay((reader, writer), service, hold=False)
                 return
@@ -383,11 +386,18 @@ class _Leader(_Sentinel):
             writer.close()
         else:
             self.members[number] = member
-            for other in self.members.values():
-                other.send({'missing': self._missing()})
+            member.send({'missing': self._missing()})
             if not self._missing():
                 self.complete.set()
             await self.listen(member, reader)
+
+    async def _service(self) -> Connection:
+        """A connection to JAX's, which process 0 starts once all are there, perhaps after others ask for it."""
+        while not self.main.over.is_set():
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                return await asyncio.open_unix_connection(self.socket_path(SERVICE))
+            await asyncio.sleep(0.1)
+        raise ConnectionAbortedError
 
     async def listen(self, member: _Member, reader: asyncio.StreamReader) -> None:
         await super().listen(member, reader)
@@ -492,6 +502,8 @@ async def _run(setup: Setup) -> None:
 
 
 if __name__ == '__main__':
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # three connections of each process
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # which a scheduler sends to all processes of a job
         signal.signal(number, signal.SIG_IGN)
     asyncio.run(_run(Setup(**json.loads(sys.argv[1]))))

@@ -1,5 +1,6 @@
 """Where arrays live: one mesh with the axis `data`; batches are split over it, everything else is on every device."""
 
+import contextlib
 import os
 import re
 import signal
@@ -46,7 +47,8 @@ def with_others(main: Callable[[], int], advice: str) -> int:
 
     def end(status: int, told: object) -> NoReturn:  # without JAX's own end, which would wait for the others
         others.leave(status, str(told))
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         os._exit(status)
 
     try:
@@ -56,13 +58,14 @@ def with_others(main: Callable[[], int], advice: str) -> int:
                 jax.distributed.shutdown()  # waits for the others
             except Exception as error:
                 broken = _is_broken_exchange(error)
-                others.wait_for_news(_SETTLE if broken or isinstance(error, PeerError) else 1)
-                if not broken:
+                lost = broken or isinstance(error, PeerError)
+                others.wait_for_news(_SETTLE if lost else 1)
+                if not lost:
                     raise
-                words = str(error).splitlines()[0][:200]
-                raise InputError(
-                    f'an exchange with the other processes failed ({words}): look at their output; {advice}'
-                ) from error
+                words = f'an exchange with the other processes failed ({str(error).splitlines()[0][:200]}): look at their output'
+                told = f'{words}; {advice}' if broken else one_line(error)
+                print(f'error: {told}', file=sys.stderr, flush=True)
+                end(RESTART, told)
     except signals.Interrupted as stopped:
         print(stopped, file=sys.stderr, flush=True)
         end(128 + stopped.number, stopped)
@@ -99,36 +102,43 @@ def _join(advice: str) -> Members:
         numbers = {}
     except ValueError as error:
         raise InputError(f'JAX_NUM_PROCESSES and JAX_PROCESS_ID must be numbers ({error})') from error
+    seconds = seconds_of(JOIN_SECONDS, 45)
     try:
-        address, count, number = _place(os.environ.get('JAX_COORDINATOR_ADDRESS'), **numbers)
+        address, count, number = _place(os.environ.get('JAX_COORDINATOR_ADDRESS'), seconds, **numbers)
         bind = os.environ.get('JAX_COORDINATOR_BIND_ADDRESS') or f'[::]:{split_address(address)[1]}'
         split_address(bind)
         if not 0 <= number < count:
             raise ValueError(f'There is no process {number} of {count}.')
-        others = Members(number, count, address, bind, advice)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f'--distributed: {str(error).splitlines()[0]} Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or '
+            'leave out --distributed for a single process'
+        ) from error
+    others = Members(number, count, address, bind, advice)
+    try:
         jax.distributed.initialize(
             others.socket(CLIENT if number else SERVICE),
             count,
             number,
             coordinator_bind_address=others.socket(SERVICE),
             heartbeat_timeout_seconds=FOREVER,
+            shutdown_timeout_seconds=FOREVER,
         )
-    except InputError:
-        raise
-    except (ValueError, RuntimeError) as error:
-        raise InputError(
-            f'--distributed: {str(error).splitlines()[0]} Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or '
-            'leave out --distributed for a single process'
-        ) from error
+    except RuntimeError as error:
+        told = f'--distributed: JAX cannot connect the processes ({str(error).splitlines()[0]})'
+        others.leave(2, told)
+        raise InputError(told) from error
     _tell_jax = signals.take_back(signal.SIGTERM)  # JAX only notes it, so a process could not be ended while it compiles
     return others
 
 
-def _place(address: str | None, num_processes: int | None = None, process_id: int | None = None) -> tuple[str, int, int]:
+def _place(
+    address: str | None, seconds: float, num_processes: int | None = None, process_id: int | None = None
+) -> tuple[str, int, int]:
     """(address of process 0, how many there are, which this is), from the scheduler what is not given. Raises `ValueError`."""
     if address is None or num_processes is None or process_id is None:
         address, num_processes, process_id, _ = ClusterEnv.auto_detect_unset_distributed_params(
-            address, num_processes, process_id, None, None, int(seconds_of(JOIN_SECONDS, 45))
+            address, num_processes, process_id, None, None, int(seconds)
         )
     if address is None or num_processes is None or process_id is None:
         raise ValueError('nothing says which processes there are.')

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 from conftest import ROOT
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.training import sharding
 from kimnet_jax.training.members import SILENT_SECONDS, seconds_of
+from kimnet_jax.training.sentinel import split_address
 
 PROCESS = """
 import sys, time
@@ -95,7 +98,7 @@ def test_all_name_the_process_that_was_killed(number, run_of):
     gone = processes.pop(number)
     gone.kill()
     began = time.monotonic()
-    assert [ended(process) for process in processes] == [(75, line_of(gone, number, 4, 'it ended without a word'))] * 3
+    assert [ended(process) for process in processes] == [(75, line_of(gone, number, 4, 'it was killed, or it crashed'))] * 3
     assert time.monotonic() - began < 4
 
 
@@ -222,3 +225,35 @@ def test_seconds_that_are_none(monkeypatch):
             seconds_of(SILENT_SECONDS, 30)
     monkeypatch.setenv(SILENT_SECONDS, '')
     assert seconds_of(SILENT_SECONDS, 30) == 30
+
+
+@pytest.mark.parametrize(
+    ('error', 'broken'),
+    [
+        (ValueError('UNKNOWN: Gloo AllGather failed: [pair.cc:547] Connection closed by peer [127.0.0.1]:6470'), True),
+        (jax.errors.JaxRuntimeError('INTERNAL: NCCL operation ncclAllReduce failed: remote process exited'), True),
+        (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 1024 bytes'), False),
+        (InputError('config.seed: must be a number'), False),
+        (OSError('UNKNOWN: Gloo'), False),
+    ],
+)
+def test_errors_of_an_exchange_are_told_from_others(error, broken):
+    assert sharding._is_broken_exchange(error) == broken
+
+
+def test_slurm_names_the_processes(monkeypatch):
+    for name in ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'):
+        monkeypatch.delenv(name, raising=False)
+    job = {
+        'JOB_ID': '5000',
+        'STEP_NODELIST': 'host[07-10]',
+        'NTASKS': '32',
+        'PROCID': '9',
+        'LOCALID': '1',
+        'STEP_NUM_TASKS': '32',
+    }
+    for name, value in job.items():
+        monkeypatch.setenv(f'SLURM_{name}', value)
+    address, count, number = sharding._place(None, 1)
+    assert (address.partition(':')[0], count, number) == ('host07', 32, 9)
+    assert split_address(address)[1] > 1024
