@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT
 from test_resume import arrays
 
 DEVICES = pathlib.Path(__file__).with_name('devices.py')
+RESUME = '; restart all processes with the same command to resume from the last checkpoint'
 FEW_STEPS = {'train.steps': 3, 'train.batch_size': 4, 'eval.batch_size': 4, 'train.eval_every': 99.0, 'train.save_every': 99.0}
 
 
@@ -53,11 +55,11 @@ def free_address() -> str:
         return f'localhost:{probe.getsockname()[1]}'
 
 
-def start(flags: list[str], environment: dict[str, str], count: int = 2) -> list[subprocess.Popen]:
+def start(flags: list[str], environment: dict[str, str], count: int = 2, command: str = 'train') -> list[subprocess.Popen]:
     together = environment | {'JAX_COORDINATOR_ADDRESS': free_address(), 'JAX_NUM_PROCESSES': str(count)}
     return [
         subprocess.Popen(
-            [sys.executable, '-u', '-m', 'kimnet_jax.train', *flags],
+            [sys.executable, '-u', '-m', f'kimnet_jax.{command}', *flags],
             cwd=ROOT,
             env=together | {'JAX_PROCESS_ID': str(index)},
             stdout=subprocess.PIPE,
@@ -90,16 +92,54 @@ def test_two_processes_equal_one(command, environment, run, tmp_path):
     assert two[3]['clips'] == 3
     np.testing.assert_allclose(two[3]['person/auc/mPCK'], one[3]['person/auc/mPCK'], atol=0.02)
 
+    flags = [f'--workdir={tmp_path / "two"}', '--batch_size=4', '--occlusion=2', '--seed=1']
+    done = run('-m', 'kimnet_jax.evaluate', *flags, f'--out={tmp_path / "alone"}', **virtual(4))
+    assert done.returncode == 0, done.stderr
+    together = [*flags, f'--out={tmp_path / "together"}', f'--predictions={tmp_path / "poses.npz"}', '--distributed']
+    processes = start(together, environment | virtual(2), command='evaluate')
+    outputs = [process.communicate(timeout=400) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert 'written:' in outputs[0][0]
+    assert not [line for line in outputs[1][0].splitlines() if line and not re.search(r'^\[Gloo\]|peer ranks', line)]
+    assert (tmp_path / 'poses.npz').exists()
+    files = sorted(path.name for path in (tmp_path / 'alone').iterdir())
+    assert files == sorted(path.name for path in (tmp_path / 'together').iterdir())
+    (report,) = [name for name in files if name.endswith('.json')]
+    rows = [json.loads((tmp_path / place / report).read_text())['rows'] for place in ('alone', 'together')]
+    expected, found = ({jax.tree_util.keystr(k): v for k, v in jax.tree.leaves_with_path(part)} for part in rows)
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        assert found[key] == (pytest.approx(value, abs=0.02) if isinstance(value, float) else value), key
+
+
+@pytest.mark.slow
+def test_a_process_that_is_lost_in_an_evaluation(command, environment, run, tmp_path):
+    done = run('-m', 'kimnet_jax.train', *command(tmp_path / 'run', {'train.steps': 1, 'train.eval_every': 99.0}))
+    assert done.returncode == 0, done.stderr
+    flags = [f'--workdir={tmp_path / "run"}', '--checkpoint=last', f'--out={tmp_path / "out"}', '--distributed']
+    uncached = environment | {'JAX_ENABLE_COMPILATION_CACHE': '0'}  # long enough to be caught in it
+    processes = start(flags, uncached, command='evaluate')
+    while '[Gloo]' not in processes[1].stdout.readline():
+        assert processes[1].poll() is None, processes[1].communicate()
+    lose(processes, 1, signal.SIGKILL, '; restart all processes with the same command')
+    assert not (tmp_path / 'out').exists()
+
+
+def compiling(command, environment: dict[str, str], folder: pathlib.Path) -> list[subprocess.Popen]:
+    """Two processes in the middle of a compilation that takes long."""
+    larger = {'model.feature_encoder': 'resnet50', 'model.pose_initializer': 'resnet50'}
+    uncached = environment | {'JAX_ENABLE_COMPILATION_CACHE': '0'}
+    processes = start(command(folder / 'run', larger, '--distributed'), uncached)
+    while 'parameters' not in processes[0].stdout.readline():
+        assert processes[0].poll() is None
+    time.sleep(8)
+    return processes
+
 
 @pytest.mark.slow
 def test_two_processes_end_within_seconds_while_they_compile(command, environment, tmp_path):
     """JAX's own handler only notes SIGTERM, and has nobody to tell before the first step."""
-    larger = {'model.feature_encoder': 'resnet50', 'model.pose_initializer': 'resnet50'}  # compiles for long
-    uncached = environment | {'JAX_ENABLE_COMPILATION_CACHE': '0'}
-    processes = start(command(tmp_path / 'run', larger, '--distributed'), uncached)
-    while 'parameters' not in processes[0].stdout.readline():
-        assert processes[0].poll() is None
-    time.sleep(8)
+    processes = compiling(command, environment, tmp_path)
     began = time.monotonic()
     for process in processes:
         process.send_signal(signal.SIGTERM)
@@ -122,7 +162,7 @@ def test_one_signal_stops_both_at_the_same_step(command, environment, tmp_path):
     assert (tmp_path / 'run/checkpoints' / step).is_dir()
 
 
-def lose(processes: list[subprocess.Popen], number: int, how: signal.Signals) -> None:
+def lose(processes: list[subprocess.Popen], number: int, how: signal.Signals, advice: str = RESUME) -> None:
     """Ends or stops one of the processes, and checks how the others end."""
     gone, began = processes[number], time.monotonic()
     gone.send_signal(how)
@@ -136,7 +176,7 @@ def lose(processes: list[subprocess.Popen], number: int, how: signal.Signals) ->
         (line,) = errors.splitlines()
         assert line.startswith(f'error: process {number} of {len(processes)} (')
         assert f'process id {gone.pid}) is gone: ' in line
-        assert line.endswith('; restart all processes with the same command to resume from the last checkpoint')
+        assert line.endswith(advice)
 
 
 @pytest.mark.slow
@@ -153,20 +193,15 @@ def test_a_process_that_is_lost_is_named_by_all_others(how, number, count, comma
 @pytest.mark.slow
 @pytest.mark.parametrize('number', [0, 1])
 def test_a_process_that_is_lost_while_all_compile(number, command, environment, tmp_path):
-    larger = {'model.feature_encoder': 'resnet50', 'model.pose_initializer': 'resnet50'}  # compiles for long
-    uncached = environment | {'JAX_ENABLE_COMPILATION_CACHE': '0'}
-    processes = start(command(tmp_path / 'run', larger, '--distributed'), uncached)
-    while 'parameters' not in processes[0].stdout.readline():
-        assert processes[0].poll() is None
-    time.sleep(5)
-    lose(processes, number, signal.SIGKILL)
+    lose(compiling(command, environment, tmp_path), number, signal.SIGKILL)
 
 
 @pytest.mark.slow
 def test_a_run_that_lost_a_process_goes_on_to_the_same_bits(command, environment, run, tmp_path):
     settings = {'train.batch_size': 4, 'eval.batch_size': 4}
     processes = start(command(tmp_path / 'whole', settings, '--distributed'), environment)
-    assert [process.wait(400) for process in processes] == [0, 0]
+    outputs = [process.communicate(timeout=400) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
     processes = start(command(tmp_path / 'run', settings, '--distributed'), environment)
     while not (tmp_path / 'run/checkpoints/3').exists():
         assert processes[0].poll() is None, processes[0].communicate()
