@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,10 +45,9 @@ class Members:
             InputError: they cannot be.
         """
         self._advice = advice
+        join_seconds, silent_seconds = seconds_of(JOIN_SECONDS, 45), seconds_of(SILENT_SECONDS, 30)
         self._folder = tempfile.mkdtemp(prefix='kimnet_', dir=None if len(tempfile.gettempdir()) < 60 else '/tmp')
-        setup = sentinel.Setup(
-            number, count, address, bind, seconds_of(JOIN_SECONDS, 45), seconds_of(SILENT_SECONDS, 30), self._folder, JOIN_SECONDS
-        )
+        setup = sentinel.Setup(number, count, address, bind, join_seconds, silent_seconds, self._folder, JOIN_SECONDS)
         self._process = subprocess.Popen(
             [sys.executable, '-I', '-S', sentinel.__file__, json.dumps(dataclasses.asdict(setup))],
             stdin=subprocess.PIPE,
@@ -59,7 +57,6 @@ class Members:
         )
         answer = self._next() or {'refused': 'the process that watches the others has ended'}
         if 'refused' in answer:
-            shutil.rmtree(self._folder, ignore_errors=True)
             raise (AbsentError if answer.get('late') else InputError)(f'--distributed: {answer["refused"]}')
         self._leaving = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -76,7 +73,6 @@ class Members:
         message = {'status': status, 'told': one_line(told)[:_TOLD]}
         with contextlib.suppress(OSError):  # the sentinel is gone: the others know
             print(json.dumps(message), file=self._process.stdin, flush=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def wait_for_news(self, seconds: float) -> None:
         """Gives the news that another process is gone the time to arrive; they end this one."""
@@ -100,7 +96,6 @@ class Members:
 
     def _end(self, told: str, status: int) -> NoReturn:
         print(f'error: {told}', file=sys.stderr, flush=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
         os._exit(status)
 
 

@@ -19,6 +19,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -498,6 +499,7 @@ async def _until_end(reader: asyncio.StreamReader) -> None:
 
 async def _run(setup: Setup) -> None:
     await (_Follower if setup.number else _Leader)(setup).run()
+    shutil.rmtree(setup.folder, ignore_errors=True)
     os._exit(0)  # asyncio would tell of the connections that are still open
 
 
