@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import os
 import pathlib
 import re
 import sys
@@ -37,6 +38,8 @@ def start(
     rest, given = split_settings(sys.argv) if settings else (sys.argv, [])
 
     def begin(argv: Sequence[str]) -> int | None:
+        if 'distributed' in flags.FLAGS and flags.FLAGS.distributed:
+            os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # of JAX's C++, which notes each SIGTERM
         from kimnet_jax.training.compilation import keep_compiled  # JAX, which `--help` does without
 
         keep_compiled()
@@ -113,6 +116,12 @@ def requested_network(options: flags.FlagValues, default: str | None = None) -> 
     if not found:
         raise InputError('--model is needed: the name of a pretrained model, the folder of a run, or a file of weights')
     return found
+
+
+def define_distributed(values: flags.FlagValues) -> None:
+    """The flag of a command that runs on several machines."""
+    distributed = 'This is one of several processes (pods, clusters), which find each other through JAX.'
+    flags.DEFINE_bool('distributed', False, distributed, flag_values=values)
 
 
 def define_out(values: flags.FlagValues, name: str, what: str = 'the report', of: str = '') -> None:

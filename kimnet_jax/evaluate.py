@@ -19,6 +19,7 @@ def define_flags(values: flags.FlagValues) -> None:
     command_line.define_network(values)
     command_line.define_split(values)
     command_line.define_batch_size(values)
+    command_line.define_distributed(values)
     command_line.define_out(values, 'evaluation')
     protocol = "'full': every frame. 'released': what RPSTN's released code computes, for judging such numbers."
     flags.DEFINE_enum('protocol', 'full', ('full', 'released'), protocol, flag_values=values)
@@ -38,21 +39,29 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer('seed', 0, seed, lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
 
 
-def run(argv: Sequence[str], options: flags.FlagValues) -> None:
-    """Evaluates as the flags say."""
+def run(argv: Sequence[str], options: flags.FlagValues) -> int:
+    """Evaluates as the flags say; returns the exit status."""
     from kimnet_jax.tasks import task_of
     from kimnet_jax.tasks.reports import EvaluationRequest
     from kimnet_jax.tasks.trained import open_trained
+    from kimnet_jax.training import processes
 
     command_line.refuse_arguments(argv)
-    found = open_trained(command_line.requested_network(options), options.checkpoint)
-    request = EvaluationRequest(
-        out=command_line.out_folder(options, found.folder, 'evaluation'),
-        predictions=folder(options.predictions, '--predictions') if options.predictions else None,
-        **command_line.values_of(options, 'protocol', 'split', 'data_dir', 'chain_length', 'decoding', 'batch_size'),
-        **command_line.values_of(options, 'temporal_control', 'occlusion', 'seed', 'calibration_clips'),
-    )
-    task_of(found.kind).evaluate(found, request)
+
+    def evaluate() -> int:
+        found = open_trained(command_line.requested_network(options), options.checkpoint)
+        request = EvaluationRequest(
+            out=command_line.out_folder(options, found.folder, 'evaluation'),
+            predictions=folder(options.predictions, '--predictions') if options.predictions else None,
+            **command_line.values_of(options, 'protocol', 'split', 'data_dir', 'chain_length', 'decoding', 'batch_size'),
+            **command_line.values_of(options, 'temporal_control', 'occlusion', 'seed', 'calibration_clips'),
+        )
+        task_of(found.kind).evaluate(found, request)
+        return 0
+
+    if options.distributed:
+        return processes.with_others(evaluate, 'restart all processes with the same command')
+    return evaluate()
 
 
 def cli() -> None:

@@ -64,8 +64,7 @@ def define_flags(values: flags.FlagValues) -> None:
     values['config'].parser.parse = _read_config  # type: ignore[method-assign]
     workdir = 'Folder for the run: checkpoints, metrics, config; may be a URL, such as gs://bucket/run.'
     flags.DEFINE_string('workdir', None, workdir, flag_values=values)
-    distributed = 'This is one of several processes (pods, clusters), which find each other through JAX.'
-    flags.DEFINE_bool('distributed', False, distributed, flag_values=values)
+    command_line.define_distributed(values)
 
 
 def run(argv: Sequence[str], options: flags.FlagValues) -> int:
@@ -76,13 +75,16 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
     workdir = paths.folder(options.workdir, '--workdir')
 
     from kimnet_jax.tasks import name_of, task_of
-    from kimnet_jax.training import sharding
+    from kimnet_jax.training import processes
+
+    config = options.config.to_dict()
+
+    def train() -> int:
+        return task_of(name_of(config)).train(config, workdir)
 
     if options.distributed:
-        sharding.join_processes()
-    config = options.config.to_dict()
-    with sharding.without_peers():
-        return task_of(name_of(config)).train(config, workdir)
+        return processes.with_others(train, 'restart all processes with the same command to resume from the last checkpoint')
+    return train()
 
 
 def cli() -> None:

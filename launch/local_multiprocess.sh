@@ -2,7 +2,7 @@
 # Several processes on this machine, as on a cluster: launch/local_multiprocess.sh PROCESSES DEVICES TRAIN_FLAGS...
 #
 # DEVICES: virtual CPU devices of each process; 0: process i takes GPU i.
-# Ends with the first failure; Ctrl-C and SIGTERM reach all processes, which save and stop.
+# Ends with the status of the first failure; Ctrl-C and SIGTERM reach all processes, which save and stop.
 set -euo pipefail
 
 if [[ $# -lt 3 || ! $1 =~ ^[1-9][0-9]*$ || ! $2 =~ ^[0-9]+$ ]]; then
@@ -19,7 +19,7 @@ fi
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
 export JAX_COORDINATOR_ADDRESS=localhost:$port JAX_NUM_PROCESSES=$processes
 
-pids=()
+pids=() killer=
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
 for ((i = 0; i < processes; i++)); do
   ((devices)) || export JAX_LOCAL_DEVICE_IDS=$i
@@ -32,8 +32,12 @@ for ((left = processes; left > 0; left--)); do
   wait -n || code=$?
   if ((code && !status)); then
     status=$code
-    kill -TERM "${pids[@]}" 2>/dev/null || true
+    # the others end by themselves, unless they are waiting for one that never came
+    (sleep 15 && kill -TERM "${pids[@]}") >/dev/null 2>&1 &
+    killer=$!
+    disown "$killer"
   fi
 done
 wait
+[[ -z $killer ]] || kill "$killer" 2>/dev/null || true
 exit "$status"

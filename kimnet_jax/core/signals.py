@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable, Iterator
 
 GRACE = 7.0  # seconds that the main thread is given
-LATER = 1.5  # seconds more for the process that others of a distributed run are connected to: JAX aborts those it leaves behind
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
-_noticed, _patient, _last = threading.Event(), threading.Event(), threading.Event()
+_noticed, _patient = threading.Event(), threading.Event()
+_last_words: list[Callable[[int, str], None]] = []
 
 
 class Interrupted(BaseException):
@@ -96,9 +96,14 @@ def deferred() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def leave_last() -> None:
-    """From now on this process takes `LATER` seconds more to end."""
-    _last.set()
+def noticed() -> bool:
+    """Whether a signal came that ends the command."""
+    return _noticed.is_set()
+
+
+def before_sudden_end(tell: Callable[[int, str], None]) -> None:
+    """Has `tell` called with the exit status and the reason where a signal ends the process inside of a library call."""
+    _last_words.append(tell)
 
 
 def take_back(number: int) -> Callable[[], None]:
@@ -129,8 +134,11 @@ def _watch(reader: int) -> None:
     """Reads the numbers of the signals as they come, whatever the main thread does."""
     with os.fdopen(reader, 'rb', buffering=0) as numbers:
         while number := numbers.read(1):
-            if number[0] not in NUMBERS or _noticed.wait(GRACE + LATER * _last.is_set()) or _patient.is_set():
+            if number[0] not in NUMBERS or _noticed.wait(GRACE) or _patient.is_set():
                 continue
             name = signal.Signals(number[0]).name
-            print(f'stopped by {name} inside a library call; finished files are kept', file=sys.stderr, flush=True)
+            told = f'stopped by {name} inside a library call; finished files are kept'
+            print(told, file=sys.stderr, flush=True)
+            for tell in _last_words:
+                tell(128 + number[0], told)
             os._exit(128 + number[0])

@@ -13,8 +13,9 @@ from kimnet_jax.data_pipelines.clip_source import ClipSource
 from kimnet_jax.data_pipelines.clips import SomeClips
 from kimnet_jax.reporting import calibration as reporting
 from kimnet_jax.tasks.evaluators import on_clips
+from kimnet_jax.tasks.reports import speaks
 from kimnet_jax.tasks.trained import Trained
-from kimnet_jax.training.evaluation import Evaluator
+from kimnet_jax.training.evaluation import Evaluator, of_all_processes
 from kimnet_jax.training.state import Weights
 
 
@@ -45,7 +46,7 @@ def fit(
         config: of its training.
         clips: that it was trained on.
     """
-    predictions = on_clips(evaluator, config, clips).predict(weights)
+    predictions = of_all_processes(on_clips(evaluator, config, clips).predict(weights))
     about = {
         'data': f'{config["dataset"]["name"]}/{config["dataset"]["config"]}',
         'split': clips.split,
@@ -55,7 +56,7 @@ def fit(
     }
     calibration = reporting.fit(outcomes(clips, predictions), about)
     file = found.calibration_file
-    if calibration is not None and file is not None:
+    if calibration is not None and file is not None and speaks():
         try:
             write_text(file, calibration.to_json())
             print('written:', file)

@@ -29,7 +29,7 @@ from kimnet_jax.reporting import calibration as reliability
 from kimnet_jax.reporting import oks, reference, tables
 from kimnet_jax.tasks import calibration, fit, temporal_control
 from kimnet_jax.tasks.evaluators import make_evaluator, on_clips
-from kimnet_jax.tasks.reports import EvaluationRequest, publish, publish_plot
+from kimnet_jax.tasks.reports import EvaluationRequest, publish, publish_plot, speaks
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.tasks.videos import load
 from kimnet_jax.training import evaluation, loop, sharding
@@ -173,7 +173,7 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
         crop = rpstn.Crop(config['data']['input_size'], config['data']['box_scale'], model.stride)
         references[rpstn.TRUTH] = ((i, clips[i]['joints'], None) for i in range(len(clips)))
         measured = {key: rpstn.measure(clips, reference_poses, crop) for key, reference_poses in references.items()}
-        poses = list(evaluator.predict(weights))
+        poses = evaluation.of_all_processes(evaluator.predict(weights))
         if missing := sum(int((~np.isfinite(joints).all(-1)).sum()) for _, joints, _ in poses):
             notes.append(f'{missing} predictions are not finite: they count at cell (0, 0).')
         measured = {ours: rpstn.measure(clips, poses, crop)} | measured
@@ -188,14 +188,15 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
         result = _control_report(f'Does time help? {ours}, {title}', model, config, clips, request.seed, references, notes)
         publish(request.out, f'{name}_temporal_control_seed{request.seed}', result, tables.render)
         return
-    predictions = list(evaluator.predict(weights))
-    if request.predictions:
+    predictions = evaluation.of_all_processes(evaluator.predict(weights))
+    if request.predictions and speaks():
         _write_predictions(request.predictions, source, predictions, found)
     curve, told = _calibration(found, request, config, training_clips, source, evaluator, weights)
     rows, differences = {ours: evaluation.measure(clips, predictions)}, {}
     if occlusion is not None:
         hidden = f'{ours}, {occlusion.count} joints occluded'
-        rows[hidden] = evaluation.measure(clips, on_clips(evaluator, config, clips, occlusion).predict(weights))
+        occluded = on_clips(evaluator, config, clips, occlusion).predict(weights)
+        rows[hidden] = evaluation.measure(clips, evaluation.of_all_processes(occluded))
         differences[f'{hidden} - {ours}'] = tables.Row.difference(rows[hidden], rows[ours])
         told.append(f'Occluded: {occlusion}.')
     compared = {key: list(poses) for key, poses in references.items()}

@@ -28,7 +28,7 @@ from kimnet_jax.models.weights import initialise, part_of
 from kimnet_jax.released import hanet
 from kimnet_jax.reporting import reference, smoothing, tables
 from kimnet_jax.tasks import fit
-from kimnet_jax.tasks.reports import EvaluationRequest, publish
+from kimnet_jax.tasks.reports import EvaluationRequest, publish, speaks
 from kimnet_jax.tasks.trained import Trained
 from kimnet_jax.training import evaluation, sharding
 from kimnet_jax.training.initial import initialise_parts
@@ -218,7 +218,7 @@ def evaluate(found: Trained, request: EvaluationRequest) -> None:
     measured = {key: measure(pairs, predictions) for key, predictions in rows.items()}
     notes.append(f'Windows of {windows.length} frames, one every {windows.step}; each frame their interquartile mean.')
     notes += _measure_notes(config)
-    if request.predictions:
+    if request.predictions and speaks():
         _write(request.predictions, pairs, refined, found.about)
     if split.plane:
         rows_2d = {key: tables.Row.of(metrics) for key, metrics in measured.items() if isinstance(metrics, PoseMetrics)}

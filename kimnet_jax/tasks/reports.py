@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import jax
+
 from kimnet_jax.core.files import draft_of
 from kimnet_jax.core.types import Decoding
 from kimnet_jax.reporting import tables
@@ -44,14 +46,23 @@ class EvaluationRequest:
     calibration_clips: int = 50
 
 
+def speaks() -> bool:
+    """Whether this process prints and writes: of several that have the same to say, the first one."""
+    return jax.process_index() == 0
+
+
 def publish(out: pathlib.Path, name: str, report: Mapping[str, Any], as_text: Callable[[Mapping[str, Any]], str]) -> None:
-    """Prints a report and writes it to a folder as `<name>.md` and `<name>.json`."""
+    """Prints a report and writes it to a folder as `<name>.md` and `<name>.json`, if this process `speaks`."""
+    if not speaks():
+        return
     print(as_text(report))
     print('written:', *tables.write_report(out, file_name(name), report, as_text))
 
 
 def publish_plot(out: pathlib.Path, name: str, plot: Callable[[], bytes]) -> None:
     """Writes the PNG that `plot` draws to a folder as `<name>.png`; without Matplotlib it says how to get it."""
+    if not speaks():
+        return
     try:
         picture = plot()
     except ImportError:

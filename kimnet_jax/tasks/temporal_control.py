@@ -12,7 +12,7 @@ from kimnet_jax.metrics import PoseMetrics
 from kimnet_jax.models import VideoModel, network_name
 from kimnet_jax.tasks.evaluators import make_evaluator, make_stream
 from kimnet_jax.training import sharding
-from kimnet_jax.training.evaluation import PASTS, measure
+from kimnet_jax.training.evaluation import PASTS, measure, of_all_processes
 from kimnet_jax.training.state import split_model
 
 ROWS = dict(zip(PASTS, ('true past', 'frozen past', 'past of another clip', 'restarted at every frame'), strict=True))
@@ -46,7 +46,7 @@ def rows(model: VideoModel, config: Mapping[str, Any], clips: Clips, seed: int) 
     graph, weights = split_model(model, training=False)
     evaluator = make_evaluator(graph, model.stride, config, clips, mesh)
     predictions = evaluator.predict_with_pasts(sharding.put(weights, mesh), make_stream(config, others, mesh))
-    poses = {clip: joints for clip, joints, _ in predictions}
+    poses = {clip: joints for clip, joints, _ in of_all_processes(predictions)}
 
     def metrics(past: int) -> PoseMetrics:
         return measure(clips, ((clip, np.asarray(joints[:, past]), None) for clip, joints in poses.items()))

@@ -33,8 +33,8 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.paths import is_remote
 from kimnet_jax.training import sharding
 from kimnet_jax.training.conditions import conditions
+from kimnet_jax.training.processes import PeerError
 from kimnet_jax.training.remote import RemoteSteps
-from kimnet_jax.training.sharding import PeerError
 from kimnet_jax.training.state import TrainState, Weights, from_tree, to_tree
 
 SCORE = 'score'

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import pickle
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
@@ -210,6 +211,19 @@ def measure(truth: Clips, predictions: Iterable[Prediction]) -> PoseMetrics:
         example = truth[clip]
         metrics.update(clip, joints, example['joints'], example['visible'], example['boxes'])
     return metrics
+
+
+def of_all_processes(predictions: Iterable[Prediction]) -> list[Prediction]:
+    """Those of the clips of every process, on every process."""
+    own = list(predictions)
+    if jax.process_count() == 1:
+        return own
+    written = np.frombuffer(pickle.dumps(own), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.asarray(written.size, np.int32)))
+    padded = np.pad(written, (0, sizes.max() - written.size))
+    gathered = np.asarray(multihost_utils.process_allgather(padded))
+    parts = [pickle.loads(part[:size].tobytes()) for part, size in zip(gathered, sizes, strict=True)]
+    return sorted((prediction for part in parts for prediction in part), key=lambda prediction: prediction[0])
 
 
 def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from kimnet_jax.core import signals
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
-from kimnet_jax.training import sharding
+from kimnet_jax.training import processes, sharding
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.logging import RunLog
 from kimnet_jax.training.profiling import Profiler, parse_window
@@ -197,7 +197,7 @@ class StopRequest:
 
     def _note(self, number: int, _: object) -> None:
         if not self._alone:
-            sharding.tell_others()
+            processes.tell_others()
             return
         self._signal = number
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,7 +9,7 @@ import time
 import pytest
 from gcp_storage_emulator import server as emulator
 from test_checkpoint import equal, state_of, write
-from test_devices import start_two
+from test_devices import start
 from test_resume import arrays, records
 from test_resume import steps as local_steps
 
@@ -299,7 +299,7 @@ def test_a_data_set_is_built_into_a_bucket(run, bucket, here, data_dir, tmp_path
 def test_two_processes_share_a_bucket(command, environment, bucket, here):
     """Each has the checkpoints in a folder of its own; the first one copies them, and both take them up."""
     line = command('gs://bucket/two', {'train.steps': 6})
-    begun = start_two(line, environment | bucket)
+    begun = start(line, environment | bucket)
     deadline = time.monotonic() + 300
     while not steps(here / 'two'):
         assert time.monotonic() < deadline
@@ -308,7 +308,7 @@ def test_two_processes_share_a_bucket(command, environment, bucket, here):
         process.kill()
         process.communicate()
     (kept,) = steps(here / 'two')
-    processes = start_two(line, environment | bucket)
+    processes = start(line, environment | bucket)
     ends = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
     assert f'resuming after step {kept}' in ends[0][0]
