@@ -173,7 +173,7 @@ class Conv(nnx.Conv):
         strides, padding = cast(tuple[int, int], self.strides), cast(Any, self.padding)
 
         def forward(x: Array, kernel: Array) -> Array:
-            if kernel.shape[:2] == (1, 1) and _is_product(strides[0]):
+            if kernel.shape[:2] == (1, 1) and (strides == (1, 1) or platform() != 'gpu'):
                 return x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
             return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS)
 
@@ -181,11 +181,6 @@ class Conv(nnx.Conv):
             return _kernel_gradient(x, dy, kernel.shape[0], strides[0], padding[0][0])
 
         return _with_kernel(forward, gradient, x.astype(self.dtype), kernel)
-
-
-def _is_product(stride: int) -> bool:
-    """Whether a 1x1 convolution is written as a matrix product."""
-    return stride == 1 or platform() != 'gpu'
 
 
 def _with_kernel(
@@ -220,7 +215,7 @@ _with_float32_gradient.defvjp(_with_float32_gradient_forward, _with_float32_grad
 
 def _kernel_gradient(x: Array, dy: Array, size: int, stride: int, padding: int) -> Array:
     """Of a convolution of x [B, H, W, C] to [B, h, w, D]: float32 [size, size, C, D], from factors of any type."""
-    if size == 1 and _is_product(stride):
+    if size == 1:
         return jnp.einsum('bhwc,bhwd->cd', x[:, ::stride, ::stride], dy, preferred_element_type=jnp.float32)[None, None]
     high = [size + (b - 1) * stride - a - padding for a, b in zip(x.shape[1:3], dy.shape[1:3], strict=True)]
     return jax.lax.conv_general_dilated(
