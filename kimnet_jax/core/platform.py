@@ -36,7 +36,7 @@ class Spread(NamedTuple):
     Attributes:
         devices: N, how many.
         sharing: how many of them, neighbours, share the statistics of a BatchNorm; it divides N.
-        float32_sums: whether gradients are summed over them in float32, whatever the type of the convolutions.
+        float32_sums: whether TPUs sum gradients over them in float32, whatever the type of the convolutions.
     """
 
     devices: int

@@ -186,9 +186,12 @@ class Conv(nnx.Conv):
 def _with_kernel(
     forward: Callable[[Array, Array], Array], gradient: Callable[[Array, Array], Array], x: Array, kernel: Array
 ) -> Array:
-    """`forward(x, kernel)` in the type of x. Where devices sum gradients in float32, the kernel's is `gradient(x, dy)`."""
+    """`forward(x, kernel)` in the type of x. Where TPUs sum gradients in float32, the kernel's is `gradient(x, dy)`.
+
+    Not on GPUs: cuDNN's kernels give the type that they take, and XLA's compiler aborts on the products.
+    """
     spread = target_spread()
-    if spread.devices == 1 or not spread.float32_sums or jnp.finfo(x.dtype).bits >= 32:
+    if platform() != 'tpu' or spread.devices == 1 or not spread.float32_sums or jnp.finfo(x.dtype).bits >= 32:
         return forward(x, kernel.astype(x.dtype))
     return _with_float32_gradient(forward, gradient, x, kernel)
 

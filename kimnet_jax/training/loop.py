@@ -86,8 +86,8 @@ class TrainConfig:
         batch_size: windows in a batch, of all devices together.
         batch_norm: which devices share the statistics of a BatchNorm: all (`global`), none (`device`), or groups of N
             (`group:N`). On one device it makes no difference.
-        gradient_dtype: of the convolutions' gradients, and so of their sum over several devices: `float32`, as PyTorch's, or
-            `bfloat16`, half as many bytes, in a network of that type.
+        gradient_dtype: of the convolutions' gradients, and so of their sum over several TPUs, in a network in bfloat16:
+            `float32`, as PyTorch sums, or `bfloat16`, half as many bytes. On GPUs it is always the network's type.
         average_decay: of the moving average of the weights, which is what is evaluated; 0: none.
         log_every: steps between two records.
         eval_every: epochs between two evaluations.

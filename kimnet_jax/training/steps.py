@@ -55,7 +55,7 @@ class Stepping(NamedTuple):
         average_decay: of the moving average of the weights, reached after a warm-up.
         mesh: of the devices.
         sharing: how many of them share the statistics of a BatchNorm; 0: all of them.
-        float32_sums: whether they sum gradients in float32.
+        float32_sums: whether TPUs sum gradients in float32.
     """
 
     optimizer: optax.GradientTransformation
