@@ -1,7 +1,7 @@
 """Plans the paper's network and small ones for pods, and writes docs/pods.md: `python benchmarks/plan.py [--presets=tiny,small]`.
 
-Every configuration is compiled by `kimnet plan` in a process of its own (extras `[plan]`, `[gpu]`); one whose numbers are in
-benchmarks/results is skipped, so that a run that was stopped goes on. `--page` writes the page alone, of the numbers that are there.
+Every configuration is compiled by `kimnet plan` in a process of its own (extras `[plan]`, `[gpu]`). One whose numbers are in
+benchmarks/results is skipped, so that a run that was stopped goes on. `--page` writes the page alone, of what is there.
 """
 
 import datetime

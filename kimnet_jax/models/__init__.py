@@ -221,7 +221,7 @@ def network_name(model: VideoModel) -> str:
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """`auto`: bfloat16 on accelerators, float32 on CPU, by the `layers.platform`. Raises `InputError` on another name than those of `Dtype`."""
+    """`auto`: by `layers.platform`, bfloat16 on accelerators, float32 on CPU. Raises `InputError` on a name not in `Dtype`."""
     if name not in get_args(Dtype):
         raise InputError(f'config.dtype={name!r}: choose one of {", ".join(get_args(Dtype))}')
     if name == 'auto':

@@ -55,8 +55,8 @@ def _title(result: Mapping[str, Any]) -> str:
     return f'{result["network"]} ({result["preset"]}) on {result["topology"]}: {result["chips"]} x {result["chip"]}'
 
 
-def _gib(size: float) -> str:
-    return f'{size / _GIB:.2f} GiB'
+def _size(number: float) -> str:
+    return f'{number / _GIB:.2f} GiB' if number >= 0.1 * _GIB else f'{number / _MIB:.2f} MiB'
 
 
 def _count(number: float) -> str:
@@ -69,14 +69,16 @@ def _ms(milliseconds: float) -> str:
 
 def _fits(memory: Mapping[str, Any]) -> str:
     beyond = memory['needed'] - memory['available']
-    return 'fits' if memory['fits'] else f'does not fit, by {_gib(beyond)}'
+    return 'fits' if memory['fits'] else f'does not fit, by {_size(beyond)}'
 
 
 def _memory(result: Mapping[str, Any]) -> str:
     memory = result['memory']
-    lines = [[name, _gib(size)] for name, size in (memory['parts'] or {}).items()]
-    lines += [['needed', _gib(memory['needed'])], ['available', _gib(memory['available'])]]
-    told = f'Compiled in {result["seconds"]:.0f} s' if memory['parts'] else f'The compiler gave up after {result["seconds"]:.0f} s'
+    lines = [[name, _size(size)] for name, size in (memory['parts'] or {}).items()]
+    lines += [['needed', _size(memory['needed'])], ['available', _size(memory['available'])]]
+    told = (
+        f'Compiled in {result["seconds"]:.0f} s' if memory['parts'] else f'The compiler gave up after {result["seconds"]:.0f} s'
+    )
     text = f'## Memory of a chip\n\n{told}. The step {_fits(memory)}.\n\n{table(["", "a chip"], lines)}'
     if 'H100' in result['chip']:
         text += '\n\nAvailable is three quarters of the memory, which JAX takes; `XLA_PYTHON_CLIENT_MEM_FRACTION` changes that.'
@@ -85,15 +87,15 @@ def _memory(result: Mapping[str, Any]) -> str:
 
 def _collectives(result: Mapping[str, Any]) -> str:
     lines = [
-        [kind, _count(found['number']), _count(found['asynchronous']), f'{found["bytes"] / _MIB:.2f} MiB']
+        [kind, _count(found['number']), _count(found['asynchronous']), _size(found['bytes'])]
         for kind, found in result['collectives'].items()
     ]
     text = '## Collectives of a step\n\n'
     if not lines:
         return f'{text}None.'
     return (
-        f'{text}{table(["kind", "number", "asynchronous", "bytes"], lines)}\n\nThe longest chain in which each needs the one before '
-        f'has {result["dependent_collectives"]}; the step waits {result["waits"]} times.'
+        f'{text}{table(["kind", "number", "asynchronous", "bytes"], lines)}\n\nThe longest chain in which each needs the one '
+        f'before has {result["dependent_collectives"]}; the step waits {result["waits"]} times.'
     )
 
 
@@ -115,8 +117,8 @@ def _cycles(result: Mapping[str, Any]) -> str:
     return (
         "## The compiler's estimate\n\n"
         f'{table(["part", "cycles", "forward", "backward", "share"], lines)}\n\n'
-        f'At {result["clock"] / 1e9:.2f} GHz. Collectives and asynchronous copies have no estimate. A fusion of several parts counts '
-        'for the one that the compiler names.'
+        f'At {result["clock"] / 1e9:.2f} GHz. Collectives and asynchronous copies have no estimate. A fusion of several parts '
+        'counts for the one that the compiler names.'
     )
 
 
@@ -124,7 +126,7 @@ def _roofline(result: Mapping[str, Any]) -> str:
     roof = result['roofline']
     lines = [
         ['arithmetic', f'{roof["flops"] / 1e9:,.1f} GFLOP', f'{roof["peak"] / 1e12:,.0f} TFLOP/s', _ms(roof['compute_ms'])],
-        ['memory', f'{roof["bytes"] / 1e9:,.2f} GB', f'{roof["bandwidth"] / 1e9:,.0f} GB/s', _ms(roof['memory_ms'])],
+        ['memory', f'{roof["bytes"] / 1e6:,.1f} MB', f'{roof["bandwidth"] / 1e9:,.0f} GB/s', _ms(roof['memory_ms'])],
     ]
     text = f'## Roofline of a chip\n\n{table(["", "a step", "peak", "at least"], lines)}'
     if result['estimate_of'] == 'compiler':
@@ -148,11 +150,12 @@ def _scaling(result: Mapping[str, Any]) -> str:
         for row in [*here, *result['scaling']]
     ]
     what = "the compiler's estimate" if result['estimate_of'] == 'compiler' else 'the roofline'
+    bound = '' if result['estimate_of'] == 'compiler' else ' Both the speed and the share of communication are upper bounds.'
     return (
         f'## Prediction: the same batch per chip on more chips\n\n{table(header, lines)}\n\n'
-        f'The step is {what} and the communication, one after the other. Communication is the latency of an all-reduce of very little '
-        f'for each of the {result["waits"]} waits, and all bytes at the full bandwidth of all links, as if the program were the one '
-        f'compiled for {result["chips"]} chips. Reading the data, evaluations and checkpoints are not in it.'
+        f'The step is {what} and the communication, one after the other. Communication is the latency of an all-reduce of very '
+        f'little for each of the {result["waits"]} waits, and all bytes at the full bandwidth of all links, as if the program were '
+        f'the one compiled for {result["chips"]} chips. Reading the data, evaluations and checkpoints are not in it.{bound}'
     )
 
 
@@ -168,19 +171,30 @@ def _largest_of(results: Sequence[Mapping[str, Any]]) -> str:
     for result in results:
         for setting, found in result['largest'].items():
             verified = found['verified']
-            checked = '' if verified is None else 'yes' if verified['fits'] else f'no: {_gib(verified["needed"])} needed'
+            checked = '' if verified is None else 'yes' if verified['fits'] else f'no: {_size(verified["needed"])} needed'
             compiled = ', '.join(map(str, found['compiled'])) or 'none that fits'
             lines.append([f'{result["topology"]}, {setting}', _count(found['batch_per_chip']), compiled, checked])
     return table(['', 'clips a chip', 'compiled', 'verified'], lines)
 
 
 def _overview(results: Sequence[Mapping[str, Any]]) -> str:
-    header = ['', 'clips a chip', 'compiled in', 'memory', 'of', 'collectives', 'waits', 'step', 'frames/s a chip', 'share of peak']
+    header = [
+        '',
+        'clips a chip',
+        'compiled in',
+        'memory',
+        'of',
+        'collectives',
+        'waits',
+        'step',
+        'frames/s a chip',
+        'share of peak',
+    ]
     lines = []
     for result in results:
         memory = result['memory']
-        line = [_name(result), str(result['batch_per_chip']), f'{result["seconds"]:.0f} s', _gib(memory['needed'])]
-        line += [_gib(memory['available'])]
+        line = [_name(result), str(result['batch_per_chip']), f'{result["seconds"]:.0f} s', _size(memory['needed'])]
+        line += [_size(memory['available'])]
         if not memory['fits']:
             lines.append([*line, '', '', _fits(memory), '', ''])
             continue
@@ -207,12 +221,15 @@ def _name(result: Mapping[str, Any]) -> str:
 
 
 def _scaling_of(results: Sequence[Mapping[str, Any]]) -> str:
-    chips = [row['chips'] for row in results[0]['scaling']]
-    lines = [
-        [_name(result), *(f'{_count(row["frames_per_s_per_chip"])} ({100 * row["efficiency"]:.0f} %)' for row in result['scaling'])]
-        for result in results
-    ]
-    return table(['compiled for', *map(str, chips)], lines)
+    lines = []
+    for result in results:
+        bound = result['estimate_of'] == 'roofline'
+        cells = [_count(row['frames_per_s_per_chip']) for row in result['scaling']]
+        shares = ['' if bound else f' ({100 * row["efficiency"]:.0f} %)' for row in result['scaling']]
+        lines.append(
+            [_name(result), *(f'{"< " if bound else ""}{cell}{share}' for cell, share in zip(cells, shares, strict=True))]
+        )
+    return table(['compiled for', *(str(row['chips']) for row in results[0]['scaling'])], lines)
 
 
 def _parts_of(results: Sequence[Mapping[str, Any]]) -> str:

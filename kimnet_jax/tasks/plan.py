@@ -136,7 +136,12 @@ class Step(NamedTuple):
 
 
 def plan(
-    config: Mapping[str, Any], topology: Topology, *, batch_per_chip: int | None = None, largest: bool = False, verify: bool = False
+    config: Mapping[str, Any],
+    topology: Topology,
+    *,
+    batch_per_chip: int | None = None,
+    largest: bool = False,
+    verify: bool = False,
 ) -> dict[str, Any]:
     """What a training of a config needs on a topology, for `reporting.plan.render`; plain data.
 
@@ -167,11 +172,11 @@ def plan(
     mesh, chip = sharding.make_mesh(devices), topology.chip
 
     def compiled(batch: int, remat: bool) -> Step:
-        return _compile(_with(settings, batch * topology.chips, remat), skeleton, mesh)
+        return _compile(_with(settings, batch * topology.chips, remat), skeleton, mesh, chip)
 
     remat = bool(settings.model.get('remat', False))
     step = compiled(batch_per_chip, remat)
-    with compiled_for(chip.platform):
+    with compiled_for(sharding.platform(mesh)):
         model = abstract_model(settings.model, num_joints=skeleton.num_joints, dtype=settings.dtype)
     result: dict[str, Any] = {
         'network': network_name(model),
@@ -271,19 +276,22 @@ def _gpus(topology: Topology) -> Sequence[jax.Device]:
     return topologies.get_topology_desc(platform='cuda', topology_name='', target_config=_H100, topology=shape).devices
 
 
-def _compile(settings: heatmaps.Settings, skeleton: Skeleton, mesh: Mesh) -> Step:
-    """The train step of a config, for the devices of a mesh, by the code that trains."""
-    platform = sharding.platform(mesh)
-    with compiled_for(platform):
+def trace_step(settings: heatmaps.Settings, skeleton: Skeleton, mesh: Mesh) -> Any:
+    """The train step of a config as JAX traces it (`jax.stages.Traced`), by the code that trains."""
+    with compiled_for(sharding.platform(mesh)):
         model = abstract_model(settings.model, num_joints=skeleton.num_joints, dtype=settings.dtype)
         check_input_size(model, settings.data.input_size)
     stepping = make_stepping(settings, loop.make_plan(100 * settings.train.batch_size, settings.train), mesh)
     graph, weights = split_model(model, training=True)
-    train_step: Any = steps.make_train_step(graph, stepping, settings.target, skeleton=skeleton, stride=model.stride)
+    step: Any = steps.make_train_step(graph, stepping, settings.target, skeleton=skeleton, stride=model.stride)
     average = settings.train.average_decay > 0
     state = jax.eval_shape(lambda weights: create_state(weights, stepping.optimizer, average=average), weights)
+    return step.trace(state, batch_shapes(settings.data, settings.train.batch_size, skeleton.num_joints))
+
+
+def _compile(settings: heatmaps.Settings, skeleton: Skeleton, mesh: Mesh, chip: Chip) -> Step:
     began = time.perf_counter()
-    traced = train_step.trace(state, batch_shapes(settings.data, settings.train.batch_size, skeleton.num_joints))
+    traced = trace_step(settings, skeleton, mesh)
     flops = operations.total_flops(traced.jaxpr)
     try:
         compiled = traced.lower().compile()
@@ -295,6 +303,8 @@ def _compile(settings: heatmaps.Settings, skeleton: Skeleton, mesh: Mesh) -> Ste
     seconds, found = time.perf_counter() - began, compiled.memory_analysis()
     results = found.output_size_in_bytes - found.alias_size_in_bytes
     memory = Memory(found.argument_size_in_bytes, results, found.temp_size_in_bytes, found.generated_code_size_in_bytes)
+    if memory.total > chip.hbm:  # the compiler for GPUs does not refuse it
+        return Step(seconds, flops, None, memory.total, {}, '')
     costs = {key: value for key, value in (compiled.cost_analysis() or {}).items() if key in ('flops', 'bytes accessed')}
     return Step(seconds, flops, memory, memory.total, costs, compiled.as_text())
 
@@ -323,7 +333,7 @@ def _readings(step: Step, topology: Topology, frames: int) -> dict[str, Any]:
     estimate = sum(cycles.values()) / chip.clock if cycles and chip.clock else None
     waits = max(dependent, synchronous)
     return {
-        'collectives': {kind: dataclasses.asdict(found) for kind, found in collectives.items()},
+        'collectives': {kind: found._asdict() for kind, found in collectives.items()},
         'dependent_collectives': dependent,
         'waits': waits,
         'cycles': cycles,

@@ -1,7 +1,6 @@
 """What a compiled program says of itself: XLA's optimised HLO as text (`compiled.as_text()`), of TPUs and GPUs."""
 
 import collections
-import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -31,6 +30,9 @@ _NO_TRAFFIC = (
     'while',
     'conditional',
     'call',
+    'async-start',
+    'async-update',
+    'async-done',
     'after-all',
     'partition-id',
     'replica-id',
@@ -83,8 +85,7 @@ class Instruction(NamedTuple):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Collectives:
+class Collectives(NamedTuple):
     """Those of one kind, in one run of the program.
 
     Attributes:
@@ -174,16 +175,17 @@ class Program:
 
     def collectives(self) -> dict[str, Collectives]:
         """By kind."""
-        found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0])
+        number: collections.Counter[str] = collections.Counter()
+        begun: collections.Counter[str] = collections.Counter()
+        size: collections.Counter[str] = collections.Counter()
         for line, times, _ in self.executed():
             if line.collective:
-                started = line.opcode.endswith('-start')
-                size = nbytes(line.shape)
-                if started and line.shape.startswith('('):  # operands and result
-                    size //= 2
-                for i, value in enumerate((times, times * started, times * size)):
-                    found[line.collective][i] += value
-        return {kind: Collectives(*values) for kind, values in sorted(found.items())}
+                number[line.collective] += times
+                begun[line.collective] += times * line.opcode.endswith('-start')
+            ended = line.opcode.removesuffix('-done')
+            if ended in _COLLECTIVES:  # a start names its operands, too
+                size[ended] += times * nbytes(line.shape)
+        return {kind: Collectives(number[kind], begun[kind], size[kind]) for kind in sorted(number)}
 
     def dependent_collectives(self) -> int:
         """Length of the longest chain of collectives each of which needs the result of the one before.
@@ -216,10 +218,12 @@ class Program:
         """
         moved = 0
         for line, times, by_name in self.executed():
-            if line.opcode in _NO_TRAFFIC or line.opcode.endswith('-done') or 'custom_call_target="AllocateBuffer"' in line.rest:
+            if line.opcode in _NO_TRAFFIC or 'custom_call_target="AllocateBuffer"' in line.rest:
                 continue
-            shapes = [line.shape]
-            if not line.opcode.endswith('-start'):  # whose result names its source, too
+            shapes = []
+            if not line.opcode.endswith('-start'):  # which names operands and result
+                shapes.append(line.shape)
+            if not line.opcode.endswith('-done'):
                 shapes += [by_name[operand].shape for operand in line.operands if operand in by_name]
             moved += times * sum(nbytes(shape, main_memory=True) for shape in shapes)
         return moved

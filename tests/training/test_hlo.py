@@ -61,7 +61,7 @@ ENTRY %main (x.1: f32[8]) -> f32[8] {
   %start = (s32[]{:T(128)}, f32[8]{0:T(128)S(1)}) tuple(%zero, %x.1)
   %while.1 = (s32[]{:T(128)}, f32[8]{0:T(128)S(1)}) while(%start), condition=%condition, body=%body, metadata={op_name="jit(step)/while" stack_frame_id=1}
   %y = f32[8]{0:T(128)S(1)} get-tuple-element(%while.1), index=1
-  %all-reduce-start = (f32[8]{0:T(128)S(1)}, f32[8]{0:T(128)}) all-reduce-start(%y), channel_id=2, to_apply=%sum
+  %all-reduce-start = f32[8]{0:T(128)} all-reduce-start(%y), channel_id=2, to_apply=%sum
   %fusion.2 = f32[8]{0:T(128)} fusion(%y), kind=kLoop, calls=%fused, metadata={op_name="jit(step)/mul" stack_frame_id=3}, backend_config={"window_config":{"estimated_cycles":"7"}}
   %all-reduce-done = f32[8]{0:T(128)} all-reduce-done(%all-reduce-start)
   %all-gather.1 = bf16[16]{0:T(256)(2,1)} all-gather(%fusion.2), channel_id=3, dimensions={0}
@@ -81,6 +81,19 @@ def test_collectives_are_counted_as_often_as_they_run(program):
     assert (found['all-reduce'].number, found['all-reduce'].asynchronous, found['all-reduce'].bytes) == (4, 1, 4 * 32)
     assert (found['all-gather'].number, found['all-gather'].asynchronous, found['all-gather'].bytes) == (1, 0, 32)
     assert set(found) == {'all-reduce', 'all-gather'}
+
+
+def test_what_is_begun_counts_by_its_result(program):
+    """The start of a gather names its operand and its result."""
+    begun = PROGRAM.replace(
+        '%all-gather.1 = bf16[16]{0:T(256)(2,1)} all-gather(%fusion.2)',
+        '%start.2 = (f32[8]{0}, bf16[16]{0}) all-gather-start(%fusion.2), dimensions={0}\n'
+        '  %all-gather.1 = bf16[16]{0:T(256)(2,1)} all-gather-done(%start.2)',
+    )
+    found, before = Program(begun), program.collectives()['all-gather']
+    assert found.collectives()['all-gather'] == before._replace(asynchronous=1)
+    assert found.dependent_collectives() == program.dependent_collectives()
+    assert found.traffic() == program.traffic()
 
 
 def test_the_longest_chain_takes_one_of_two_that_do_not_need_each_other(program):
@@ -123,8 +136,8 @@ def test_rounds_of_a_loop(before, after, trips):
 
 
 def test_traffic_is_what_does_not_lie_on_the_chip(program):
-    """In the loop a fusion writes 32 bytes, and the all-reduce reads them. After it: the begun all-reduce names one buffer in main
-    memory, a fusion writes 32, the gather reads 32 and writes 32, and the last fusion reads 32 and 32 and writes 32."""
+    """In the loop a fusion writes 32 bytes, and the all-reduce reads them. After it: the end of the other all-reduce and a fusion
+    write 32 each, the gather reads 32 and writes 32, and the last fusion reads 32 and 32 and writes 32."""
     assert program.traffic() == 3 * (32 + 32) + 32 + 32 + 64 + 96
 
 
