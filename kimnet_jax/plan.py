@@ -35,6 +35,8 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     if options.verify and not options.largest_batch:
         raise InputError('--verify belongs to --largest_batch')
     out = None if options.json is None else paths.folder(options.json, '--json')
+    if out is not None and out.is_dir():
+        raise InputError(f'--json={out}: is a folder; give a file')
 
     from kimnet_jax.core.files import write_text
     from kimnet_jax.reporting.plan import render

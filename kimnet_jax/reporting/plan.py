@@ -154,8 +154,8 @@ def _scaling(result: Mapping[str, Any]) -> str:
     return (
         f'## Prediction: the same batch per chip on more chips\n\n{table(header, lines)}\n\n'
         f'The step is {what} and the communication, one after the other. Communication is the latency of an all-reduce of very '
-        f'little for each of the {result["waits"]} waits, and all bytes at the full bandwidth of all links, as if the program were '
-        f'the one compiled for {result["chips"]} chips. Reading the data, evaluations and checkpoints are not in it.{bound}'
+        f'little for each of the {result["waits"]} waits, and all bytes at the full bandwidth of all links, as if the program '
+        f'were the one compiled for {result["chips"]} chips. Reading the data, evaluations and checkpoints are not in it.{bound}'
     )
 
 

@@ -313,6 +313,7 @@ def fails(capsys, monkeypatch):
         (('--topology=v5e:2x4', '--verify'), '--verify belongs to --largest_batch'),
         (('--topology=v5e:2x4', '--config.train.batch_norm=group:3'), "config.train.batch_norm='group:3': 8 device(s) cannot"),
         (('--topology=v5e:2x4', '--config.model.width=0'), 'config.model.width=0: must be'),
+        (('--topology=v5e:2x4', '--json=tests'), '--json=tests: is a folder; give a file'),
         (('--topology=v5e:2x4', 'more'), "unexpected argument 'more'"),
     ],
 )
