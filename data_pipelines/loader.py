@@ -5,6 +5,7 @@ and wherever a stream begins, batch k is the same. Exact resume is therefore `st
 """
 
 import atexit
+import collections
 import ctypes
 import dataclasses
 import functools
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import jax
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_AHEAD = 2  # batches on the devices beside the one that is worked on
 _EPOCHS = 2**30  # endless; Grain's own endless repeat overflows in batches of one
 _IDLE = Window(clip=-1, first=0, count=1)  # a slot that has run out of clips
 _STREAMS: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()  # still open
@@ -153,18 +155,17 @@ def to_device(batch: Batch, sharding: 'jax.sharding.Sharding') -> dict[str, 'jax
 def prefetch_to_device(
     batches: Iterable[Batch], sharding: 'jax.sharding.Sharding', keys: Sequence[str]
 ) -> Generator[tuple[Batch, dict[str, 'jax.Array']], None, None]:
-    """Pairs of a batch and its `keys` on the devices, one ahead, so that the transfer overlaps the step before.
+    """Pairs of a batch and its `keys` on the devices, two ahead, so that transfers overlap the steps before.
 
     Grain's `device_put` keeps no copy on the host, which errors and logs read, and makes no arrays that processes share.
     """
-    ahead: tuple[Batch, dict[str, jax.Array]] | None = None
+    ahead: collections.deque[tuple[Batch, dict[str, jax.Array]]] = collections.deque()
     try:
         for batch in batches:
-            ready, ahead = ahead, (batch, to_device({key: batch[key] for key in keys}, sharding))
-            if ready is not None:
-                yield ready
-        if ahead is not None:
-            yield ahead
+            ahead.append((batch, to_device({key: batch[key] for key in keys}, sharding)))
+            if len(ahead) > _AHEAD:
+                yield ahead.popleft()
+        yield from ahead
     finally:
         if isinstance(batches, Generator):
             batches.close()

@@ -36,10 +36,12 @@ class Spread(NamedTuple):
     Attributes:
         devices: N, how many.
         sharing: how many of them, neighbours, share the statistics of a BatchNorm; it divides N.
+        float32_sums: whether gradients are summed over them in float32, whatever the type of the convolutions.
     """
 
     devices: int
     sharing: int
+    float32_sums: bool = True
 
 
 _ONE_DEVICE = Spread(1, 1)

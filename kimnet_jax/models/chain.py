@@ -1,7 +1,7 @@
 """The chain over the frames of a clip: one scan, whatever network steps through it."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,35 @@ Array = jax.Array
 State = TypeVar('State', bound=tuple)  # a NamedTuple of arrays [B, h, w, ...] with the field `heatmaps`
 
 
+class ChainState(NamedTuple):
+    """What most chains carry from frame to frame.
+
+    Attributes:
+        heatmaps: [B, h, w, J] float32, of the last frame.
+        queries: what the temporal module reads of the last frame's features (`TemporalModule.queries`): with KMM [B, h, w, J],
+            with dynamic kernels the features [B, h, w, D] themselves; None where it reads nothing.
+    """
+
+    heatmaps: Array
+    queries: Any
+
+
+class ChainTransition(nnx.Module):
+    """One step of a chain: (state of frame t, what `prepare` makes of frame t+1) -> (state of frame t+1, evidence by name)."""
+
+    def prepare(self, features: Array) -> Any:
+        """What does not depend on the frame before, for any frames at once: features [N, h, w, D] -> arrays [N, ...]."""
+        return features
+
+    def __call__(self, state: Any, prepared: Any) -> tuple[Any, dict[str, Array]]:
+        """`prepared`: of the next frame."""
+        raise NotImplementedError
+
+
 class ChainNetwork(nnx.Module):
     """A network of videos whose heatmaps of a frame depend on the state that the frame before left.
 
-    A subclass makes `feature_encoder`, [B, H, W, 3] -> [B, h, w, D], and `transition`, (state of frame t, features of frame t+1)
-    -> (state of frame t+1, evidence of the temporal module by name), and says how a chain begins: `begin`.
+    A subclass makes `feature_encoder`, [B, H, W, 3] -> [B, h, w, D], and `transition`, and says how a chain begins: `begin`.
 
     `model.train()` and `model.eval()` choose between batch and running statistics, as everywhere in NNX.
     """
@@ -27,7 +51,7 @@ class ChainNetwork(nnx.Module):
     stride: ClassVar[int] = 4  # crop pixels per heatmap cell
     reads_past: bool = True  # whether heatmaps depend on frames before their own
     feature_encoder: nnx.Module
-    transition: nnx.Module
+    transition: ChainTransition
 
     def __init__(self, *, dtype: Dtype):
         self.dtype = dtype
@@ -55,11 +79,20 @@ class ChainNetwork(nnx.Module):
         Args:
             frames: [B, T, H, W, 3] normalised float images, H and W multiples of 32 (with an hourglass, of 64).
             state: where an earlier call on the frames before ended; None: the chain begins with these frames.
-            start: bool [B], with `state`: True where the chain begins anew.
+            start: bool [B], with `state`: True where the chain begins anew. In eval mode the first frames' network runs only
+                if one does, and there are no `auxiliary` heatmaps.
             inputs: of `begin`.
         """
         features = self.encode(frames)
-        first, auxiliary = self.begin(frames[:, 0], features[:, 0], **inputs)
+
+        def begin() -> tuple[Any, tuple[Array, ...]]:
+            return self.begin(frames[:, 0], features[:, 0], **inputs)
+
+        auxiliary: tuple[Array, ...] = ()
+        if state is not None and start is not None and self.deterministic:  # most windows go on with their chains
+            first = jax.lax.cond(start.any(), lambda: begin()[0], lambda: state)
+        else:
+            first, auxiliary = begin()
         output = run_chain(self.transition, first, features, state, start, training=not self.deterministic)
         return output._replace(auxiliary=auxiliary)
 
@@ -75,7 +108,7 @@ class ChainNetwork(nnx.Module):
 
     def step_with_evidence(self, state: Any, frames: Array) -> tuple[Array, Any, dict[str, Array]]:
         """`step`, and what the temporal module predicted with, by name, [B, ...] (`VideoOutput.evidence`)."""
-        state, evidence = self.transition(state, self.feature_encoder(frames))
+        state, evidence = self.transition(state, self.transition.prepare(self.feature_encoder(frames)))
         return state.heatmaps, state, evidence
 
 
@@ -93,7 +126,7 @@ def encode_clip(encoder: nnx.Module, frames: Array, *, frame_by_frame: bool = Fa
 
 
 def run_chain(
-    transition: nnx.Module,
+    transition: ChainTransition,
     first: State,
     features: Array,
     state: State | None = None,
@@ -104,45 +137,51 @@ def run_chain(
     """Heatmaps of T frames.
 
     Args:
-        transition: (state of frame t, features of frame t+1) -> (state of frame t+1, evidence by name).
+        transition: of the network.
         first: the state of the first frame where the chain begins with it.
         features: [B, T, h, w, D] of all frames.
         state: where an earlier call on the frames before ended; None: every chain begins with these frames.
         start: bool [B], with `state`: True where the chain begins anew.
         training: whether gradients are to be taken.
     """
+    following = features if state is not None else features[:, 1:]
+    b, t = following.shape[:2]
+    prepared = transition.prepare(following.reshape(b * t, *following.shape[2:]))
+    prepared = jax.tree.map(lambda x: x.reshape(b, t, *x.shape[1:]), prepared)
     if state is not None:
         assert start is not None
-        going_on, _ = transition(state, features[:, 0])
+        going_on, _ = transition(state, jax.tree.map(lambda x: x[:, 0], prepared))
+        prepared = jax.tree.map(lambda x: x[:, 1:], prepared)
         fresh = start[:, None, None, None]
         first = jax.tree.map(lambda anew, on: jnp.where(fresh, anew, on), first, going_on)
 
-    def step(transition: Any, state: State, following: Array) -> tuple[State, Any]:
+    def step(transition: Any, state: State, following: Any) -> tuple[State, Any]:
         state, evidence = transition(state, following)
         return state, (state.heatmaps, evidence)  # type: ignore[attr-defined]
 
-    last, (heatmaps, evidence) = _scan(transition, step, first, features[:, 1:], training=training)
+    last, (heatmaps, evidence) = _scan(transition, step, first, prepared, training=training)
     heatmaps = jnp.concatenate([first.heatmaps[None], heatmaps])  # type: ignore[attr-defined]
     evidence = {key: jnp.moveaxis(value, 0, 1) for key, value in evidence.items()}
     return VideoOutput(jnp.moveaxis(heatmaps, 0, 1), last, evidence)
 
 
-def _scan(module: nnx.Module, step: Callable[..., tuple[Any, Any]], first: Any, sequence: Array, *, training: bool) -> Any:
-    """`jax.lax.scan` of `step(module, carry, x)` over axis 1 of the sequence; statistics that the module moves go with it.
+def _scan(module: nnx.Module, step: Callable[..., tuple[Any, Any]], first: Any, sequence: Any, *, training: bool) -> Any:
+    """`jax.lax.scan` of `step(module, carry, x)` over axis 1 of the sequences; statistics that the module moves go with it.
 
     Those that stay as they are are written nowhere, so that in eval mode a call has no effect that `jax.jit` would refuse.
     """
     moving: Any = nnx.BatchStat if any(_moves(part) for _, part in nnx.iter_modules(module)) else nnx.Nothing()
     graph, stats, rest = nnx.split(module, moving, ...)  # type: ignore[misc]
 
-    def body(carry: tuple[Any, nnx.State], x: Array) -> tuple[Any, Any]:
+    def body(carry: tuple[Any, nnx.State], x: Any) -> tuple[Any, Any]:
         inner = nnx.merge(graph, carry[1], rest, copy=True)
         last, y = step(inner, carry[0], x)
         return (last, nnx.state(inner, moving)), y
 
     # in a loop, XLA:CPU's gradients of convolutions are some 70 times slower; unrolled it is the same program
     unroll = training and platform() == 'cpu'
-    (last, stats), ys = jax.lax.scan(body, (first, stats), jnp.moveaxis(sequence, 1, 0), unroll=unroll)
+    sequence = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), sequence)
+    (last, stats), ys = jax.lax.scan(body, (first, stats), sequence, unroll=unroll)
     nnx.update(module, stats)
     return last, ys
 

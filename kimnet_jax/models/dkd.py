@@ -11,22 +11,23 @@ from flax import nnx
 from flax.typing import Dtype
 
 from kimnet_jax.models.layers import BatchNorm, conv, max_pool_2x2, torch_conv
+from kimnet_jax.models.temporal import TemporalModule
 
 Array = jax.Array
 DKDVariant = Literal['intended', 'released_penn', 'released_jhmdb']
 
 
-class DKD(nnx.Module):
+class DKD(TemporalModule):
     """Filters the features of frame t+1 with kernels made of the features and heatmaps of frame t.
 
-    Called as `KMM` is, (features, next_features, heatmaps) -> (predicted heatmaps, kernels), and in its place; but the prediction
-    sees frame t+1 itself, where KMM's is a mixture of the heatmaps of frame t. Height and width are at least 10.
+    In the place of `KMM`, it gives its kernels [B, k, l, D], a filter for every channel; the prediction sees frame t+1 itself,
+    where KMM's is a mixture of the heatmaps of frame t. Height and width are at least 10.
 
     `intended`: a BatchNorm for each of the next frame's features, the joined pose and features, and the filtered features.
     `released_penn` and `released_jhmdb`, for RPSTN's weights: one for all, and for Penn Action none on the filtered features.
     """
 
-    gives: ClassVar[str] = 'kernels'  # name of the second result in a network's evidence
+    gives: ClassVar[str] = 'kernels'
 
     def __init__(
         self,
@@ -47,21 +48,12 @@ class DKD(nnx.Module):
         self.bn = nnx.List([BatchNorm(features, dtype=dtype, rngs=rngs) for _ in range(3 if variant == 'intended' else 1)])
         self.kernel_generator = KernelGenerator(features, dtype=dtype, rngs=rngs)
 
-    def __call__(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array]:
-        """Predicts the heatmaps of frame t+1.
-
-        Args:
-            features: [B, h, w, D], of frame t.
-            next_features: [B, h, w, D], of frame t+1.
-            heatmaps: [B, h, w, J], of frame t.
-
-        Returns:
-            (heatmaps [B, h, w, J] float32 of frame t+1; kernels [B, k, l, D], a filter for every channel).
-        """
-        predicted, kernels, _ = self.propagate(features, next_features, heatmaps)
+    def propagate(self, queries: Array, keys: Array, heatmaps: Array) -> tuple[Array, Array]:
+        """(Heatmaps [B, h, w, J] float32 of frame t+1, kernels) of the features of both frames and the heatmaps of frame t."""
+        predicted, kernels, _ = self.projecting(queries, keys, heatmaps)
         return predicted, kernels
 
-    def propagate(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array, Array]:
+    def projecting(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array, Array]:
         """As a call, with the projection [B, h, w, D] of the next frame's features that the kernels are applied to."""
         first, *others = self.bn
         bn_joined, bn_filtered = others or (first, first)

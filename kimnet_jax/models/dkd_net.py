@@ -1,7 +1,7 @@
 """DKD's network of videos: a pose initializer, a feature encoder and dynamic kernels (Nie et al., ICCV 2019)."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,8 @@ from flax.typing import Dtype
 
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.models.backbones import Backbone, feature_encoder, pose_initializer
-from kimnet_jax.models.chain import ChainNetwork
+from kimnet_jax.models.chain import ChainNetwork, ChainState, ChainTransition
 from kimnet_jax.models.dkd import DKD
-from kimnet_jax.models.kimnet import ChainState
 from kimnet_jax.models.kmm_transfer import KMMTransfer
 from kimnet_jax.models.layers import CHANNELS, JOINTS
 
@@ -44,8 +43,8 @@ class DKDNetConfig:
         check_ranges('model', self, num_joints=JOINTS, width=CHANNELS, features=CHANNELS)
 
 
-class Transition(nnx.Module):
-    """One step of the chain: (state of frame t, features of frame t+1) -> state of frame t+1."""
+class Transition(ChainTransition):
+    """One step of the chain: (state of frame t, (queries, keys) of frame t+1) -> state of frame t+1."""
 
     def __init__(self, config: DKDNetConfig, *, dtype: Dtype, rngs: nnx.Rngs):
         if config.temporal not in get_args(DKDTemporal):
@@ -53,9 +52,14 @@ class Transition(nnx.Module):
         module = DKD if config.temporal == 'dkd' else KMMTransfer
         self.temporal: DKD | KMMTransfer = module(config.num_joints, config.features, dtype=dtype, rngs=rngs)
 
-    def __call__(self, state: ChainState, features: Array) -> tuple[ChainState, dict[str, Array]]:
-        heatmaps, given = self.temporal(state.features, features, state.heatmaps)
-        return ChainState(heatmaps, features), {self.temporal.gives: given}
+    def prepare(self, features: Array) -> tuple[Any, Any]:
+        """Queries and keys of features [N, h, w, D]."""
+        return self.temporal.queries(features), self.temporal.keys(features)
+
+    def __call__(self, state: ChainState, prepared: tuple[Any, Any]) -> tuple[ChainState, dict[str, Array]]:
+        queries, keys = prepared
+        heatmaps, given = self.temporal.propagate(state.queries, keys, state.heatmaps)
+        return ChainState(heatmaps, queries), {self.temporal.gives: given}
 
 
 class DKDNet(ChainNetwork):
@@ -63,6 +67,8 @@ class DKDNet(ChainNetwork):
 
     Its evidence is, for every frame after the first, the `kernels` [B, T-1, k, l, D] or KMM's `correlation` [B, T-1, J, J].
     """
+
+    transition: Transition
 
     def __init__(self, config: DKDNetConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
         """`dtype`: of the convolutions. Raises ValueError on an unknown backbone or temporal module."""
@@ -73,4 +79,5 @@ class DKDNet(ChainNetwork):
 
     def begin(self, frames: Array, features: Array) -> tuple[ChainState, tuple[Array, ...]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""
-        return ChainState(self.pose_initializer(frames).astype(jnp.float32), features), ()
+        heatmaps = self.pose_initializer(frames).astype(jnp.float32)
+        return ChainState(heatmaps, self.transition.temporal.queries(features)), ()

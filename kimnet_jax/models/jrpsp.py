@@ -9,17 +9,18 @@ from flax.typing import Dtype
 
 from kimnet_jax.models.dkd import DKD, DKDVariant
 from kimnet_jax.models.relation_decoder import DecoderVariant, FirstStatistics, RelationDecoder
+from kimnet_jax.models.temporal import TemporalModule
 
 Array = jax.Array
 
 
-class JRPSP(nnx.Module):
-    """`DKD` whose heatmaps go through a relation decoder. Called as `KMM` and `DKD` are, and in their place.
+class JRPSP(TemporalModule):
+    """`DKD` whose heatmaps go through a relation decoder.
 
     The released variants normalise the heatmaps before the relation decoder too, by that decoder's own last BatchNorm.
     """
 
-    gives: ClassVar[str] = 'kernels'  # name of the second result in a network's evidence
+    gives: ClassVar[str] = 'kernels'
 
     def __init__(
         self,
@@ -40,14 +41,14 @@ class JRPSP(nnx.Module):
             num_joints, variant=decoder_variant, output_scale=output_scale, first_statistics=first_statistics, rngs=rngs
         )
 
-    def __call__(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array]:
-        """Predicts the heatmaps of frame t+1: arguments and results as those of `DKD`."""
-        predicted, kernels, _ = self.propagate(features, next_features, heatmaps)
+    def propagate(self, queries: Array, keys: Array, heatmaps: Array) -> tuple[Array, Array]:
+        """As that of `DKD`."""
+        predicted, kernels, _ = self.projecting(queries, keys, heatmaps)
         return predicted, kernels
 
-    def propagate(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array, Array]:
-        """As a call, with the projection of the next frame's features (see `DKD.propagate`)."""
-        predicted, kernels, projected = self.dkd.propagate(features, next_features, heatmaps)
+    def projecting(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array, Array]:
+        """As a call, with the projection of the next frame's features (see `DKD.projecting`)."""
+        predicted, kernels, projected = self.dkd.projecting(features, next_features, heatmaps)
         if self.variant != 'intended':
             predicted = self.relation_decoder.bn_u(predicted)
         return self.relation_decoder(predicted), kernels, projected

@@ -1,7 +1,7 @@
 """KIMNet: heatmaps of a video by a Markov chain over its frames (Dang et al., arXiv 2207.10971, Fig. 2, Eq. 4-10)."""
 
 import dataclasses
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,13 @@ from flax.typing import Dtype
 
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.models.backbones import Backbone, feature_encoder, pose_initializer
-from kimnet_jax.models.chain import ChainNetwork
+from kimnet_jax.models.chain import ChainNetwork, ChainState, ChainTransition
 from kimnet_jax.models.dkd import DKD
 from kimnet_jax.models.jrpsp import JRPSP
 from kimnet_jax.models.kmm import KMM, KMMActivation, KMMVariant, KMMWeights
 from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, conv
 from kimnet_jax.models.relation_decoder import DecoderVariant, FirstStatistics, RelationDecoder
+from kimnet_jax.models.temporal import TemporalModule
 
 Array = jax.Array
 Temporal = Literal['kmm', 'dkd', 'jrpsp', 'none']
@@ -65,11 +66,18 @@ class KIMNetConfig:
         check_ranges('model', self, num_joints=JOINTS, width=CHANNELS, features=CHANNELS, output_scale=(0, 1e6))
 
 
-class ChainState(NamedTuple):
-    """What the chain carries from frame to frame: heatmaps [B, h, w, J] float32 and features [B, h, w, D] of the last one."""
+class Prepared(NamedTuple):
+    """What a step reads of its frame's features.
 
-    heatmaps: Array
-    features: Array
+    Attributes:
+        queries: for the step after (`TemporalModule.queries`).
+        keys: for this one (`TemporalModule.keys`).
+        coarse: the features' part of Conv_g, [N, h, w, D].
+    """
+
+    queries: Any
+    keys: Any
+    coarse: Array
 
 
 class Fusion(nnx.Module):
@@ -79,24 +87,28 @@ class Fusion(nnx.Module):
         self, predicted: int, num_joints: int, features: int, *, norm: bool, use_bias: bool, dtype: Dtype, rngs: nnx.Rngs
     ):
         """`predicted`: heatmaps that go in, J or 0."""
+        self.joins = predicted > 0
         self.conv_g = conv(predicted + features, features, 3, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.bn_g = BatchNorm(features, dtype=dtype, rngs=rngs) if norm else None
         self.conv_d = conv(features, num_joints, 1, use_bias=use_bias, dtype=dtype, rngs=rngs)
 
-    def __call__(self, predicted: Array | None, features: Array) -> Array:
-        """[B, h, w, J] (None where none go in) and [B, h, w, D] -> [B, h, w, J]."""
+    def coarse(self, features: Array) -> Array:
+        """The features' part of Conv_g, which is linear: [N, h, w, D] -> [N, h, w, D]."""
+        return self.conv_g.part(features) if self.joins else self.conv_g(features)
+
+    def __call__(self, predicted: Array | None, coarse: Array) -> Array:
+        """[B, h, w, J] (None where none go in) and the features' part [B, h, w, D] -> [B, h, w, J]."""
         if predicted is not None:
-            features = jnp.concatenate([predicted.astype(features.dtype), features], -1)
-        coarse = self.conv_g(features)
+            coarse = self.conv_g(predicted, coarse)
         return self.conv_d(coarse if self.bn_g is None else nnx.relu(self.bn_g(coarse)))
 
 
-class Transition(nnx.Module):
-    """One step of the chain: (state of frame t, features of frame t+1) -> state of frame t+1."""
+class Transition(ChainTransition):
+    """One step of the chain: (state of frame t, what is `prepared` of frame t+1) -> state of frame t+1."""
 
     def __init__(self, config: KIMNetConfig, *, dtype: Dtype, rngs: nnx.Rngs):
         joints, features = config.num_joints, config.features
-        self.temporal: KMM | DKD | JRPSP | None
+        self.temporal: TemporalModule | None
         match config.temporal:
             case 'kmm':
                 self.temporal = KMM(
@@ -128,13 +140,22 @@ class Transition(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, state: ChainState, features: Array) -> tuple[ChainState, dict[str, Array]]:
+    def queries(self, features: Array) -> Any:
+        """What the next step reads of features [N, h, w, D]."""
+        return None if self.temporal is None else self.temporal.queries(features)
+
+    def prepare(self, features: Array) -> Prepared:
+        """What steps read of features [N, h, w, D]."""
+        keys = None if self.temporal is None else self.temporal.keys(features)
+        return Prepared(self.queries(features), keys, self.fusion.coarse(features))
+
+    def __call__(self, state: ChainState, prepared: Prepared) -> tuple[ChainState, dict[str, Array]]:
         evidence, predicted = {}, None
         if self.temporal is not None:
-            predicted, given = self.temporal(state.features, features, state.heatmaps)
+            predicted, given = self.temporal.propagate(state.queries, prepared.keys, state.heatmaps)
             evidence = {'predicted': predicted, self.temporal.gives: given}
-        heatmaps = self.relation_decoder(self.fusion(predicted, features))
-        return ChainState(heatmaps, features), evidence
+        heatmaps = self.relation_decoder(self.fusion(predicted, prepared.coarse))
+        return ChainState(heatmaps, prepared.queries), evidence
 
 
 class KIMNet(ChainNetwork):
@@ -162,4 +183,5 @@ class KIMNet(ChainNetwork):
     def begin(self, frames: Array, features: Array) -> tuple[ChainState, tuple[Array, ...]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""
         initial = self.pose_initializer(features if self.from_features else frames)
-        return ChainState(self.transition.relation_decoder(initial, first=True), features), ()
+        heatmaps = self.transition.relation_decoder(initial, first=True)
+        return ChainState(heatmaps, self.transition.queries(features)), ()

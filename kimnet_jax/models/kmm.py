@@ -9,6 +9,7 @@ from flax import nnx
 from flax.typing import Dtype
 
 from kimnet_jax.models.layers import conv
+from kimnet_jax.models.temporal import TemporalModule
 
 Array = jax.Array
 KMMVariant = Literal['full', 'share_qk', 'no_scale', 'residual', 'heatmap']
@@ -17,7 +18,7 @@ KMMWeights = Literal['softmax', 'ratio']
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {'relu': nnx.relu, 'sigmoid': nnx.sigmoid, 'none': lambda x: x}
 
 
-class KMM(nnx.Module):
+class KMM(TemporalModule):
     """Temporal correlation of every joint with all joints of the frame before, and the pose it predicts.
 
     Usable in any network that has features and heatmaps of two consecutive frames at one resolution.
@@ -30,7 +31,7 @@ class KMM(nnx.Module):
     says, or the `ratio` to the sum, as it is printed. `use_bias`: whether the convolutions have biases.
     """
 
-    gives: ClassVar[str] = 'correlation'  # name of the second result in a network's evidence
+    gives: ClassVar[str] = 'correlation'
 
     def __init__(
         self,
@@ -51,24 +52,32 @@ class KMM(nnx.Module):
         self.conv_k = None if variant == 'share_qk' else conv(channels, num_joints, 1, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.conv_p = conv(features, num_joints, 1, use_bias=use_bias, dtype=dtype, rngs=rngs) if variant == 'heatmap' else None
 
-    def __call__(self, features: Array, next_features: Array, heatmaps: Array) -> tuple[Array, Array]:
-        """Predicts the heatmaps of frame t+1 from frame t.
+    def queries(self, features: Array) -> Array | None:
+        """Q of Eq. 6, [N, h, w, J]; None in the variant `heatmap`, which makes them of heatmaps."""
+        return None if self.conv_p is not None else self._activated(self.conv_q(features))
+
+    def keys(self, features: Array) -> Array:
+        """K of Eq. 7, [N, h, w, J]."""
+        if self.conv_p is not None:
+            features = self.conv_p(features)
+        return self._activated((self.conv_k or self.conv_q)(features))
+
+    def propagate(self, queries: Array | None, keys: Array, heatmaps: Array) -> tuple[Array, Array]:
+        """Predicts the heatmaps of frame t+1.
 
         Args:
-            features: [B, h, w, D], of frame t.
-            next_features: [B, h, w, D], of frame t+1.
-            heatmaps: [B, h, w, J], of frame t.
+            queries: [B, h, w, J] of frame t, or None.
+            keys: [B, h, w, J] of frame t+1.
+            heatmaps: [B, h, w, J] of frame t.
 
         Returns:
             (heatmaps [B, h, w, J] float32 predicted for frame t+1; correlation W_r [B, J, J] float32: row j holds the weights of
             the joints of frame t in joint j of frame t+1 and sums to 1; to 0 in a `ratio` of zeros).
         """
         b, h, w, joints = heatmaps.shape
-        if self.conv_p is not None:
-            features, next_features = heatmaps, self.conv_p(next_features)
-        activation = _ACTIVATIONS[self.activation]
-        q = activation(self.conv_q(features)).reshape(b, h * w, joints)
-        k = activation((self.conv_k or self.conv_q)(next_features)).reshape(b, h * w, joints)
+        if queries is None:
+            queries = self._activated(self.conv_q(heatmaps))
+        q, k = (part.reshape(b, h * w, joints) for part in (queries, keys))
         similarity = jnp.einsum('bnj,bni->bji', k, q, preferred_element_type=jnp.float32)  # Eq. 8
         if self.variant != 'no_scale':
             similarity /= (h * w) ** 0.5
@@ -76,6 +85,9 @@ class KMM(nnx.Module):
         maps = heatmaps.astype(jnp.float32)
         predicted = jnp.einsum('bji,bni->bnj', correlation, maps.reshape(b, h * w, joints)).reshape(maps.shape)  # Eq. 10
         return predicted + maps if self.variant == 'residual' else predicted, correlation
+
+    def _activated(self, x: Array) -> Array:
+        return _ACTIVATIONS[self.activation](x)
 
 
 def _ratio(similarity: Array) -> Array:

@@ -95,10 +95,10 @@ def watching(watcher: Watcher) -> Iterator[None]:
         _WATCHER.reset(token)
 
 
-def _watched(call: Callable[[Any, Array], Array]) -> Callable[[Any, Array], Array]:
+def _watched(call: Callable[..., Array]) -> Callable[..., Array]:
     @functools.wraps(call)
-    def told(module: Any, x: Array) -> Array:
-        y = call(module, x)
+    def told(module: Any, x: Array, *more: Array) -> Array:
+        y = call(module, x, *more)
         if (watcher := _WATCHER.get()) is not None:
             watcher(module, x, y)
         return y
@@ -158,14 +158,75 @@ class Conv(nnx.Conv):
     """
 
     @_watched
-    def __call__(self, x: Array) -> Array:  # type: ignore[override]
-        strides = cast(tuple[int, int], self.strides)
-        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        if kernel.shape[:2] == (1, 1) and (strides == (1, 1) or platform() != 'gpu'):
-            y = x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
-        else:
-            y = jax.lax.conv_general_dilated(x, kernel, strides, cast(Any, self.padding), dimension_numbers=_DIMENSIONS)
+    def __call__(self, x: Array, rest: Array | None = None) -> Array:
+        """`rest`: what the last input channels add, by `part`; then x has the first ones alone."""
+        y = self._product(x, self.kernel[...] if rest is None else self.kernel[:, :, : x.shape[-1]])
+        if rest is not None:
+            y = y + rest
         return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
+
+    def part(self, x: Array) -> Array:
+        """What the last input channels, those of x, add to the output; without the bias."""
+        return self._product(x, self.kernel[:, :, -x.shape[-1] :])
+
+    def _product(self, x: Array, kernel: Array) -> Array:
+        strides, padding = cast(tuple[int, int], self.strides), cast(Any, self.padding)
+
+        def forward(x: Array, kernel: Array) -> Array:
+            if kernel.shape[:2] == (1, 1) and (strides == (1, 1) or platform() != 'gpu'):
+                return x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
+            return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS)
+
+        def gradient(x: Array, dy: Array) -> Array:
+            return _kernel_gradient(x, dy, kernel.shape[0], strides[0], padding[0][0])
+
+        return _with_kernel(forward, gradient, x.astype(self.dtype), kernel)
+
+
+def _with_kernel(
+    forward: Callable[[Array, Array], Array], gradient: Callable[[Array, Array], Array], x: Array, kernel: Array
+) -> Array:
+    """`forward(x, kernel)` in the type of x. Where devices sum gradients in float32, the kernel's is `gradient(x, dy)`."""
+    spread = target_spread()
+    if spread.devices == 1 or not spread.float32_sums or jnp.finfo(x.dtype).bits >= 32:
+        return forward(x, kernel.astype(x.dtype))
+    return _with_float32_gradient(forward, gradient, x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _with_float32_gradient(forward: Any, gradient: Any, x: Array, kernel: Array) -> Array:
+    return forward(x, kernel.astype(x.dtype))
+
+
+def _with_float32_gradient_forward(forward: Any, gradient: Any, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return forward(x, kernel.astype(x.dtype)), (x, kernel)
+
+
+def _with_float32_gradient_backward(
+    forward: Any, gradient: Any, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    (dx,) = jax.vjp(lambda x: forward(x, kernel.astype(x.dtype)), x)[1](dy)
+    return dx, gradient(x, dy)
+
+
+_with_float32_gradient.defvjp(_with_float32_gradient_forward, _with_float32_gradient_backward)
+
+
+def _kernel_gradient(x: Array, dy: Array, size: int, stride: int, padding: int) -> Array:
+    """Of a convolution of x [B, H, W, C] to [B, h, w, D]: float32 [size, size, C, D], from factors of any type."""
+    if size == 1:
+        return jnp.einsum('bhwc,bhwd->cd', x[:, ::stride, ::stride], dy, preferred_element_type=jnp.float32)[None, None]
+    high = [size + (b - 1) * stride - a - padding for a, b in zip(x.shape[1:3], dy.shape[1:3], strict=True)]
+    return jax.lax.conv_general_dilated(
+        x,
+        dy,
+        (1, 1),
+        tuple((padding, end) for end in high),
+        rhs_dilation=(stride, stride),
+        dimension_numbers=('CHWN', 'IHWO', 'HWNC'),
+        preferred_element_type=jnp.float32,
+    )
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -188,7 +249,7 @@ class BatchNorm(nnx.BatchNorm):
         self.output_dtype = dtype
 
     @_watched
-    def __call__(self, x: Array) -> Array:  # type: ignore[override]
+    def __call__(self, x: Array) -> Array:
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, var = _moments(self, x)
         scale, bias = cast(nnx.Param, self.scale), cast(nnx.Param, self.bias)
@@ -241,7 +302,7 @@ def _spread_moments(x: Array, near: Array) -> tuple[Array, Array, int]:
     One pass over the rows, and one meeting of the devices of a group: the moments about `near` [C], the running mean, do not wait
     for each other. Where that is far from the batch's mean, as in the first steps, some digits of the variance are lost.
     """
-    devices, sharing = target_spread()
+    devices, sharing, _ = target_spread()
     parts = x.reshape(devices, -1, *x.shape[1:]) - near
     axes = tuple(range(1, parts.ndim - 1))
     moments = jnp.concatenate([parts.mean(axes), jnp.square(parts).mean(axes)], -1)
@@ -268,8 +329,12 @@ class ConvTranspose(nnx.Module):
 
     @_watched
     def __call__(self, x: Array) -> Array:
-        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        return _conv_transpose(x, kernel) if platform() == 'cpu' else _dilated_conv_transpose(x, kernel)
+        forward = _conv_transpose if platform() == 'cpu' else _dilated_conv_transpose
+
+        def gradient(x: Array, dy: Array) -> Array:
+            return _kernel_gradient(dy, x, 4, 2, 1).swapaxes(2, 3)  # x is what the strided convolution makes of dy
+
+        return _with_kernel(forward, gradient, x.astype(self.dtype), self.kernel[...])
 
 
 def _dilated_conv_transpose(x: Array, kernel: Array) -> Array:

@@ -1,7 +1,7 @@
 """LSTM-PM, LSTM Pose Machines (Luo et al., CVPR 2018)."""
 
 import dataclasses
-from typing import ClassVar, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from flax import nnx
 from flax.typing import Dtype
 
 from kimnet_jax.core.config import check_ranges
-from kimnet_jax.models.chain import ChainNetwork
+from kimnet_jax.models.chain import ChainNetwork, ChainTransition
 from kimnet_jax.models.conv_lstm import ConvLSTM, Memory, together
 from kimnet_jax.models.kmm import KMM
 from kimnet_jax.models.layers import CHANNELS, JOINTS, conv, max_pool, torch_conv
@@ -57,10 +57,10 @@ class LSTMState(NamedTuple):
 
 
 class KMMState(NamedTuple):
-    """What goes from frame to frame with KMM: heatmaps and features of the last one, and the centre map."""
+    """What goes from frame to frame with KMM: heatmaps and queries [B, h, w, J] of the last one, and the centre map."""
 
     heatmaps: Array
-    features: Array
+    queries: Any
     centre: Array
 
 
@@ -118,7 +118,7 @@ class Generator(nnx.Module):
         return self.conv5(x).astype(jnp.float32)
 
 
-class Transition(nnx.Module):
+class Transition(ChainTransition):
     """One step of the chain: (state of frame t, features of frame t+1) -> (state of frame t+1, {})."""
 
     def __init__(self, config: LSTMPMConfig, *, dtype: Dtype, rngs: nnx.Rngs):
@@ -149,20 +149,26 @@ class Transition(nnx.Module):
         return LSTMState(self.generator(hidden), cell, hidden, centre)
 
 
-class KMMTransition(nnx.Module):
+class KMMTransition(ChainTransition):
     """The same with KMM in place of the LSTM."""
 
     def __init__(self, config: LSTMPMConfig, *, dtype: Dtype, rngs: nnx.Rngs):
         self.kmm = KMM(config.num_joints, config.features, dtype=dtype, rngs=rngs)
         self.generator = Generator(config.num_joints + config.features + 1, config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, state: KMMState, features: Array) -> tuple[KMMState, dict[str, Array]]:
-        predicted, correlation = self.kmm(state.features, features, state.heatmaps)
-        return self.begin(predicted, features, state.centre), {'predicted': predicted, 'correlation': correlation}
+    def prepare(self, features: Array) -> tuple[Any, Array, Array]:
+        """KMM's queries and keys of features [N, h, w, C], and these."""
+        return self.kmm.queries(features), self.kmm.keys(features), features
+
+    def __call__(self, state: KMMState, prepared: tuple[Any, Array, Array]) -> tuple[KMMState, dict[str, Array]]:
+        queries, keys, features = prepared
+        predicted, correlation = self.kmm.propagate(state.queries, keys, state.heatmaps)
+        heatmaps = self.generator(_inputs(predicted, features, state.centre))
+        return KMMState(heatmaps, queries, state.centre), {'predicted': predicted, 'correlation': correlation}
 
     def begin(self, initial: Array, features: Array, centre: Array) -> KMMState:
         """The state of the first frame from its initial heatmaps, its features and the centre map."""
-        return KMMState(self.generator(_inputs(initial, features, centre)), features, centre)
+        return KMMState(self.generator(_inputs(initial, features, centre)), self.kmm.queries(features), centre)
 
 
 def _inputs(heatmaps: Array, features: Array, centre: Array) -> Array:

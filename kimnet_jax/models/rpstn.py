@@ -1,7 +1,7 @@
 """RPSTN, relation-based pose semantics transfer network (Dang et al., TIP 2022; github.com/YHDang/RPSTN)."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,9 @@ from flax.typing import Dtype
 
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.models.backbones import RESNETS, ResNetName, feature_encoder, pose_initializer
-from kimnet_jax.models.chain import ChainNetwork, encode_clip
+from kimnet_jax.models.chain import ChainNetwork, ChainState, ChainTransition, encode_clip
 from kimnet_jax.models.dkd import DKDVariant
 from kimnet_jax.models.jrpsp import JRPSP
-from kimnet_jax.models.kimnet import ChainState
 from kimnet_jax.models.kmm_transfer import KMMTransfer
 from kimnet_jax.models.layers import CHANNELS, JOINTS
 from kimnet_jax.models.relation_decoder import DecoderVariant, FirstStatistics, RelationDecoder
@@ -56,7 +55,7 @@ class RPSTNConfig:
         check_ranges('model', self, num_joints=JOINTS, width=CHANNELS, features=CHANNELS, output_scale=(0, 1e6))
 
 
-class Transition(nnx.Module):
+class Transition(ChainTransition):
     """One step of the chain: (state of frame t, features of frame t+1) -> state of frame t+1."""
 
     def __init__(self, config: RPSTNConfig, *, dtype: Dtype, rngs: nnx.Rngs):
@@ -72,15 +71,15 @@ class Transition(nnx.Module):
         )
 
     def __call__(self, state: ChainState, features: Array) -> tuple[ChainState, dict[str, Array]]:
-        heatmaps, kernels, projected = self.jrpsp.propagate(state.features, features, state.heatmaps)
+        heatmaps, kernels, projected = self.jrpsp.projecting(state.queries, features, state.heatmaps)
         return ChainState(heatmaps, features if self.jrpsp.variant == 'intended' else projected), {'kernels': kernels}
 
-    def relate(self, heatmaps: Array, *, first: bool = False) -> Array:
-        """The relation decoder, [B, h, w, J] -> [B, h, w, J]. `first`: these are of the first frame of a chain."""
-        return self.jrpsp.relation_decoder(heatmaps, first=first)
+    def begin(self, heatmaps: Array, features: Array) -> ChainState:
+        """The state of a first frame, from its initial heatmaps [B, h, w, J] and its features [B, h, w, D]."""
+        return ChainState(self.jrpsp.relation_decoder(heatmaps, first=True), features)
 
 
-class KMMTransition(nnx.Module):
+class KMMTransition(ChainTransition):
     """The same with KMM in place of the dynamic kernels."""
 
     def __init__(self, config: RPSTNConfig, *, dtype: Dtype, rngs: nnx.Rngs):
@@ -93,13 +92,18 @@ class KMMTransition(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, state: ChainState, features: Array) -> tuple[ChainState, dict[str, Array]]:
-        heatmaps, correlation = self.temporal(state.features, features, state.heatmaps)
-        return ChainState(self.relate(heatmaps), features), {'correlation': correlation}
+    def prepare(self, features: Array) -> tuple[Any, Any]:
+        """Queries and keys of features [N, h, w, D]."""
+        return self.temporal.queries(features), self.temporal.keys(features)
 
-    def relate(self, heatmaps: Array, *, first: bool = False) -> Array:
+    def __call__(self, state: ChainState, prepared: tuple[Any, Any]) -> tuple[ChainState, dict[str, Array]]:
+        queries, keys = prepared
+        heatmaps, correlation = self.temporal.propagate(state.queries, keys, state.heatmaps)
+        return ChainState(self.relation_decoder(heatmaps), queries), {'correlation': correlation}
+
+    def begin(self, heatmaps: Array, features: Array) -> ChainState:
         """As that of `Transition`."""
-        return self.relation_decoder(heatmaps, first=first)
+        return ChainState(self.relation_decoder(heatmaps, first=True), self.temporal.queries(features))
 
 
 class RPSTN(ChainNetwork):
@@ -135,4 +139,4 @@ class RPSTN(ChainNetwork):
 
     def begin(self, frames: Array, features: Array) -> tuple[ChainState, tuple[Array, ...]]:
         """The state of first frames [B, H, W, 3] with features [B, h, w, D]."""
-        return ChainState(self.transition.relate(self.pose_initializer(frames), first=True), features), ()
+        return self.transition.begin(self.pose_initializer(frames), features), ()

@@ -71,7 +71,8 @@ def make_stepping(settings: Shared, plan: loop.Plan, mesh: Mesh) -> Stepping:
     schedule = make_schedule(settings.optimizer, steps=plan.steps or accumulate, steps_per_epoch=plan.steps_per_epoch)
     optimizer = make_optimizer(settings.optimizer, schedule)
     sharing = loop.sharing_devices(settings.train.batch_norm, mesh.size)
-    return Stepping(optimizer, schedule, accumulate, settings.train.average_decay, mesh, sharing)
+    float32_sums = settings.train.gradient_dtype == 'float32'
+    return Stepping(optimizer, schedule, accumulate, settings.train.average_decay, mesh, sharing, float32_sums)
 
 
 def fit(

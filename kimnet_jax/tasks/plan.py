@@ -46,7 +46,7 @@ from kimnet_jax.tasks import heatmaps, name_of
 from kimnet_jax.tasks.fit import make_stepping
 from kimnet_jax.training import hlo, loop, operations, sharding, steps
 from kimnet_jax.training.chips import Chip, Topology
-from kimnet_jax.training.state import create_state, split_model
+from kimnet_jax.training.state import create_state, placements, split_model
 
 SCALED = (8, 16, 32, 64, 128, 256)  # chips of the table of weak scaling
 _SKELETONS = {  # of the data sets with one skeleton, which need not be built yet
@@ -286,6 +286,9 @@ def trace_step(settings: heatmaps.Settings, skeleton: Skeleton, mesh: Mesh) -> A
     step: Any = steps.make_train_step(graph, stepping, settings.target, skeleton=skeleton, stride=model.stride)
     average = settings.train.average_decay > 0
     state = jax.eval_shape(lambda weights: create_state(weights, stepping.optimizer, average=average), weights)
+    state = jax.tree.map(
+        lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), state, placements(state, mesh)
+    )
     return step.trace(state, batch_shapes(settings.data, settings.train.batch_size, skeleton.num_joints))
 
 

@@ -31,6 +31,7 @@ from orbax.checkpoint import checkpoint_managers
 from kimnet_jax import __version__
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.paths import is_remote
+from kimnet_jax.training import sharding
 from kimnet_jax.training.conditions import conditions
 from kimnet_jax.training.remote import RemoteSteps
 from kimnet_jax.training.sharding import PeerError
@@ -49,8 +50,8 @@ class Checkpoints:
         self._remote = RemoteSteps(self.folder) if is_remote(self.folder) else None
         self._place = self._remote.place if self._remote else self.folder  # where Orbax has them
         self._before_publishing = before_publishing
-        self._publisher = concurrent.futures.ThreadPoolExecutor(1, 'publisher')
-        self._publishing: concurrent.futures.Future[None] | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoints')
+        self._pending: concurrent.futures.Future[None] | None = None  # of a save
         keep = [
             checkpoint_managers.LatestN(2),  # the one before is there should the last be damaged
             checkpoint_managers.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
@@ -89,23 +90,27 @@ class Checkpoints:
         items: dict[str, Any] = {'weights': state.weights, 'optimizer': {'step': state.step, 'state': state.optimizer}}
         if state.average is not None:
             items['average'] = state.average
-        # copies, of `meta` too: the next step writes into all this while Orbax is still reading
-        trees = {name: jax.tree.map(lambda leaf: np.array(leaf), to_tree(item)) for name, item in items.items()}
-        checksums = {name: _checksums(tree) for name, tree in trees.items()}
-        record = {
-            'step': step,
-            'code_version': __version__,
-            'conditions': conditions(),
-            'checksums': checksums,
-            **copy.deepcopy(meta),
-        }
+        # copies, of `meta` too: the next step writes into all this while it is still read
+        trees = sharding.snapshot({name: to_tree(item) for name, item in items.items()})
+        record = {'step': step, 'code_version': __version__, 'conditions': conditions(), **copy.deepcopy(meta)}
+        if jax.process_count() == 1:
+            self._pending = self._thread.submit(self._write, step, trees, record, score)
+        else:  # Orbax lets the processes meet, which must not come between those of a step
+            self._write(step, trees, record, score)
+
+    def _write(self, step: int, trees: dict[str, Any], record: dict[str, Any], score: float | None) -> None:
+        trees = jax.tree.map(np.asarray, trees)
+        record = {**record, 'checksums': {name: _checksums(tree) for name, tree in trees.items()}}
         args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         args['meta'] = ocp.args.JsonSave(record | {'checksum': _json_checksum(record)})
         with _writing(self.folder):
             saved = self._manager.save(step, args=ocp.args.Composite(**args), metrics=None if score is None else {SCORE: score})
         assert saved, f'step {step} is not after {self._manager.latest_step()}'
         if self._remote and jax.process_index() == 0:
-            self._publishing = self._publisher.submit(self._publish)
+            if jax.process_count() == 1:
+                self._publish()
+            else:
+                self._pending = self._thread.submit(self._publish)
 
     def restore_newest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that is whole, as (state, meta); None where there is none at all.
@@ -146,16 +151,16 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits until everything is written. Raises `InputError` where it could not be."""
         with _writing(self.folder):
+            self._finish_pending()
             self._manager.wait_until_finished()
-            self._finish_publishing()
 
     def close(self) -> None:
         """Waits as `wait` and stops Orbax's threads."""
         with _writing(self.folder):
             try:
-                self._finish_publishing()
+                self._finish_pending()
             finally:
-                self._publisher.shutdown()
+                self._thread.shutdown()
                 self._manager.close()
 
     @property
@@ -163,9 +168,9 @@ class Checkpoints:
         """Whether this process moves and removes what is in the folder that Orbax writes to."""
         return self._remote is not None or jax.process_index() == 0
 
-    def _finish_publishing(self) -> None:
-        if self._publishing is not None:
-            done, self._publishing = self._publishing, None
+    def _finish_pending(self) -> None:
+        if self._pending is not None:
+            done, self._pending = self._pending, None
             done.result()
 
     def _publish(self) -> None:

@@ -138,10 +138,14 @@ class Evaluator:
         self, weights: Weights, batches: Iterable[tuple[Batch, Batch]], check: Callable[[], None]
     ) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
         chain: Any = None
+        ahead: list[tuple[Batch, jax.Array, jax.Array]] = []  # read one batch behind: the devices do not wait for the host
         for batch, on_device in self._progress(batches):
             check()
             joints, scores, chain = self._advance(weights, on_device, chain)
-            yield batch, local_rows(joints), local_rows(scores)
+            ahead.append((batch, joints, scores))
+            if len(ahead) > 1:
+                yield _on_host(*ahead.pop(0))
+        yield from (_on_host(*one) for one in ahead)
 
     def _outputs_with_pasts(
         self, weights: Weights, batches: Iterable[tuple[Batch, Batch]], others: Iterable[tuple[Batch, Batch]]
@@ -166,6 +170,10 @@ class Evaluator:
     def _progress(self, batches: Iterable[tuple[Batch, Batch]]) -> Iterable[tuple[Batch, Batch]]:
         hidden = jax.process_index() > 0 or None
         return tqdm.tqdm(batches, total=self._num_batches, desc='evaluating', unit='batch', leave=False, disable=hidden)
+
+
+def _on_host(batch: Batch, joints: jax.Array, scores: jax.Array) -> tuple[Batch, np.ndarray, np.ndarray]:
+    return batch, local_rows(joints), local_rows(scores)
 
 
 def _whole_clips(outputs: Iterable[tuple[Batch, np.ndarray, np.ndarray]]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

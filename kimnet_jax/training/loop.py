@@ -8,7 +8,7 @@ import functools
 import math
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -86,6 +86,8 @@ class TrainConfig:
         batch_size: windows in a batch, of all devices together.
         batch_norm: which devices share the statistics of a BatchNorm: all (`global`), none (`device`), or groups of N
             (`group:N`). On one device it makes no difference.
+        gradient_dtype: of the convolutions' gradients, and so of their sum over several devices: `float32`, as PyTorch's, or
+            `bfloat16`, half as many bytes, in a network of that type.
         average_decay: of the moving average of the weights, which is what is evaluated; 0: none.
         log_every: steps between two records.
         eval_every: epochs between two evaluations.
@@ -98,6 +100,7 @@ class TrainConfig:
     steps: int = 0
     batch_size: int = 8
     batch_norm: str = 'global'
+    gradient_dtype: Literal['float32', 'bfloat16'] = 'float32'
     average_decay: float = 0.999
     log_every: int = 10
     eval_every: float = 10.0
@@ -268,7 +271,7 @@ def fit(
                     check = functools.partial(stop.check, step) if jax.process_count() == 1 else lambda: None
                     told = contextlib.nullcontext() if evaluated_before else log.compiling('evaluation')
                     with told, during('evaluation'), signals.patience(evaluated_before):  # the first one compiles
-                        metrics = evaluate(state.best_weights, check)
+                        metrics = evaluate(sharding.gathered(state.best_weights), check)
                         log.images(step, draw)
                     evaluated_before = True
                     log.evaluation(step, epoch, metrics)

@@ -16,14 +16,14 @@ from jax.sharding import Mesh
 from kimnet_jax.core import paths
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.types import Batch
-from kimnet_jax.training import loop, sharding, workdir
+from kimnet_jax.training import loop, workdir
 from kimnet_jax.training.checkpoint import Checkpoints
 from kimnet_jax.training.conditions import difference
 from kimnet_jax.training.goodput import Goodput
 from kimnet_jax.training.logging import RunLog
 from kimnet_jax.training.profiling import Profiler
 from kimnet_jax.training.remote import RemoteRun
-from kimnet_jax.training.state import TrainState, Weights, create_state
+from kimnet_jax.training.state import TrainState, Weights, create_state, placed
 from kimnet_jax.training.writers import check_installed, open_writers, parse_writers
 
 _CODE = ' ' * 4  # how Markdown marks it
@@ -100,7 +100,7 @@ def run(
             log.text('parameters', indent('\n'.join(table), _CODE))
         try:
             loop.fit(
-                sharding.put(state, mesh),
+                placed(state, mesh),
                 meta,
                 train_step=train_step,
                 batches=batches,

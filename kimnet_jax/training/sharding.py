@@ -1,7 +1,11 @@
-"""Where arrays live: one mesh with the axis `data`; batches are split over it, everything else is on every device."""
+"""Where arrays live: one mesh with the axis `data`. Batches are split over it, and so are the large arrays of which each device
+needs a part alone (ZeRO stage 1: Rajbhandari et al., arXiv 1910.02054); everything else is on every device.
+"""
 
 import contextlib
 import faulthandler
+import functools
+import math
 import os
 import signal
 import socket
@@ -12,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -21,6 +26,7 @@ from kimnet_jax.core.platform import Platform, platform_of
 
 JOIN_SECONDS = 'KIMNET_JOIN_SECONDS'  # in the environment: how long processes wait for each other at the start
 MOST_CLIPS = 1_000_000  # in a batch
+SHARED_FROM = 4096  # numbers in an array that is split: of smaller ones the parts cost more than they save
 _tell_jax: Callable[[], None] | None = None
 
 
@@ -144,6 +150,47 @@ def split(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def shared_out(tree: Any, mesh: Mesh) -> Any:
+    """The sharding of every array of a tree of which each device needs a part alone: its largest axis that the devices divide is
+    split over them. Small ones, and those without such an axis, are on every device.
+    """
+
+    def of(array: Any) -> NamedSharding:
+        axes = [axis for axis, size in enumerate(array.shape) if size % mesh.size == 0]
+        if mesh.size == 1 or not axes or math.prod(array.shape) < SHARED_FROM:
+            return replicated(mesh)
+        axis = max(axes, key=lambda axis: array.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*(None,) * axis, 'data'))
+
+    return jax.tree.map(of, tree)
+
+
+@functools.cache
+def _copying(mesh: Mesh) -> Callable[[Any], Any]:
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated(mesh))
+
+
+def gathered(tree: Any) -> Any:
+    """Arrays of one mesh, whole on every device."""
+    if all(isinstance(leaf, np.ndarray) or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+        return tree
+    return _copying(jax.tree.leaves(tree)[0].sharding.mesh)(tree)
+
+
+def snapshot(tree: Any) -> Any:
+    """Copies of arrays, whole, that are still there when a step has consumed these. The host does not wait for the devices; where
+    its memory is theirs, it copies.
+    """
+    leaves = jax.tree.leaves(tree)
+    if all(isinstance(leaf, np.ndarray) or (leaf.is_fully_addressable and _is_on_host(leaf)) for leaf in leaves):
+        return jax.tree.map(np.array, tree)
+    return _copying(leaves[0].sharding.mesh)(tree)
+
+
+def _is_on_host(array: jax.Array) -> bool:
+    return all(device.platform == 'cpu' for device in array.devices())
 
 
 def check_batch_size(batch_size: int, field: str, mesh: Mesh) -> None:

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx, traverse_util
+from jax.sharding import Mesh
 
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.training import sharding
 
 
 class Weights(NamedTuple):
@@ -51,6 +53,17 @@ def create_state(weights: Weights, optimizer: optax.GradientTransformation, *, a
     """The state before the first batch."""
     copy = jax.tree.map(jnp.copy, weights) if average else None
     return TrainState(jnp.zeros((), jnp.int32), weights, optimizer.init(weights.params), copy)
+
+
+def placements(state: TrainState, mesh: Mesh) -> TrainState:
+    """The sharding of every array of a state: weights are on every device, the rest is split over them."""
+    split = sharding.shared_out(state, mesh)
+    return split._replace(weights=jax.tree.map(lambda _: sharding.replicated(mesh), state.weights))
+
+
+def placed(state: TrainState, mesh: Mesh) -> TrainState:
+    """A state on the devices, as the train step takes it and leaves it."""
+    return jax.device_put(state, placements(state, mesh))
 
 
 def to_tree(state: Any) -> dict[str, Any]:

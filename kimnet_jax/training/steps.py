@@ -55,6 +55,7 @@ class Stepping(NamedTuple):
         average_decay: of the moving average of the weights, reached after a warm-up.
         mesh: of the devices.
         sharing: how many of them share the statistics of a BatchNorm; 0: all of them.
+        float32_sums: whether they sum gradients in float32.
     """
 
     optimizer: optax.GradientTransformation
@@ -63,31 +64,43 @@ class Stepping(NamedTuple):
     average_decay: float
     mesh: Mesh
     sharing: int = 0
+    float32_sums: bool = True
 
     @property
     def spread(self) -> Spread:
         """Over the devices."""
-        return Spread(self.mesh.size, self.sharing or self.mesh.size)
+        return Spread(self.mesh.size, self.sharing or self.mesh.size, self.float32_sums)
 
     def advance(self, state: TrainState, gradient: nnx.State, batch_stats: nnx.State) -> tuple[TrainState, dict[str, Array]]:
         """The state after a gradient and new statistics, and what every step tells, float32 scalars: `gradient_norm`,
         `parameter_norm` (after the update: not finite as soon as one parameter is not) and `learning_rate`.
+
+        Each device updates its part of the parameters (`sharding.shared_out`), and then they exchange these.
         """
-        updates, optimizer_state = self.optimizer.update(gradient, state.optimizer, state.weights.params)
-        weights = Weights(optax.apply_updates(state.weights.params, updates), batch_stats)
+        everywhere = sharding.replicated(self.mesh)
+        gradient = jax.lax.with_sharding_constraint(gradient, everywhere)  # or the parts would spread into the backward pass
+        gradient, params = self._parts(gradient), self._parts(state.weights.params)
+        updates, optimizer_state = self.optimizer.update(gradient, state.optimizer, params)
+        params = self._parts(optax.apply_updates(params, updates))
         now = state.step + 1
-        average = moving_average(state.average, weights, now, self.accumulate, self.average_decay)
+        average = moving_average(state.average, Weights(params, batch_stats), now, self.accumulate, self.average_decay)
         told = {
             'gradient_norm': optax.tree.norm(gradient),
-            'parameter_norm': optax.tree.norm(weights.params),
+            'parameter_norm': optax.tree.norm(params),
             'learning_rate': jnp.asarray(self.schedule(state.step // self.accumulate), jnp.float32),
         }
-        return TrainState(now, weights, optimizer_state, average), told
+        weights = jax.lax.with_sharding_constraint(Weights(params, batch_stats), everywhere)
+        return TrainState(now, weights, self._parts(optimizer_state), self._parts(average)), told
+
+    def _parts(self, tree: Any) -> Any:
+        return jax.lax.with_sharding_constraint(tree, sharding.shared_out(tree, self.mesh))
 
     def compiled(self, step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]) -> TrainStep:
-        """A step for the devices, jitted: the rows of the batch are split over them; the state that it is given is consumed."""
+        """A step for the devices, jitted: the rows of the batch are split over them; the state, which `state.placed` has put on
+        them, is consumed.
+        """
         everywhere, rows = sharding.replicated(self.mesh), sharding.split(self.mesh)
-        return jax.jit(step, in_shardings=(everywhere, rows), out_shardings=(everywhere, everywhere), donate_argnums=0)
+        return jax.jit(step, in_shardings=(None, rows), out_shardings=(None, everywhere), donate_argnums=0)
 
 
 def make_train_step(

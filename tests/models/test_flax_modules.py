@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from kimnet_jax.models import MODELS, KIMNetConfig, abstract_model, abstract_refiner, model_fields
-from kimnet_jax.models.chain import run_chain
-from kimnet_jax.models.kimnet import ChainState, Transition
+from kimnet_jax.models.chain import ChainState, run_chain
+from kimnet_jax.models.kimnet import Transition
 
 JOINTS = 5
 
@@ -100,7 +100,7 @@ def test_as_a_function_in_train_mode(name):
 def test_statistics_move_where_a_part_is_in_train_mode():
     transition = Transition(KIMNetConfig(JOINTS, features=6), dtype=jnp.float32, rngs=nnx.Rngs(0))
     features = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3, 4, 4, 6)), jnp.float32)
-    first = ChainState(features[:, 0, ..., :JOINTS], features[:, 0])
+    first = ChainState(features[:, 0, ..., :JOINTS], transition.queries(features[:, 0]))
     mean = transition.fusion.bn_g.mean
     transition.eval()
     run_chain(transition, first, features, training=False)

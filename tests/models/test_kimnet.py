@@ -63,7 +63,7 @@ def test_shapes():
     assert (heatmaps.shape, heatmaps.dtype) == ((2, 4, 16, 24, JOINTS), jnp.float32)
     assert output.evidence['predicted'].shape == (2, 3, 16, 24, JOINTS)
     assert output.evidence['correlation'].shape == (2, 3, JOINTS, JOINTS)
-    assert output.state.features.shape == (2, 16, 24, 5)
+    assert output.state.queries.shape == (2, 16, 24, JOINTS)
 
 
 def test_scan_is_streaming_is_a_loop_over_the_transition():
@@ -82,7 +82,7 @@ def test_scan_is_streaming_is_a_loop_over_the_transition():
         streamed.append(maps)
     assert golden.relative_error(np.stack(streamed, 1), heatmaps) < 1e-5
     assert golden.relative_error(output.state.heatmaps, heatmaps[:, -1]) < 1e-6
-    assert golden.relative_error(output.state.features, state.features) < 1e-5
+    assert golden.relative_error(output.state.queries, state.queries) < 1e-5
 
     looped, records = nnx.jit(loop)(model, frames)
     assert golden.relative_error(looped, heatmaps) < 1e-5
@@ -101,7 +101,9 @@ def loop(model, frames):
     heatmaps = [decoder(model.pose_initializer(frames[:, 0]), first=True)]
     for i in range(1, t):
         predicted, correlation = model.transition.temporal(features[:, i - 1], features[:, i], heatmaps[-1])
-        heatmaps.append(decoder(model.transition.fusion(predicted, features[:, i])))
+        fusion = model.transition.fusion
+        coarse = fusion.bn_g(fusion.conv_g(jnp.concatenate([predicted, features[:, i]], -1)))
+        heatmaps.append(decoder(fusion.conv_d(nnx.relu(coarse))))
         records['predicted'].append(predicted)
         records['correlation'].append(correlation)
     return jnp.stack(heatmaps, 1), {key: jnp.stack(values, 1) for key, values in records.items()}
@@ -132,6 +134,14 @@ def test_segments_are_the_whole_chains():
     assert golden.relative_error(tail[0], whole[0, 3:]) < 1e-5
     assert golden.relative_error(tail[1], anew[0]) < 1e-5
     assert golden.relative_error(anew[0], whole[1, 3:]) > 1e-3  # where a chain began does show
+
+    poisoned = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), nnx.state(model.pose_initializer))
+    nnx.update(model.pose_initializer, poisoned)  # which is run only where a chain begins
+    tail = go_on(model, frames[:, 3:], output.state, jnp.array([False, False]))
+    assert golden.relative_error(tail, whole[:, 3:]) < 1e-5
+    tail = go_on(model, frames[:, 3:], output.state, jnp.array([False, True]))
+    assert np.isnan(tail[1]).all()
+    assert golden.relative_error(tail[0], whole[0, 3:]) < 1e-5
 
 
 @pytest.mark.parametrize('train', [True, False])
@@ -226,7 +236,7 @@ def test_bfloat16_keeps_statistics_and_heatmaps_in_float32():
     output = forward(fast, clip())
     heatmaps = output.heatmaps
     assert heatmaps.dtype == output.evidence['predicted'].dtype == output.evidence['correlation'].dtype == jnp.float32
-    assert output.state.features.dtype == jnp.bfloat16
+    assert output.state.queries.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(fast))} == {jnp.dtype('float32')}
     assert 1e-5 < golden.relative_error(heatmaps, expected) < 0.1
 

@@ -46,6 +46,36 @@ def test_convolution_is_the_stock_one(kernel, stride, size, platform):
     compare(ours, stock, (x, layer.kernel[...], layer.bias[...]))
 
 
+@pytest.mark.parametrize(('kernel', 'stride'), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2), (4, 0)])
+def test_devices_sum_gradients_of_bfloat16_in_float32(kernel, stride, platform):
+    """Stride 0: the transposed convolution."""
+
+    def make(dtype):
+        if stride == 0:
+            return golden.randomised(lambda: ConvTranspose(3, 5, dtype=dtype, rngs=nnx.Rngs(0)))
+        return golden.randomised(lambda: conv(3, 5, kernel, stride=stride, dtype=dtype, rngs=nnx.Rngs(0)))
+
+    x = jnp.asarray(normal('x', 2, 11, 12, 3), jnp.bfloat16)
+    weight = jnp.asarray(normal('w', *make(jnp.float32)(x).shape), jnp.bfloat16)
+
+    def gradient(layer, **sums):
+        def loss(weights, x):
+            with spread_over(Spread(8, 8, **sums)):
+                y = filled(layer, kernel=weights)(x)
+            return (y.astype(jnp.float32) * weight).sum()
+
+        return jax.grad(loss, (0, 1))(layer.kernel[...], x)
+
+    (exact, _), (sharp, dx), (rounded, same) = (
+        gradient(make(jnp.float32)),
+        gradient(make(jnp.bfloat16)),
+        gradient(make(jnp.bfloat16), float32_sums=False),
+    )
+    assert sharp.dtype == jnp.float32
+    assert golden.relative_error(sharp, exact) < 1e-6 < 1e-4 < golden.relative_error(rounded, exact) < 1e-2
+    np.testing.assert_array_equal(dx, same)
+
+
 def test_a_strided_pointwise_convolution_is_no_slice_on_a_gpu():
     """XLA's compiler for GPUs aborts on the product of a strided slice, where one residual block follows another."""
     layer = conv(3, 5, 1, stride=2, rngs=nnx.Rngs(0))

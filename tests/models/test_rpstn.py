@@ -13,7 +13,6 @@ from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models import count_parameters
 from kimnet_jax.models.chain import encode_clip, run_chain
-from kimnet_jax.models.kimnet import ChainState
 from kimnet_jax.models.layers import BatchNorm, conv
 from kimnet_jax.models.rpstn import RPSTN, RPSTNConfig, Transition
 
@@ -55,7 +54,7 @@ def tensors(weights):
 
 def begin(transition, initial, features):
     """The state of the first of the frames."""
-    return ChainState(transition.relate(initial, first=True), features[:, 0])
+    return transition.begin(initial, features[:, 0])
 
 
 class TestCore:
@@ -315,7 +314,7 @@ def test_streaming_is_the_scan():
         maps, state = step(model, state, frames[:, t])
         streamed.append(maps)
     assert golden.relative_error(np.stack(streamed, 1), heatmaps) < 1e-5
-    assert golden.relative_error(output.state.features, state.features) < 1e-5
+    assert golden.relative_error(output.state.queries, state.queries) < 1e-5
 
 
 @nnx.jit

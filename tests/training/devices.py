@@ -13,7 +13,7 @@ from tiny import random_batch, train_parts
 from kimnet_jax.models import build_model
 from kimnet_jax.models.layers import BatchNorm, Statistics
 from kimnet_jax.training import sharding
-from kimnet_jax.training.state import split_model, to_tree
+from kimnet_jax.training.state import placed, placements, split_model, to_tree
 from kimnet_jax.training.steps import empty_chain, make_eval_step
 
 FIELDS = {'pose_initializer': 'none', 'feature_encoder': 'resnet18', 'width': 4, 'features': 8}
@@ -29,7 +29,7 @@ def run(count: int) -> dict[str, np.ndarray]:
     eval_graph, _ = split_model(model, training=False)
     step, state = train_parts(model=model, mesh=mesh, learning_rate=1e-3)
     batch = jax.device_put(random_batch(0, rows=8, frames=2, size=64), sharding.split(mesh))
-    state = sharding.put(state, mesh)
+    state = placed(state, mesh)
     assert len(state.weights.params['transition']['fusion']['conv_d']['kernel'][...].sharding.device_set) == count
     evaluate = make_eval_step(eval_graph, stride=4, decoding='dark', mesh=mesh)
     to_image = np.tile(np.array([[2.0, 0, 3], [0, 2.0, 5]], np.float32), (8, 2, 1, 1))
@@ -37,7 +37,12 @@ def run(count: int) -> dict[str, np.ndarray]:
     chain = jax.tree.map(lambda leaf: leaf + 0.1, empty_chain(eval_graph, state.weights, batch, mesh))
     joints, scores, _ = evaluate(state.weights, batch | extra, chain)
     text = step.lower(state, batch).compile().as_text()
+    expected = placements(state, mesh)
     state, values = step(state, batch)
+    assert all(jax.tree.leaves(jax.tree.map(lambda leaf, place: leaf.sharding == place, state, expected)))
+    kept = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state.optimizer))
+    whole = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer))
+    assert kept == whole if count == 1 else kept < 0.5 * whole, f'{kept} of {whole}'  # the small arrays are on every device
     moments = optax.tree_utils.tree_get(state.optimizer, 'mu')  # a tenth of the gradient, after one step
     params, statistics = map(to_tree, state.weights)
     trees = {'values': values, 'params': params, 'statistics': statistics, 'moments': to_tree(moments)}

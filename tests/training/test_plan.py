@@ -24,6 +24,7 @@ from kimnet_jax.models import VIDEO_MODELS
 from kimnet_jax.reporting.plan import page, render
 from kimnet_jax.tasks import fit, heatmaps, plan
 from kimnet_jax.training import chips, hlo, loop, session, sharding
+from kimnet_jax.training.state import placed
 
 TINY = 'preset=tiny'
 QUICKEST = f'{TINY},model=pose_resnet'
@@ -166,7 +167,7 @@ def test_what_is_compiled_is_what_is_trained(changes, data_dir, monkeypatch, tmp
     heatmaps.train(config.to_dict(), tmp_path)
     settings = make(heatmaps.Settings, config.to_dict())
     average = settings.train.average_decay > 0
-    state = session.create_state(trained['weights'], trained['optimizer'], average=average)
+    state = placed(session.create_state(trained['weights'], trained['optimizer'], average=average), trained['mesh'])
     batch = plan.batch_shapes(settings.data, settings.train.batch_size, JHMDB.num_joints)
     planned = plan.trace_step(settings, JHMDB, sharding.make_mesh())
     assert planned.lower().as_text() == trained['train_step'].trace(state, batch).lower().as_text()

@@ -7,12 +7,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from torch import nn
 
 from kimnet_jax.interop.parity.pair import Arrays, Pair, call_twin, floating, to_numpy
 from kimnet_jax.interop.translation import flatten, translate
+from kimnet_jax.models.chain import ChainNetwork
+from kimnet_jax.models.outputs import VideoOutput
+from kimnet_jax.models.temporal import TemporalModule
 
 
 class Call(NamedTuple):
@@ -63,7 +67,7 @@ def record_twin(twin: nn.Module, pair: Pair, dtype: str) -> list[Call]:
 
 
 def record_model(pair: Pair) -> list[Call]:
-    """The same of ours, run operation by operation, so that every step of a recursion is seen.
+    """The same of ours, run operation by operation, and frame by frame as PyTorch's, so that every step of a recursion is seen.
 
     What runs under a transformation of its own (`jax.checkpoint`, `jax.vmap`) has no values to record.
     """
@@ -88,17 +92,29 @@ def record_model(pair: Pair) -> list[Call]:
 
         return call
 
-    types = {kind for module in pair.modules.values() for kind in type(module).__mro__ if '__call__' in vars(kind)}
-    originals = {kind: vars(kind)['__call__'] for kind in types}
+    kinds = {kind for module in pair.modules.values() for kind in type(module).__mro__}
+    originals = {(kind, '__call__'): vars(kind)['__call__'] for kind in kinds if '__call__' in vars(kind)}
+    originals |= {(kind, 'propagate'): vars(kind)['propagate'] for kind in kinds if issubclass(kind, TemporalModule)}
     try:
-        for kind, method in originals.items():
-            kind.__call__ = recorded(method)  # type: ignore[method-assign]
+        for (kind, name), method in originals.items():
+            setattr(kind, name, recorded(_frame_by_frame if kind is ChainNetwork else method))
         with jax.disable_jit():
             pair.model(*pair.inputs)
     finally:
-        for kind, method in originals.items():
-            kind.__call__ = method  # type: ignore[method-assign]
+        for (kind, name), method in originals.items():
+            setattr(kind, name, method)
     return calls
+
+
+def _frame_by_frame(model: ChainNetwork, frames: jax.Array) -> VideoOutput:
+    """`model(frames)`, which would prepare the steps of all frames at once."""
+    features = model.encode(frames)
+    state, _ = model.begin(frames[:, 0], features[:, 0])
+    heatmaps = [state.heatmaps]
+    for t in range(1, frames.shape[1]):
+        state, _ = model.transition(state, model.transition.prepare(features[:, t]))
+        heatmaps.append(state.heatmaps)
+    return VideoOutput(jnp.stack(heatmaps, 1), state, {})
 
 
 def _arrays(tree: Any) -> Arrays:

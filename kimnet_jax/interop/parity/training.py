@@ -26,7 +26,7 @@ from kimnet_jax.interop.translation import flatten, translate
 
 Named = dict[str, np.ndarray]
 BATCHES = 4  # see `compare_training`
-LAG = 5  # steps, see `strayed`
+LAG = 12  # steps, see `strayed`
 KINK = 1e-2  # what one unit at its kink changes, relative
 SMALL = 1e-3  # a gradient is measured against its size, or this share of the largest: one that is zero but for rounding has none
 
@@ -218,7 +218,7 @@ def strayed(trajectory: Trajectory, margin: float) -> int | None:
     """The first step after which our parameters are further from float64's than rounding explains, or None.
 
     Rounding errors grow from step to step, in either framework at the same rate, and jump when the first unit crosses its kink,
-    which may be a few steps sooner or later. So PyTorch's own distance `LAG` steps on, times `margin`, is the yardstick.
+    which may be a dozen steps sooner or later. So PyTorch's own distance `LAG` steps on, times `margin`, is the yardstick.
     """
     for step, distance in enumerate(trajectory.distance):
         if not distance <= max(KINK, margin * max(trajectory.torch_distance[: step + 1 + LAG])):
