@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import inspect
 import math
 import os
 import re
@@ -42,6 +43,7 @@ from kimnet_jax.models.dkd_net import DKDNet
 from kimnet_jax.models.jrpsp import JRPSP
 from kimnet_jax.models.kimnet import Fusion
 from kimnet_jax.models.relation_decoder import RelationDecoder
+from kimnet_jax.models.temporal import TemporalModule
 from kimnet_jax.tasks import heatmaps, name_of
 from kimnet_jax.tasks.fit import make_stepping
 from kimnet_jax.training import hlo, loop, operations, sharding, steps
@@ -59,11 +61,19 @@ _SKELETONS = {  # of the data sets with one skeleton, which need not be built ye
     'kinetic_puppets/joints13': PENN_ACTION,
 }
 _UNNAMED = 'rest of the program'
-_PARTS: dict[str, tuple[Any, ...]] = {  # part -> functions that run in it; the first part that fits counts
+
+
+def _names(of: Any) -> list[str]:
+    """Qualified names of a function, or of those of a class."""
+    functions = [one for one in vars(of).values() if inspect.isfunction(one)] if inspect.isclass(of) else [of]
+    return [function.__qualname__ for function in functions]
+
+
+_PARTS: dict[str, tuple[Any, ...]] = {  # part -> functions, or classes, that run in it; the first part that fits counts
     'input preparation': (normalise,),
-    'relation decoder': (RelationDecoder.__call__,),
-    'temporal module': tuple(part.__call__ for part in (KMM, DKD, JRPSP, ConvLSTM)),
-    'fusion': (Fusion.__call__,),
+    'relation decoder': (RelationDecoder,),
+    'temporal module': (TemporalModule, KMM, DKD, JRPSP, ConvLSTM),
+    'fusion': (Fusion,),
     'pose initializer': tuple(network.begin for network in (KIMNet, RPSTN, DKDNet, LSTMPM)),
     'feature encoder': (ChainNetwork.encode, encode_clip),
     'chain': (run_chain,),
@@ -72,7 +82,7 @@ _PARTS: dict[str, tuple[Any, ...]] = {  # part -> functions that run in it; the 
     'training metrics': (heatmap.decode, metrics.torso_length, metrics.pck_state, metrics.Ratio.pool),
     'optimizer': (steps.Stepping.advance,),
 }
-_FUNCTIONS = {name: [function.__qualname__ for function in known] for name, known in _PARTS.items()}
+_FUNCTIONS = {name: [function for one in known for function in _names(one)] for name, known in _PARTS.items()}
 # of an H100 SXM with 80 GB, as XLA asks for it
 _H100 = """
 gpu_device_info {
@@ -327,7 +337,7 @@ def _readings(step: Step, topology: Topology, frames: int) -> dict[str, Any]:
     """What the text of a program says; `frames`: that a device sees in a step."""
     program, chip, chips = hlo.Program(step.text), topology.chip, topology.chips
     collectives = program.collectives()
-    size = sum(kind.bytes for kind in collectives.values())
+    size = sum(found.bytes / (1 if kind == 'all-reduce' else 2) for kind, found in collectives.items())  # others are half of one
     synchronous = sum(kind.number - kind.asynchronous for kind in collectives.values())
     dependent = program.dependent_collectives()
     cycles = program.cycles(lambda line: part(program, line))
@@ -358,7 +368,7 @@ def _readings(step: Step, topology: Topology, frames: int) -> dict[str, Any]:
     }
 
 
-def _scaled(chip: Chip, chips: int, compute: float, size: int, waits: int, frames: int) -> dict[str, float]:
+def _scaled(chip: Chip, chips: int, compute: float, size: float, waits: int, frames: int) -> dict[str, float]:
     communication = chip.all_reduce(chips, size, waits)
     seconds = compute + communication
     return {

@@ -7,14 +7,15 @@ Sources, all public:
   bidirectional bandwidth; it is the stated all-reduce bandwidth of a pod per chip (v5e: 51.2 TB/s / 256, v6e: 102.4 TB/s / 256).
   For v4 the page gives the pod's alone, 1.1 PB/s / 4096.
 - `hbm` of a TPU is what libtpu 0.0.42 allows a program: "exceeds available HBM (15.75G)".
-- `clock` is the stated peak divided by the bfloat16 operations of the matrix units in a cycle: 131,072 for v5e (four units of 128 x
-  128), 262,144 for v4 and v5p (eight), 524,288 for v6e. The page says 262,144 for v6e (two of 256 x 256), which cannot be: the
-  compiler's estimate of a product of two matrices of 8192 x 8192 has 369,000 in a cycle, 70 % of 524,288; of the others, 88 to
-  93 % of theirs.
-- Torus: 1 microsecond a hop, and an axis is a ring from a length on (16 for v5e and v6e; 4 for v4 and v5p): "How to Scale Your
-  Model", chapter "How to Think About TPUs" (jax-ml.github.io/scaling-book/tpus).
-- H100 SXM: NVIDIA's data sheet (989 TFLOP/s without sparsity, 3.35 TB/s, NVLink 900 GB/s in both directions) and DGX H100's (eight
-  400 Gb/s adapters for eight GPUs). `hbm` is three quarters of the 79.1 GiB, which is what JAX takes unless
+- `clock` is the stated peak divided by the bfloat16 operations of the matrix units in a cycle: 131,072 for v5e (four units of
+  128 x 128), 262,144 for v4 and v5p (eight), 524,288 for v6e. The page says 262,144 for v6e (two of 256 x 256), which cannot be:
+  the compiler's estimate of a product of two matrices of 8192 x 8192 has 369,000 in a cycle, 70 % of 524,288; those of the others
+  have 88 to 93 % of theirs.
+- Torus: about a microsecond a hop; v5e and v6e have rings along axes of 16, v4 and v5p where all axes are multiples of 4, and
+  without a ring a transfer takes twice as long: "How to Scale Your Model", chapters "How to Think About TPUs" and "Sharded
+  Matrices" (jax-ml.github.io/scaling-book).
+- H100 SXM: NVIDIA's data sheet (989 TFLOP/s without sparsity, 3.35 TB/s, NVLink 900 GB/s in both directions) and DGX H100's
+  (eight 400 Gb/s adapters for eight GPUs). `hbm` is three quarters of the 79.1 GiB, which is what JAX takes unless
   XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise. Latencies are those by which NCCL chooses its algorithm (`baseLat` and `hwLat` in
   its src/graph/tuning.cc: trees, protocol LL, NVLink and network).
 """
@@ -34,11 +35,13 @@ class Torus:
     """A network between neighbours in a grid. Attributes:
     axes: of the grid.
     ring: length from which on an axis is closed to a ring.
+    cubes: whether that takes all axes to be of this length.
     hop: seconds from a chip to its neighbour.
     """
 
     axes: int
     ring: int
+    cubes: bool
     hop: float
 
     def shape(self, chips: int) -> tuple[int, ...]:
@@ -48,13 +51,20 @@ class Torus:
             sides[sides.index(min(sides))] *= 2
         return tuple(sorted(sides))
 
-    def latency(self, chips: int) -> float:
-        """Seconds of an all-reduce of very little: along every axis there and back, in both directions at once."""
-        return 2 * self.hop * sum(side // 2 if side >= self.ring else side - 1 for side in self.shape(chips))
+    def rings(self, sides: tuple[int, ...]) -> list[bool]:
+        """Which axes of a slice are rings."""
+        return [(min(sides) if self.cubes else side) >= self.ring for side in sides]
 
-    def transfer(self, chips: int, size: int, bandwidth: float) -> float:
-        """Seconds of an all-reduce of `size` bytes by all links."""
-        return 2 * size * (chips - 1) / chips / bandwidth
+    def latency(self, chips: int) -> float:
+        """Seconds of an all-reduce of very little: along every axis there and back, around a ring in both directions at once."""
+        sides = self.shape(chips)
+        return 2 * self.hop * sum(side // 2 if ring else side - 1 for side, ring in zip(sides, self.rings(sides), strict=True))
+
+    def transfer(self, chips: int, size: float, bandwidth: float) -> float:
+        """Seconds of an all-reduce of `size` bytes by all links; an axis that is no ring has half of the bandwidth."""
+        sides = self.shape(chips)
+        used = [0 if side == 1 else 1 if ring else 0.5 for side, ring in zip(sides, self.rings(sides), strict=True)]
+        return 2 * size * (chips - 1) / chips / (bandwidth * sum(used) / self.axes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +86,7 @@ class Nodes:
         inside, machines = min(chips, self.size), math.ceil(chips / self.size)
         return self.start + 2 * ((inside - 1) * self.hop + math.log2(machines) * self.network_hop)
 
-    def transfer(self, chips: int, size: int, bandwidth: float) -> float:
+    def transfer(self, chips: int, size: float, bandwidth: float) -> float:
         """Seconds of an all-reduce of `size` bytes: within the machines, and of each chip's share between them."""
         inside, machines = min(chips, self.size), math.ceil(chips / self.size)
         between = 2 * size / inside * (machines - 1) / machines / self.network
@@ -106,14 +116,14 @@ class Chip:
     clock: float | None
     network: Torus | Nodes
 
-    def all_reduce(self, chips: int, size: int, waits: int) -> float:
+    def all_reduce(self, chips: int, size: float, waits: int) -> float:
         """Seconds of all-reduces of `size` bytes in all, when the program waits for one `waits` times."""
         if chips == 1:
             return 0.0
         return waits * self.network.latency(chips) + self.network.transfer(chips, size, self.link_bandwidth)
 
 
-_PLANE, _SPACE = Torus(2, 16, 1e-6), Torus(3, 4, 1e-6)
+_PLANE, _SPACE = Torus(2, 16, False, 1e-6), Torus(3, 4, True, 1e-6)
 CHIPS = {  # by the name in `--topology`
     'v4': Chip('TPU v4', 'tpu', int(30.75 * GIB), 275e12, 1.2e12, 268e9, 1.05e9, _SPACE),
     'v5e': Chip('TPU v5e', 'tpu', int(15.75 * GIB), 197e12, 819e9, 200e9, 1.5e9, _PLANE),

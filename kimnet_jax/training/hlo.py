@@ -91,7 +91,7 @@ class Collectives(NamedTuple):
     Attributes:
         number: how often one is begun.
         asynchronous: how many of these let the program go on until their result is needed.
-        bytes: of their results, on one device.
+        bytes: on one device, of what is whole: of the result or, where that is a part, of the operands.
     """
 
     number: int
@@ -127,6 +127,9 @@ class Program:
         if not self.entry:
             raise ValueError('no entry computation in the text of the program')
         self._functions = _functions_of(tables)
+        self._fused = {
+            name: line.collective for name, inside in self.computations.items() for line in inside if line.collective
+        }  # computation -> the kind of a collective in it
 
     def functions(self, instruction: Instruction) -> tuple[str, ...]:
         """The Python functions that were running when JAX traced it, by qualified name, the outermost first; () if unknown.
@@ -173,18 +176,33 @@ class Program:
                 return int(number[1])
         return 1
 
+    def collective(self, line: Instruction) -> str:
+        """Its kind; '' where it is none. A TPU's fusion that reduces and keeps a part is a `reduce-scatter`."""
+        if line.opcode != 'fusion':
+            return line.collective
+        for name in line.called('calls'):
+            if inside := self._fused.get(name):
+                return 'reduce-scatter' if inside == 'all-reduce' and 'scatter' in name else inside
+        return ''
+
     def collectives(self) -> dict[str, Collectives]:
         """By kind."""
         number: collections.Counter[str] = collections.Counter()
         begun: collections.Counter[str] = collections.Counter()
         size: collections.Counter[str] = collections.Counter()
-        for line, times, _ in self.executed():
-            if line.collective:
-                number[line.collective] += times
-                begun[line.collective] += times * line.opcode.endswith('-start')
-            ended = line.opcode.removesuffix('-done')
-            if ended in _COLLECTIVES:  # a start names its operands, too
-                size[ended] += times * nbytes(line.shape)
+        for line, times, by_name in self.executed():
+            kind = self.collective(line)
+            if kind:
+                number[kind] += times
+                begun[kind] += times * line.opcode.endswith('-start')
+            start = line
+            if line.opcode.removesuffix('-done') in _COLLECTIVES and line.opcode.endswith('-done'):
+                kind, start = line.opcode.removesuffix('-done'), by_name[line.operands[0]]
+            elif line.opcode.endswith('-start'):  # whose result names its operands, too
+                continue
+            if kind:
+                given = sum(nbytes(by_name[operand].shape) for operand in start.operands if operand in by_name)
+                size[kind] += times * max(given, nbytes(line.shape))
         return {kind: Collectives(number[kind], begun[kind], size[kind]) for kind in sorted(number)}
 
     def dependent_collectives(self) -> int:
@@ -198,7 +216,7 @@ class Program:
         depth: dict[str, int] = {}
         for line in self.computations[name]:
             inner = [repeated * self._longest(body) for body, repeated in self._inner(line)]
-            own = int(bool(line.collective)) + max(inner, default=0)
+            own = int(bool(self.collective(line))) + max(inner, default=0)
             depth[line.name] = own + max((depth.get(operand, 0) for operand in line.operands), default=0)
         return max(depth.values(), default=0)
 

@@ -96,6 +96,26 @@ def test_what_is_begun_counts_by_its_result(program):
     assert found.traffic() == program.traffic()
 
 
+def test_what_is_whole_counts():
+    """A reduce-scatter by its operand; so does a fusion of a TPU that reduces and keeps a part."""
+    fused = """
+%all-reduce-scatter.1 (q: f32[8]) -> f32[2] {
+  %q = f32[8]{0} parameter(0)
+  %all-reduce.7 = f32[8]{0} all-reduce(%q), to_apply=%sum
+  ROOT %slice = f32[2]{0} slice(%all-reduce.7), slice={[0:2]}
+}
+
+ENTRY"""
+    text = PROGRAM.replace('\nENTRY', fused).replace(
+        '%all-gather.1 = bf16[16]{0:T(256)(2,1)} all-gather(%fusion.2), channel_id=3, dimensions={0}',
+        '%part.1 = f32[4]{0} reduce-scatter(%fusion.2), channel_id=3, dimensions={0}\n'
+        '  %all-gather.1 = f32[2]{0} fusion(%fusion.2), kind=kCustom, calls=%all-reduce-scatter.1',
+    )
+    found = Program(text).collectives()
+    assert found['reduce-scatter'] == (2, 0, 32 + 32)
+    assert found['all-reduce'] == Program(PROGRAM).collectives()['all-reduce']
+
+
 def test_the_longest_chain_takes_one_of_two_that_do_not_need_each_other(program):
     assert program.dependent_collectives() == 3 + 1
 

@@ -100,6 +100,8 @@ def test_what_is_no_topology_is_told(text, told):
         ('v5p', 8, 2 * (1 + 1 + 1)),
         ('v5p', 64, 2 * (2 + 2 + 2)),  # 4 x 4 x 4
         ('v5p', 256, 2 * (2 + 4 + 4)),  # 4 x 8 x 8
+        ('v5p', 32, 2 * (1 + 3 + 3)),  # 2 x 4 x 4: no whole cube, no ring
+        ('v5e', 128, 2 * (7 + 8)),  # 8 x 16: one ring
         ('h100', 8, 6.8 + 2 * 7 * 0.6),
         ('h100', 64, 6.8 + 2 * (7 * 0.6 + 3 * 5)),
     ],
@@ -110,9 +112,11 @@ def test_latency(chip, number, microseconds):
 
 
 def test_transfer():
-    """A GB over 8 of v5e: each sends 7/8 of it twice, at 200 GB/s. Over 16 H100: 7/8 twice at 450 GB/s, then half of an eighth
-    twice at 50 GB/s."""
-    assert chips.CHIPS['v5e'].all_reduce(8, 10**9, waits=0) == pytest.approx(2 * 7 / 8 / 200)
+    """A GB over 256 of v5e: each sends 255/256 of it twice, at 200 GB/s; over 8, without rings, 7/8 at half of that; over 128, at
+    three quarters. Over 16 H100: 7/8 twice at 450 GB/s, then half of an eighth twice at 50 GB/s."""
+    assert chips.CHIPS['v5e'].all_reduce(256, 10**9, waits=0) == pytest.approx(2 * 255 / 256 / 200)
+    assert chips.CHIPS['v5e'].all_reduce(8, 10**9, waits=0) == pytest.approx(2 * 7 / 8 / 100)
+    assert chips.CHIPS['v5e'].all_reduce(128, 10**9, waits=0) == pytest.approx(2 * 127 / 128 / 150)
     assert chips.CHIPS['h100'].all_reduce(16, 10**9, waits=0) == pytest.approx(2 * 7 / 8 / 450 + 2 / 8 / 2 / 50)
     assert chips.CHIPS['v5e'].all_reduce(1, 10**9, waits=9) == 0
 
@@ -154,7 +158,13 @@ def test_the_batch_is_what_the_loader_gives(data_dir):
     assert {key: (value.shape, value.dtype) for key, value in shapes.items()} == expected
 
 
-@pytest.mark.parametrize('changes', [{}, {'train.batch_norm': 'device', 'optimizer.accumulate': 2, 'train.average_decay': 0.0}])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {},
+        {'train.batch_norm': 'device', 'optimizer.accumulate': 2, 'train.average_decay': 0.0, 'train.gradient_dtype': 'bfloat16'},
+    ],
+)
 def test_what_is_compiled_is_what_is_trained(changes, data_dir, monkeypatch, tmp_path):
     """The same program, character by character, as that of a training with this config."""
     config = sub_jhmdb.get_config(TINY)
