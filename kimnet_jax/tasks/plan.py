@@ -178,7 +178,7 @@ def plan(
         batch_per_chip = settings.train.batch_size // topology.chips
     loop.sharing_devices(settings.train.batch_norm, topology.chips)
     skeleton = skeleton_of(settings.dataset)
-    compiler, devices = _devices(topology)
+    compiler, devices = devices_of(topology)
     mesh, chip = sharding.make_mesh(devices), topology.chip
 
     def compiled(batch: int, remat: bool) -> Step:
@@ -246,7 +246,7 @@ def _with(settings: heatmaps.Settings, batch_size: int, remat: bool) -> heatmaps
     return dataclasses.replace(settings, train=train, model=model)
 
 
-def _devices(topology: Topology) -> tuple[str, Sequence[jax.Device]]:
+def devices_of(topology: Topology) -> tuple[str, Sequence[jax.Device]]:
     """(the package with the compiler, the devices). Raises `InputError` where they cannot be."""
     gpu = topology.chip.platform == 'gpu'
     try:
@@ -387,35 +387,35 @@ def _largest(
     """With and without remat: the line of memory against clips a chip through two compilations, and where it meets the limit."""
     found = {}
     for setting in (False, True) if has_remat else (remat,):
-        first = step if setting == remat else compiled(batch, setting)
-        others = [number for number in _doubled(batch) if number != batch]
-        second, other = next(
-            ((taken, number) for number in others if (taken := compiled(number, setting)).memory is not None), (None, 0)
-        )
-        name = 'remat' if setting else 'no remat'
-        if second is None or first.memory is None:
-            found[name] = {'batch_per_chip': 0, 'compiled': [], 'verified': None}
-            continue
-        a_clip = (second.needed - first.needed) / (other - batch)
-        fixed = first.needed - a_clip * batch
-        number = max(math.floor((chip.hbm - fixed) / a_clip), 0)
-        found[name] = {
-            'batch_per_chip': number,
-            'fixed_bytes': int(fixed),
-            'bytes_per_clip': int(a_clip),
-            'compiled': sorted([batch, other]),
-            'verified': None,
-        }
+        fitting: dict[int, int] = {}  # clips -> bytes
+        for clips in _around(batch):
+            taken = step if (clips, setting) == (batch, remat) else compiled(clips, setting)
+            if taken.memory is not None:
+                fitting[clips] = taken.needed
+            if len(fitting) == 2:
+                break
+        number = max(fitting, default=0)
+        if len(fitting) == 2:
+            less, more = sorted(fitting)
+            a_clip = (fitting[more] - fitting[less]) / (more - less)
+            number = max(number, math.floor(less + (chip.hbm - fitting[less]) / a_clip)) if a_clip > 0 else number
+        verified = None
         if verify and number:
             taken = compiled(number, setting)
-            found[name]['verified'] = {'fits': taken.memory is not None, 'needed': taken.needed}
+            verified = {'fits': taken.memory is not None, 'needed': taken.needed}
+        found['remat' if setting else 'no remat'] = {
+            'batch_per_chip': number,
+            'compiled': {str(clips): fitting[clips] for clips in sorted(fitting)},
+            'verified': verified,
+        }
     return found
 
 
-def _doubled(batch: int) -> Iterator[int]:
-    yield 2 * batch
-    if batch > 1:
-        yield batch // 2
+def _around(batch: int) -> Iterator[int]:
+    """It and twice as many; then ever fewer."""
+    yield from (batch, 2 * batch)
+    while batch := batch // 2:
+        yield batch
 
 
 def _preset(fields: Mapping[str, Any]) -> str:

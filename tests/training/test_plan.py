@@ -44,7 +44,7 @@ def keeps_config():
 def on_this_cpu(monkeypatch, keeps_config):
     """One device of this machine stands for a chip of a kind."""
     jax.config.update('jax_traceback_in_locations_limit', -1)
-    monkeypatch.setattr(plan, '_devices', lambda topology: ('jaxlib', jax.devices()[:1]))
+    monkeypatch.setattr(plan, 'devices_of', lambda topology: ('jaxlib', jax.devices()[:1]))
 
     def topology(**changes):
         return chips.Topology('v5e:1x1', dataclasses.replace(chips.CHIPS['v5e'], **changes), (1, 1))
@@ -257,8 +257,7 @@ def test_the_largest_batch_lies_on_a_line(on_this_cpu, monkeypatch):
     result = plan.plan(config, one, batch_per_chip=4, largest=True)
     assert made == [(4, False), (8, False), (4, True), (8, True)]
     assert {name: found['batch_per_chip'] for name, found in result['largest'].items()} == {'no remat': 50, 'remat': 160}
-    assert result['largest']['remat']['fixed_bytes'] == 1200
-    assert result['largest']['remat']['bytes_per_clip'] == 30
+    assert result['largest']['remat']['compiled'] == {'4': 1320, '8': 1440}
     assert result['largest']['remat']['verified'] is None
 
 
@@ -277,7 +276,22 @@ def test_the_largest_batch_below_one_that_hardly_fits(on_this_cpu, monkeypatch):
     result = plan.plan(sub_jhmdb.get_config(TINY).to_dict(), on_this_cpu(hbm=1500), batch_per_chip=4, largest=True)
     assert made[:3] == [(4, False), (8, False), (2, False)]
     assert result['largest']['no remat']['batch_per_chip'] == 5
-    assert result['largest']['no remat']['compiled'] == [2, 4]
+    assert result['largest']['no remat']['compiled'] == {'2': 1200, '4': 1400}
+
+
+@pytest.mark.parametrize(('limit', 'row'), [(1250, ('2', '1, 2')), (1150, ('1', '1')), (90, ('0', 'none that fits'))])
+def test_the_largest_batch_below_one_that_does_not_fit(limit, row, on_this_cpu, monkeypatch):
+    made = fake_steps(monkeypatch, lambda batch, remat: 1000 + 100 * batch, limit)
+    result = plan.plan(sub_jhmdb.get_config(TINY).to_dict(), on_this_cpu(hbm=limit), batch_per_chip=8, largest=True)
+    assert [clips for clips, remat in made if not remat] == [8, 16, 4, 2, 1]
+    (line,) = [line for line in render(result).splitlines() if 'no remat' in line and line.startswith('|')]
+    assert tuple(cell.strip() for cell in line.split('|')[2:4]) == row
+
+
+def test_memory_that_does_not_grow_is_not_extrapolated(on_this_cpu, monkeypatch):
+    fake_steps(monkeypatch, lambda batch, remat: 1000, 1500)
+    result = plan.plan(sub_jhmdb.get_config(TINY).to_dict(), on_this_cpu(hbm=1500), batch_per_chip=4, largest=True)
+    assert result['largest']['no remat']['batch_per_chip'] == 8
 
 
 @pytest.mark.parametrize('model', VIDEO_MODELS)
