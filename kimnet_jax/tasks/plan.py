@@ -4,10 +4,13 @@ import dataclasses
 import importlib.metadata
 import inspect
 import math
+import multiprocessing
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import jax
@@ -105,6 +108,7 @@ _LIBTPU = {  # environment of libtpu, on a machine that is no TPU's
     'TPU_STDERR_LOG_LEVEL': '3',
     'TPU_MIN_LOG_LEVEL': '3',
 }
+_COMPILERS = {'gpu': 'jax-cuda13-plugin', 'tpu': 'libtpu'}
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
@@ -178,15 +182,14 @@ def plan(
         batch_per_chip = settings.train.batch_size // topology.chips
     loop.sharing_devices(settings.train.batch_norm, topology.chips)
     skeleton = skeleton_of(settings.dataset)
-    compiler, devices = devices_of(topology)
-    mesh, chip = sharding.make_mesh(devices), topology.chip
+    chip = topology.chip
 
     def compiled(batch: int, remat: bool) -> Step:
-        return _compile(_with(settings, batch * topology.chips, remat), skeleton, mesh, chip)
+        return compile_apart(_with(settings, batch * topology.chips, remat), skeleton, topology)
 
     remat = bool(settings.model.get('remat', False))
     step = compiled(batch_per_chip, remat)
-    with compiled_for(sharding.platform(mesh)):
+    with compiled_for(chip.platform):
         model = abstract_model(settings.model, num_joints=skeleton.num_joints, dtype=settings.dtype)
     result: dict[str, Any] = {
         'network': network_name(model),
@@ -200,7 +203,7 @@ def plan(
         'chip': chip.label,
         'chips': topology.chips,
         'batch_per_chip': batch_per_chip,
-        'versions': {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', compiler)},
+        'versions': {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', _COMPILERS[chip.platform])},
         'seconds': round(step.seconds, 1),
         'memory': {
             'available': chip.hbm,
@@ -246,8 +249,11 @@ def _with(settings: heatmaps.Settings, batch_size: int, remat: bool) -> heatmaps
     return dataclasses.replace(settings, train=train, model=model)
 
 
-def devices_of(topology: Topology) -> tuple[str, Sequence[jax.Device]]:
-    """(the package with the compiler, the devices). Raises `InputError` where they cannot be."""
+def devices_of(topology: Topology) -> Sequence[jax.Device]:
+    """The devices, for programs to be compiled for. From then on, this process has no others but CPUs.
+
+    Raises `InputError` where their compiler is not installed, or knows no such devices.
+    """
     gpu = topology.chip.platform == 'gpu'
     try:
         if gpu:
@@ -262,7 +268,7 @@ def devices_of(topology: Topology) -> tuple[str, Sequence[jax.Device]]:
     config.update('jax_enable_compilation_cache', False)
     config.update('jax_traceback_in_locations_limit', -1)  # `hlo.Program.functions`
     try:
-        return ('jax-cuda13-plugin', _gpus(topology)) if gpu else ('libtpu', _tpus(topology))
+        return _gpus(topology) if gpu else _tpus(topology)
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         raise InputError(f'--topology={topology.text}: {_first_line(error)}') from error
 
@@ -302,7 +308,45 @@ def trace_step(settings: heatmaps.Settings, skeleton: Skeleton, mesh: Mesh) -> A
     return step.trace(state, batch_shapes(settings.data, settings.train.batch_size, skeleton.num_joints))
 
 
-def _compile(settings: heatmaps.Settings, skeleton: Skeleton, mesh: Mesh, chip: Chip) -> Step:
+def compile_apart(settings: heatmaps.Settings, skeleton: Skeleton, topology: Topology) -> Step:
+    """`compile_step` in a process of its own, which a compiler that finds itself at fault ends. Raises `InputError`."""
+    context = multiprocessing.get_context('spawn')
+    with tempfile.NamedTemporaryFile() as said:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(theirs, said.name, settings, skeleton, topology), daemon=True)
+        process.start()
+        theirs.close()
+        try:
+            answer = ours.recv()
+        except EOFError:
+            answer = None
+        process.join()
+        if isinstance(answer, InputError):
+            raise answer
+        if answer is not None:
+            return answer
+        raise InputError(f'the compiler failed: {ending(said.read().decode(errors="replace"), process.exitcode)}')
+
+
+def ending(said: str, status: int | None) -> str:
+    """What a process that ended without an answer said last, in a line: XLA's fatal error or Python's."""
+    fatal = re.findall(r'^F\d{4} [\d:.]+ +\d+ (.+)$', said, re.MULTILINE)
+    raised = re.findall(r'^[A-Za-z_.]+(?:Error|Exception): .+$', said, re.MULTILINE)
+    return (fatal[:1] or raised[-1:] or [f'its process ended with status {status}'])[0].strip()[:300]
+
+
+def _work(connection: Connection, said: str, settings: heatmaps.Settings, skeleton: Skeleton, topology: Topology) -> None:
+    with open(said, 'ab') as file:
+        os.dup2(file.fileno(), 2)  # compilers write at length
+    try:
+        connection.send(compile_step(settings, skeleton, topology))
+    except InputError as error:
+        connection.send(error)
+
+
+def compile_step(settings: heatmaps.Settings, skeleton: Skeleton, topology: Topology) -> Step:
+    """The train step of a config, compiled. Raises `InputError`."""
+    mesh = sharding.make_mesh(devices_of(topology))
     began = time.perf_counter()
     traced = trace_step(settings, skeleton, mesh)
     flops = operations.total_flops(traced.jaxpr)
@@ -316,7 +360,7 @@ def _compile(settings: heatmaps.Settings, skeleton: Skeleton, mesh: Mesh, chip: 
     seconds, found = time.perf_counter() - began, compiled.memory_analysis()
     results = found.output_size_in_bytes - found.alias_size_in_bytes
     memory = Memory(found.argument_size_in_bytes, results, found.temp_size_in_bytes, found.generated_code_size_in_bytes)
-    if memory.total > chip.hbm:  # the compiler for GPUs does not refuse it
+    if memory.total > topology.chip.hbm:  # the compiler for GPUs does not refuse it
         return Step(seconds, flops, None, memory.total, {}, '')
     costs = {key: value for key, value in (compiled.cost_analysis() or {}).items() if key in ('flops', 'bytes accessed')}
     return Step(seconds, flops, memory, memory.total, costs, compiled.as_text())

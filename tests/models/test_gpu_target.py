@@ -21,7 +21,7 @@ from kimnet_jax.models.pose_resnet import Bottleneck
 from kimnet_jax.tasks.plan import devices_of
 from kimnet_jax.training.chips import parse_topology
 
-_, (target,) = devices_of(parse_topology('h100x1'))
+(target,) = devices_of(parse_topology('h100x1'))
 place = jax.sharding.SingleDeviceSharding(target)
 dtype = jnp.dtype(sys.argv[1])
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import sys
 import types
 
@@ -44,7 +45,9 @@ def keeps_config():
 def on_this_cpu(monkeypatch, keeps_config):
     """One device of this machine stands for a chip of a kind."""
     jax.config.update('jax_traceback_in_locations_limit', -1)
-    monkeypatch.setattr(plan, 'devices_of', lambda topology: ('jaxlib', jax.devices()[:1]))
+    monkeypatch.setattr(plan, 'devices_of', lambda topology: jax.devices()[:1])
+    monkeypatch.setattr(plan, 'compile_apart', lambda *of: plan.compile_step(*of))  # here, where it is patched
+    monkeypatch.setattr(plan, '_COMPILERS', {'tpu': 'flax', 'gpu': 'flax'})  # a package that is installed
 
     def topology(**changes):
         return chips.Topology('v5e:1x1', dataclasses.replace(chips.CHIPS['v5e'], **changes), (1, 1))
@@ -195,7 +198,8 @@ def test_the_schedule_is_made_in_one_place(monkeypatch):
 @pytest.mark.quick_compilation
 def test_a_plan(on_this_cpu):
     """Of a network that compiles quickly, for a CPU, whose compiler has no estimate."""
-    result = plan.plan(sub_jhmdb.get_config(QUICKEST).to_dict(), on_this_cpu(), batch_per_chip=2)
+    config = sub_jhmdb.get_config(QUICKEST).to_dict() | {'dtype': 'float32'}
+    result = plan.plan(config, on_this_cpu(), batch_per_chip=2)
     assert (result['network'], result['preset'], result['dtype']) == ('PoseResNet', 'tiny', 'float32')
     assert result['memory']['fits']
     assert result['memory']['needed'] == sum(result['memory']['parts'].values()) > 2**20
@@ -239,14 +243,14 @@ def fake_steps(monkeypatch, needed, limit):
     """Compilations that need `needed(batch, remat)` bytes; returns those that were made."""
     made = []
 
-    def compiled(settings, skeleton, mesh, chip):
+    def compiled(settings, skeleton, topology):
         batch, remat = settings.train.batch_size, settings.model['remat']
         made.append((batch, remat))
         size = needed(batch, remat)
         memory = plan.Memory(size, 0, 0, 0) if size <= limit else None
         return plan.Step(1.0, 8, memory, size, {}, '')
 
-    monkeypatch.setattr(plan, '_compile', compiled)
+    monkeypatch.setattr(plan, 'compile_apart', compiled)
     return made
 
 
@@ -347,6 +351,7 @@ def test_what_the_user_gets_wrong(fails, arguments, told, on_this_cpu):
 
 
 def test_a_compiler_that_is_not_installed(fails, monkeypatch):
+    monkeypatch.setattr(plan, 'compile_apart', plan.compile_step)
     monkeypatch.setitem(sys.modules, 'libtpu', None)
     monkeypatch.setitem(sys.modules, 'jax_cuda13_plugin', None)
     needed = "libtpu, the compiler for TPUs, is needed for v5e:2x4: pip install 'kimnet-jax[plan]'"
@@ -355,6 +360,8 @@ def test_a_compiler_that_is_not_installed(fails, monkeypatch):
 
 
 def test_devices_that_the_compiler_does_not_know(fails, monkeypatch, keeps_config):
+    monkeypatch.setattr(plan, 'compile_apart', plan.compile_step)
+
     def refuse(**_):
         raise jax.errors.JaxRuntimeError('INVALID_ARGUMENT: not divisible\nand a stack')
 
@@ -374,6 +381,33 @@ def test_a_compiler_that_fails(fails, monkeypatch, on_this_cpu):
 
     monkeypatch.setattr(plan, 'trace_step', lambda *_: Traced())
     assert fails('--topology=v5e:2x4') == 'the compiler failed: INTERNAL: a bug'
+
+
+@pytest.mark.parametrize(
+    ('said', 'told'),
+    [
+        (
+            'E0000 00:00:1 3 common_lib.cc:554] noise\nF1128 09:47:14.284582   18403 tiling.cc:627] Check failed: a == b (64 vs. '
+            '16) \n*** Check failure stack trace: ***\n    @ 0x7f',
+            'tiling.cc:627] Check failed: a == b (64 vs. 16)',
+        ),
+        (
+            'Traceback (most recent call last):\n  File "a.py"\njax.errors.JaxRuntimeError: INTERNAL: b\n',
+            'jax.errors.JaxRuntimeError: INTERNAL: b',
+        ),
+        ('', 'its process ended with status -9'),
+    ],
+)
+def test_what_a_compiler_said_that_ended_its_process(said, told):
+    assert plan.ending(said, -9) == told
+
+
+def test_a_compiler_that_ends_its_process(monkeypatch):
+    """The process that compiles is another one; what it does not send back is told as an error."""
+    settings = make(heatmaps.Settings, sub_jhmdb.get_config(TINY).to_dict())
+    monkeypatch.setattr(plan, '_work', os._exit)  # called with a connection, which is no status
+    with pytest.raises(InputError, match='the compiler failed: its process ended with status 1'):
+        plan.compile_apart(settings, JHMDB, chips.parse_topology('v5e:2x4'))
 
 
 def test_networks_that_are_not_planned(fails):
