@@ -181,7 +181,6 @@ def _overview(results: Sequence[Mapping[str, Any]]) -> str:
     header = [
         '',
         'clips a chip',
-        'compiled in',
         'memory',
         'of',
         'collectives',
@@ -193,8 +192,7 @@ def _overview(results: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for result in results:
         memory = result['memory']
-        line = [_name(result), str(result['batch_per_chip']), f'{result["seconds"]:.0f} s', _size(memory['needed'])]
-        line += [_size(memory['available'])]
+        line = [_name(result), str(result['batch_per_chip']), _size(memory['needed']), _size(memory['available'])]
         if not memory['fits']:
             lines.append([*line, '', '', _fits(memory), '', ''])
             continue
@@ -217,7 +215,7 @@ def _overview(results: Sequence[Mapping[str, Any]]) -> str:
 def _name(result: Mapping[str, Any]) -> str:
     extra = [f'BatchNorm {result["batch_norm"]}'] if result['batch_norm'] != 'global' else []
     extra += ['remat'] if result['remat'] else []
-    return ', '.join([f'{result["chip"]}, {result["topology"]}', *extra])
+    return ', '.join([result['topology'], *extra])
 
 
 def _scaling_of(results: Sequence[Mapping[str, Any]]) -> str:
