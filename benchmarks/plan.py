@@ -6,6 +6,7 @@ benchmarks/results is skipped, so that a run that was stopped goes on. `--page` 
 
 import datetime
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from kimnet_jax.reporting.plan import page
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / 'benchmarks/results', ROOT / 'docs/pods.md'
 MARKS = ('<!-- begin: written by benchmarks/plan.py -->\n', '<!-- end -->')
+
+WITHOUT_TRITON = {'XLA_FLAGS': '--xla_gpu_enable_triton_gemm=false'}  # with it, the compiler of jaxlib 0.10.2 aborts
 
 
 class Configuration(NamedTuple):
@@ -78,10 +81,13 @@ def main(argv: list[str]) -> int:
         target = RESULTS / f'{configuration.name}_{datetime.date.today()}.json'
         command = [sys.executable, '-m', 'kimnet_jax.plan', '--config', f'configs/sub_jhmdb.py:preset={configuration.preset}']
         command += ['--topology', configuration.topology, '--batch_per_chip', str(configuration.batch_per_chip)]
-        if subprocess.run([*command, '--json', str(target), *configuration.flags], cwd=ROOT, check=False).returncode:
+        environment = os.environ | (WITHOUT_TRITON if 'h100' in configuration.topology else {})
+        done = subprocess.run([*command, '--json', str(target), *configuration.flags], cwd=ROOT, env=environment, check=False)
+        if done.returncode:
             failed.append(configuration.name)
     write_page()
-    print(*(f'failed: {name}' for name in failed), sep='\n')
+    for name in failed:
+        print('failed:', name)
     return int(bool(failed))
 
 
