@@ -1,7 +1,6 @@
 """What a program costs and what the device can do: counted in the traced program, asked of the compiler, measured."""
 
 import collections
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +10,8 @@ import jax.numpy as jnp
 import sides
 import torch
 from jax.extend import core
+
+from kimnet_jax.training.operations import inner_programs, operations
 
 SIZES = {  # of the measured ceilings: rows of a matrix; images, cells, channels of a 3x3 convolution; numbers copied; calls
     'cpu': (1024, (8, 32, 128), 2**26, 2),
@@ -40,7 +41,7 @@ def count(program: Any, compiled: Any = None) -> dict[str, Any]:
         compiler gives them: `compiled_flops`, `compiled_bytes` moved (None where it does not know them) and `program_bytes`, the
         memory that arguments, results and temporary arrays take.
     """
-    work = collections.Counter(_work(program.jaxpr, 1))
+    work = collections.Counter(operations(program.jaxpr))
     found: dict[str, Any] = {
         'flops': sum(flops * times * number for (flops, _, times), number in work.items()),
         'work': [(flops, moved, times * number) for (flops, moved, times), number in work.items()],
@@ -69,32 +70,6 @@ def _compiler_costs(compiled: Any) -> dict[str, float]:
     return {key: given.get(key, 0.0) for key in ('flops', 'bytes accessed')}
 
 
-def _inner(equation: Any) -> Iterator[Any]:
-    """The closed programs inside of an operation."""
-    for value in equation.params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if hasattr(part, 'jaxpr') or hasattr(part, 'eqns'):
-                yield part
-
-
-def _work(jaxpr: Any, times: int) -> Iterator[tuple[int, int, int]]:
-    """(flops, bytes, times) of each convolution and product."""
-    for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        if name in ('dot_general', 'conv_general_dilated'):
-            operands, result = [var.aval for var in equation.invars], equation.outvars[0].aval
-            if name == 'dot_general':
-                terms = math.prod(operands[0].shape[axis] for axis in equation.params['dimension_numbers'][0][0])
-            else:
-                features = operands[1].shape[equation.params['dimension_numbers'].rhs_spec[0]]
-                terms = operands[1].size / features / math.prod(equation.params['lhs_dilation'])
-            moved = sum(array.size * array.dtype.itemsize for array in (*operands, result))
-            yield int(2 * result.size * terms), moved, times
-        inside = times * equation.params['length'] if name == 'scan' else times
-        for program in _inner(equation):
-            yield from _work(getattr(program, 'jaxpr', program), inside)
-
-
 def _loops(jaxpr: Any) -> Iterator[tuple[Any, int]]:
     """(body, times) of each rolled loop; none of ours holds another."""
     for equation in jaxpr.eqns:
@@ -102,7 +77,7 @@ def _loops(jaxpr: Any) -> Iterator[tuple[Any, int]]:
             if equation.params['length'] > 1 and equation.params['unroll'] < equation.params['length']:
                 yield equation.params['jaxpr'], equation.params['length']
         else:
-            for program in _inner(equation):
+            for program in inner_programs(equation):
                 yield from _loops(getattr(program, 'jaxpr', program))
 
 

@@ -34,6 +34,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         'clip': Command('kimnet_jax.data_pipelines.export', 'Write a clip of a built data set as a folder of images.'),
     },
     'Train and measure': {
+        'plan': Command('kimnet_jax.plan', 'Tell what a training will need, before its devices are rented.'),
         'train': Command('kimnet_jax.train', 'Train a network, or resume a training.'),
         'evaluate': Command('kimnet_jax.evaluate', 'Measure a network on a split of a data set.'),
         'posetrack': Command(

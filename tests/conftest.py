@@ -47,6 +47,7 @@ LONGEST = (  # files, the longest first
 )
 ALLOWED_SKIPS: tuple[str, ...] = (
     'the CUDA plugin of JAX is not installed',
+    'libtpu is not installed',
     'OpenSim is not installed',  # readers of other tools, of gigabytes
     'Pose2Sim is not installed',
     'movement is not installed',

@@ -96,7 +96,7 @@ def check_module(module: str, argv: list[str]) -> None:
         flag = part.partition('=')[0]
         if part.startswith('--') and not flag.startswith('--config'):
             assert re.search(rf'--(\[no\])?{re.escape(flag[2:])}\b', text), f'{module} has no flag {flag}'
-    if module == 'kimnet_jax.train':
+    if module in ('kimnet_jax.train', 'kimnet_jax.plan'):
         check_config(argv)
 
 
@@ -130,6 +130,16 @@ def test_the_table_of_fields_is_that_of_the_code(monkeypatch):
 
     assert f'{fields.MARKS[0]}{fields.table()}{fields.MARKS[1]}' in (ROOT / 'docs/training.md').read_text()
     assert {field for field, _, meaning in fields.rows(Settings()) if len(meaning) < 5} == set()
+
+
+def test_the_predictions_for_pods_are_those_of_the_results(monkeypatch):
+    """`python benchmarks/plan.py --page` writes them."""
+    monkeypatch.syspath_prepend(ROOT / 'benchmarks')
+    import plan
+
+    assert f'{plan.MARKS[0]}{plan.tables()}{plan.MARKS[1]}' in plan.PAGE.read_text()
+    used = {file for configuration in plan.CONFIGURATIONS if (file := plan.found(configuration))}
+    assert used == {*plan.RESULTS.glob('plan_*.json')}
 
 
 IMPORTS = [

@@ -10,7 +10,20 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ('kimnet_jax', 'data_pipelines', 'configs')  # the others are part of the first, by two links in its folder
-ENTRY = ('train', 'evaluate', 'predict', 'refine', 'convert', 'parity', 'reproduce', 'export', 'occlusion', 'visualize', 'report')
+ENTRY = (
+    'train',
+    'evaluate',
+    'predict',
+    'refine',
+    'convert',
+    'parity',
+    'reproduce',
+    'export',
+    'occlusion',
+    'visualize',
+    'report',
+    'plan',
+)
 CORE = 'kimnet_jax.core'
 BELOW_TASKS = ('models', 'losses', 'metrics', 'training', 'interop', 'inference', 'reporting', 'released', 'pretrained')
 
@@ -38,13 +51,14 @@ FIRST_PARTY = {
     'kimnet_jax.tasks': (CORE, 'kimnet_jax.data_pipelines', *(f'kimnet_jax.{area}' for area in BELOW_TASKS)),
     'kimnet_jax.pose': (CORE, 'kimnet_jax.inference', 'kimnet_jax.pretrained', 'kimnet_jax.tasks'),
     'kimnet_jax.command_line': (CORE, 'kimnet_jax.pretrained', 'kimnet_jax.training'),
+    'kimnet_jax.config_flag': (CORE,),
     'kimnet_jax.completion': (CORE, 'kimnet_jax.__main__'),
     'kimnet_jax.__main__': (CORE,),  # names its commands by text, and loads one when it is asked for
 } | {
     f'kimnet_jax.{name}': (
         CORE,
         'kimnet_jax.data_pipelines',
-        *(f'kimnet_jax.{area}' for area in (*BELOW_TASKS, 'tasks', 'command_line')),
+        *(f'kimnet_jax.{area}' for area in (*BELOW_TASKS, 'tasks', 'command_line', 'config_flag')),
     )
     for name in ENTRY
 }
@@ -86,8 +100,16 @@ CONFINED = {
     'pandas': ('kimnet_jax.data_pipelines.pose_tables',),
     'tables': ('kimnet_jax.data_pipelines.pose_tables',),
     'h5py': ('kimnet_jax.data_pipelines.pose_tables',),
-    'absl': ('kimnet_jax.command_line', 'kimnet_jax.completion', *_COMMANDS, 'kimnet_jax.data_pipelines'),
-    'ml_collections': ('kimnet_jax.configs', 'kimnet_jax.train'),
+    'absl': (
+        'kimnet_jax.command_line',
+        'kimnet_jax.config_flag',
+        'kimnet_jax.completion',
+        *_COMMANDS,
+        'kimnet_jax.data_pipelines',
+    ),
+    'ml_collections': ('kimnet_jax.configs', 'kimnet_jax.config_flag'),
+    'libtpu': ('kimnet_jax.tasks.plan',),
+    'jax_cuda13_plugin': ('kimnet_jax.tasks.plan',),
 }
 # (module, package): only inside a function, so that importing the module stays light
 LAZY = {
@@ -105,7 +127,7 @@ BY_NAME = (
     'kimnet_jax.completion',
     'kimnet_jax.tasks',
     'kimnet_jax.data_pipelines.builders',
-    'kimnet_jax.train',
+    'kimnet_jax.config_flag',
 )  # may look modules up by a text
 
 
@@ -262,7 +284,6 @@ def test_commands_hold_flags_and_nothing_else(command):
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert {'define_flags', 'run', 'cli'} <= functions
     reading = {
-        'train': {'_shipped_config', '_read_config'},
         'predict': {'requested_people'},
         'occlusion': {'_counts'},
         'reproduce': {'_length'},

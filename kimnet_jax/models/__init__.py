@@ -19,6 +19,7 @@ from kimnet_jax.models.hourglass import Hourglass, HourglassConfig
 from kimnet_jax.models.hrnet import HRNet, HRNetConfig
 from kimnet_jax.models.kimnet import KIMNet, KIMNetConfig
 from kimnet_jax.models.kmm import KMM
+from kimnet_jax.models.layers import platform
 from kimnet_jax.models.lstm_pm import LSTMPM, LSTMPMConfig
 from kimnet_jax.models.outputs import VideoOutput
 from kimnet_jax.models.per_frame import PerFrame
@@ -220,11 +221,11 @@ def network_name(model: VideoModel) -> str:
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """`auto`: bfloat16 on accelerators, float32 on CPU. Raises `InputError` on another name than those of `Dtype`."""
+    """`auto`: by `layers.platform`, bfloat16 on accelerators, float32 on CPU. Raises `InputError` on a name not in `Dtype`."""
     if name not in get_args(Dtype):
         raise InputError(f'config.dtype={name!r}: choose one of {", ".join(get_args(Dtype))}')
     if name == 'auto':
-        name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+        name = 'float32' if platform() == 'cpu' else 'bfloat16'
     return jnp.dtype(name)
 
 

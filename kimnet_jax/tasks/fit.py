@@ -65,6 +65,16 @@ def check_select(select: str, metrics: Collection[str], skeleton: Skeleton) -> N
         )
 
 
+def make_stepping(settings: Shared, plan: loop.Plan, mesh: Mesh) -> Stepping:
+    """How the gradients of a training become steps. Raises `InputError` naming the field that is wrong."""
+    accumulate = settings.optimizer.accumulate
+    schedule = make_schedule(settings.optimizer, steps=plan.steps or accumulate, steps_per_epoch=plan.steps_per_epoch)
+    optimizer = make_optimizer(settings.optimizer, schedule)
+    sharing = loop.sharing_devices(settings.train.batch_norm, mesh.size)
+    float32_sums = settings.train.gradient_dtype == 'float32'
+    return Stepping(optimizer, schedule, accumulate, settings.train.average_decay, mesh, sharing, float32_sums)
+
+
 def fit(
     settings: Shared,
     folder: pathlib.Path,
@@ -104,12 +114,7 @@ def fit(
     eval_graph, _ = split_model(model, training=False)
     train_graph, weights = split_model(model, training=True)
     plan = loop.make_plan(len(clips), settings.train)
-    accumulate = settings.optimizer.accumulate
-    schedule = make_schedule(settings.optimizer, steps=plan.steps or accumulate, steps_per_epoch=plan.steps_per_epoch)
-    optimizer = make_optimizer(settings.optimizer, schedule)
-    sharing = loop.sharing_devices(settings.train.batch_norm, mesh.size)
-    float32_sums = settings.train.gradient_dtype == 'float32'
-    stepping = Stepping(optimizer, schedule, accumulate, settings.train.average_decay, mesh, sharing, float32_sums)
+    stepping = make_stepping(settings, plan, mesh)
     return session.run(
         folder,
         config,
@@ -118,7 +123,7 @@ def fit(
         skeleton=skeleton.described(),
         origin=origin,
         weights=weights,
-        optimizer=optimizer,
+        optimizer=stepping.optimizer,
         mesh=mesh,
         plan=plan,
         told=[f'{count_parameters(model) / 1e6:.2f} M parameters, {model.dtype}; {len(clips)} clips', *notes],

@@ -4,7 +4,7 @@ needs a part alone (ZeRO stage 1: Rajbhandari et al., arXiv 1910.02054); everyth
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,9 +19,10 @@ MOST_CLIPS = 1_000_000  # in a batch
 SHARED_FROM = 4096  # numbers in an array that is split: of smaller ones the parts cost more than they save
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes in one row."""
-    return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices in one row; None: all of all processes."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def platform(mesh: Mesh) -> Platform:

@@ -14,6 +14,7 @@ from unittest import mock
 
 from absl import flags
 
+from kimnet_jax import config_flag
 from kimnet_jax.command_line import parse_flags, split_settings
 from kimnet_jax.core.command import _WithoutForeignThreads, explained, run_command
 
@@ -65,7 +66,7 @@ def start(module: ModuleType, arguments: Sequence[str]) -> Outcome:
         if module.__name__ == 'kimnet_jax.train':
             with explained():
                 argv[1:] = [
-                    f'--config={module._shipped_config(part[9:])}' if part[:9] == '--config=' else part for part in argv[1:]
+                    f'--config={config_flag.shipped_config(part[9:])}' if part[:9] == '--config=' else part for part in argv[1:]
                 ]
         values = flags.FlagValues()
         module.define_flags(values)

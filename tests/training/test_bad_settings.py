@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 from conftest import ROOT
 
-from kimnet_jax import evaluate, train
+from kimnet_jax import config_flag, evaluate, train
 from kimnet_jax.command_line import parse_flags
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
@@ -175,15 +175,15 @@ def test_workdir_that_is_a_file(command, tmp_path, capsys, monkeypatch):
 
 def test_shipped_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = train._shipped_config('configs/sub_jhmdb.py:fold=2')
+    found = config_flag.shipped_config('configs/sub_jhmdb.py:fold=2')
     assert found.endswith('/configs/sub_jhmdb.py:fold=2')
     assert found != 'configs/sub_jhmdb.py:fold=2'
     (tmp_path / 'configs').mkdir()
     (tmp_path / 'configs' / 'sub_jhmdb.py').touch()
-    assert train._shipped_config('configs/sub_jhmdb.py') == 'configs/sub_jhmdb.py'
+    assert config_flag.shipped_config('configs/sub_jhmdb.py') == 'configs/sub_jhmdb.py'
     for absent in ('sub_jhmdb.py', 'mine/sub_jhmdb.py:fold=2', 'configs/nofile.py'):  # no other file of that name is taken
         with pytest.raises(InputError, match='there is no file'):
-            train._shipped_config(absent)
+            config_flag.shipped_config(absent)
 
 
 def test_folder_of_another_run(whole_run, command, run):
