@@ -16,7 +16,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.platform import Platform, platform_of
 
 MOST_CLIPS = 1_000_000  # in a batch
-SHARED_FROM = 4096  # numbers in an array that is split: of smaller ones the parts cost more than they save
+SHARED_FROM = 65_536  # numbers in an array that is split: exchanging the parts of smaller ones takes longer than they save
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -16,6 +16,7 @@ from kimnet_jax.training import sharding
 from kimnet_jax.training.state import placed, placements, split_model, to_tree
 from kimnet_jax.training.steps import empty_chain, make_eval_step
 
+sharding.SHARED_FROM = 1024  # the network is small
 FIELDS = {'pose_initializer': 'none', 'feature_encoder': 'resnet18', 'width': 4, 'features': 8}
 
 
