@@ -62,7 +62,7 @@ def _copying(mesh: Mesh) -> Callable[[Any], Any]:
 
 def gathered(tree: Any) -> Any:
     """Arrays of one mesh, whole on every device."""
-    if all(isinstance(leaf, np.ndarray) or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+    if all(not isinstance(leaf, jax.Array) or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
         return tree
     return _copying(jax.tree.leaves(tree)[0].sharding.mesh)(tree)
 
@@ -72,7 +72,7 @@ def snapshot(tree: Any) -> Any:
     its memory is theirs, it copies.
     """
     leaves = jax.tree.leaves(tree)
-    if all(isinstance(leaf, np.ndarray) or (leaf.is_fully_addressable and _is_on_host(leaf)) for leaf in leaves):
+    if all(not isinstance(leaf, jax.Array) or (leaf.is_fully_addressable and _is_on_host(leaf)) for leaf in leaves):
         return jax.tree.map(np.array, tree)
     return _copying(leaves[0].sharding.mesh)(tree)
 

@@ -25,7 +25,7 @@ FREE = ('loader.', 'dataset.data_dir', 'train.log_every', 'train.profile', 'trai
 # fields that came later, and what runs from before did: (section, one of its fields from the beginning) -> field -> value
 LATER: dict[tuple[str, str], dict[str, Any]] = {
     ('data', 'augment_background'): {'augment_occlusion': 0.0},
-    ('train', 'batch_size'): {'profile': '', 'writers': 'tensorboard'},
+    ('train', 'batch_size'): {'profile': '', 'writers': 'tensorboard', 'batch_norm': 'global', 'gradient_dtype': 'bfloat16'},
     ('model', 'kmm_variant'): {'kmm_activation': 'relu', 'kmm_weights': 'softmax', 'biases': True},
 }
 

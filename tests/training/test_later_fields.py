@@ -20,9 +20,10 @@ def test_a_field_that_came_later_is_off_in_older_runs():
     assert parsed({'data': {'frames': 5}}) == {'data': {'frames': 5}}  # of no run: the check of the fields tells
 
 
-def test_older_runs_wrote_to_tensorboard_and_had_no_profile():
+def test_what_older_trainings_did():
     defaults = TrainConfig()
-    later = {'profile': defaults.profile, 'writers': defaults.writers}
+    later = {'profile': defaults.profile, 'writers': defaults.writers, 'batch_norm': defaults.batch_norm}
+    later['gradient_dtype'] = 'bfloat16'  # which no longer is the default
     assert parsed({'train': {'batch_size': 8}})['train'] == {'batch_size': 8, **later}
 
 
