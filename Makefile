@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 FIRST_BOX := $(RUN) -c 'import json, sys; print(*json.load(open(sys.argv[1]))["boxes"][0], sep=",")'
 
-.PHONY: demo test test-slow test-tensorflow fuzz lint docs parity clean
+.PHONY: demo test test-slow test-plan test-tensorflow fuzz lint docs parity clean
 
 demo: $(VENV)/.base
 	$(RUN) -m kimnet_jax build kinetic_puppets/joints15 --data_dir $(DEMO)/data
@@ -28,6 +28,11 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(RUN) -m pytest -m slow
+
+# kimnet plan with the compiler for TPUs, in an environment of its own: it is large
+test-plan:
+	$(MAKE) VENV=.venv-plan .venv-plan/.test .venv-plan/.plan
+	.venv-plan/bin/python -m pytest -n 0 tests/training/test_plan.py
 
 # the data sets under TFDS's own test of builders, in an environment of its own: no other test may import TensorFlow
 test-tensorflow:
@@ -51,7 +56,7 @@ docs: $(VENV)/.docs
 	$(RUN) -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .venv-tensorflow $(DEMO) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-plan .venv-tensorflow $(DEMO) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # A stamp is as new as the last installation: changed dependencies are installed by the next command that needs them.
 $(VENV)/bin/python:
