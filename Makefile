@@ -67,6 +67,6 @@ $(VENV)/.base: pyproject.toml | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.test-tensorflow $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.test $(VENV)/.plan $(VENV)/.test-tensorflow $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet --editable '.[$*]'
 	@touch $@
