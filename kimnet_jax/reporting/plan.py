@@ -39,7 +39,7 @@ def page(results: Iterable[Mapping[str, Any]]) -> str:
         ordered = sorted(found, key=lambda result: (result['chip'], result['chips'], result['batch_per_chip'], result['remat']))
         data = ordered[0]['data']
         size = f'{data["frames"]} frames of {data["input_size"]} x {data["input_size"]}'
-        blocks += [f'## {network}, preset `{preset}` ({size})', _overview(ordered)]
+        blocks += [f'### {network}, preset `{preset}` ({size})', _overview(ordered)]
         fitting = [result for result in ordered if result['memory']['fits']]
         if fitting:
             blocks += ['Frames/s per chip, predicted, with the same batch per chip on more chips:', _scaling_of(fitting)]

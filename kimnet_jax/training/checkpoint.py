@@ -96,15 +96,15 @@ class Checkpoints:
         if jax.process_count() == 1:
             self._pending = self._thread.submit(self._write, step, trees, record, score)
         else:  # Orbax lets the processes meet, which must not come between those of a step
-            self._write(step, trees, record, score)
+            with _writing(self.folder):
+                self._write(step, trees, record, score)
 
     def _write(self, step: int, trees: dict[str, Any], record: dict[str, Any], score: float | None) -> None:
         trees = jax.tree.map(np.asarray, trees)
         record = {**record, 'checksums': {name: _checksums(tree) for name, tree in trees.items()}}
         args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         args['meta'] = ocp.args.JsonSave(record | {'checksum': _json_checksum(record)})
-        with _writing(self.folder):
-            saved = self._manager.save(step, args=ocp.args.Composite(**args), metrics=None if score is None else {SCORE: score})
+        saved = self._manager.save(step, args=ocp.args.Composite(**args), metrics=None if score is None else {SCORE: score})
         assert saved, f'step {step} is not after {self._manager.latest_step()}'
         if self._remote and jax.process_index() == 0:
             if jax.process_count() == 1:
@@ -169,6 +169,7 @@ class Checkpoints:
         return self._remote is not None or jax.process_index() == 0
 
     def _finish_pending(self) -> None:
+        """Raises what went wrong in the thread."""
         if self._pending is not None:
             done, self._pending = self._pending, None
             done.result()

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
-from jax._src.clusters import ClusterEnv
 
 from kimnet_jax.core import signals
 from kimnet_jax.core.command import explained
@@ -133,6 +132,8 @@ def _place(
 ) -> tuple[str, int, int]:
     """(address of process 0, how many there are, which this is), from the scheduler what is not given. Raises `ValueError`."""
     if address is None or num_processes is None or process_id is None:
+        from jax._src.clusters import ClusterEnv  # JAX's own, which only `jax.distributed.initialize` reaches otherwise
+
         address, num_processes, process_id, _ = ClusterEnv.auto_detect_unset_distributed_params(
             address, num_processes, process_id, None, None, int(seconds)
         )

@@ -274,6 +274,20 @@ def test_failed_save_is_told_and_leaves_the_others_whole(workdir, monkeypatch):
     assert (meta['step'], equal(state, state_of(15))) == (15, True)
 
 
+def test_a_save_that_cannot_begin_is_told_once(workdir, monkeypatch):
+    checkpoints = Checkpoints(workdir)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoints._manager, 'save', full)
+    checkpoints.save(18, state_of(18), {}, None)
+    with pytest.raises(InputError) as caught:
+        checkpoints.wait()
+    assert str(caught.value).count('could not be written') == 1
+    assert 'the disk is full: free some space' in str(caught.value)
+
+
 def test_meta_holds_code_version(workdir):
     meta = json.loads((workdir / 'checkpoints' / '15' / 'meta' / 'metadata').read_text())
     assert meta['code_version'] == __version__
