@@ -108,8 +108,8 @@ CONFINED = {
         'kimnet_jax.data_pipelines',
     ),
     'ml_collections': ('kimnet_jax.configs', 'kimnet_jax.config_flag'),
-    'libtpu': ('kimnet_jax.tasks.plan',),
-    'jax_cuda13_plugin': ('kimnet_jax.tasks.plan',),
+    'libtpu': ('kimnet_jax.tasks.ahead_of_time',),
+    'jax_cuda13_plugin': ('kimnet_jax.tasks.ahead_of_time',),
 }
 # (module, package): only inside a function, so that importing the module stays light
 LAZY = {

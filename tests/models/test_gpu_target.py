@@ -18,7 +18,7 @@ from flax import nnx
 
 from kimnet_jax.core.platform import compiled_for
 from kimnet_jax.models.pose_resnet import Bottleneck
-from kimnet_jax.tasks.plan import devices_of
+from kimnet_jax.tasks.ahead_of_time import devices_of
 from kimnet_jax.training.chips import parse_topology
 
 (target,) = devices_of(parse_topology('h100x1'))

@@ -23,7 +23,7 @@ from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.data_pipelines.loader import train_batches
 from kimnet_jax.models import VIDEO_MODELS
 from kimnet_jax.reporting.plan import page, render
-from kimnet_jax.tasks import fit, heatmaps, plan
+from kimnet_jax.tasks import ahead_of_time, fit, heatmaps, plan
 from kimnet_jax.training import chips, hlo, loop, session, sharding
 from kimnet_jax.training.state import placed
 
@@ -45,9 +45,9 @@ def keeps_config():
 def on_this_cpu(monkeypatch, keeps_config):
     """One device of this machine stands for a chip of a kind."""
     jax.config.update('jax_traceback_in_locations_limit', -1)
-    monkeypatch.setattr(plan, 'devices_of', lambda topology: jax.devices()[:1])
-    monkeypatch.setattr(plan, 'compile_apart', lambda *of: plan.compile_step(*of))  # here, where it is patched
-    monkeypatch.setattr(plan, '_COMPILERS', {'tpu': 'flax', 'gpu': 'flax'})  # a package that is installed
+    monkeypatch.setattr(ahead_of_time, 'devices_of', lambda topology: jax.devices()[:1])
+    monkeypatch.setattr(ahead_of_time, 'compile_apart', lambda *of: ahead_of_time.compile_step(*of))  # here, where it is patched
+    monkeypatch.setattr(ahead_of_time, 'COMPILERS', {'tpu': 'flax', 'gpu': 'flax'})  # a package that is installed
 
     def topology(**changes):
         return chips.Topology('v5e:1x1', dataclasses.replace(chips.CHIPS['v5e'], **changes), (1, 1))
@@ -147,7 +147,7 @@ def test_clocks_are_those_at_which_the_peak_is_reached(name):
     ],
 )
 def test_what_the_compiler_says_of_memory(message, needed):
-    assert plan.needed_memory(message) == needed
+    assert ahead_of_time.needed_memory(message) == needed
 
 
 def test_the_batch_is_what_the_loader_gives(data_dir):
@@ -157,7 +157,7 @@ def test_the_batch_is_what_the_loader_gives(data_dir):
     clips = settings.dataset.open('train')
     batch = next(train_batches(clips, settings.data, batch_size=2, seed=0, start_step=0, loader=settings.loader))
     expected = {key: (batch[key].shape, batch[key].dtype) for key in loop.DEVICE_KEYS}
-    shapes = plan.batch_shapes(settings.data, 2, clips.skeleton.num_joints)
+    shapes = ahead_of_time.batch_shapes(settings.data, 2, clips.skeleton.num_joints)
     assert {key: (value.shape, value.dtype) for key, value in shapes.items()} == expected
 
 
@@ -181,8 +181,8 @@ def test_what_is_compiled_is_what_is_trained(changes, data_dir, monkeypatch, tmp
     settings = make(heatmaps.Settings, config.to_dict())
     average = settings.train.average_decay > 0
     state = placed(session.create_state(trained['weights'], trained['optimizer'], average=average), trained['mesh'])
-    batch = plan.batch_shapes(settings.data, settings.train.batch_size, JHMDB.num_joints)
-    planned = plan.trace_step(settings, JHMDB, sharding.make_mesh())
+    batch = ahead_of_time.batch_shapes(settings.data, settings.train.batch_size, JHMDB.num_joints)
+    planned = ahead_of_time.trace_step(settings, JHMDB, sharding.make_mesh())
     assert planned.lower().as_text() == trained['train_step'].trace(state, batch).lower().as_text()
 
 
@@ -219,7 +219,7 @@ def test_operations_go_to_their_parts(on_this_cpu):
     settings = make(heatmaps.Settings, {**sub_jhmdb.get_config(TINY).to_dict(), 'dtype': 'float32'})
     small = dataclasses.replace(settings, train=dataclasses.replace(settings.train, batch_size=2))
     mesh = sharding.make_mesh(jax.devices()[:1])
-    program = hlo.Program(plan.trace_step(small, JHMDB, mesh).lower().compile().as_text())
+    program = hlo.Program(ahead_of_time.trace_step(small, JHMDB, mesh).lower().compile().as_text())
     named = [plan.part(program, line) for lines in program.computations.values() for line in lines if line.op_name]
     found = {name.removesuffix(' (backward)') for name in named}
     assert {*plan._PARTS} - {'chain'} <= found | {'network'}
@@ -247,10 +247,10 @@ def fake_steps(monkeypatch, needed, limit):
         batch, remat = settings.train.batch_size, settings.model['remat']
         made.append((batch, remat))
         size = needed(batch, remat)
-        memory = plan.Memory(size, 0, 0, 0) if size <= limit else None
-        return plan.Step(1.0, 8, memory, size, {}, '')
+        memory = ahead_of_time.Memory(size, 0, 0, 0) if size <= limit else None
+        return ahead_of_time.Step(1.0, 8, memory, size, {}, '')
 
-    monkeypatch.setattr(plan, 'compile_apart', compiled)
+    monkeypatch.setattr(ahead_of_time, 'compile_apart', compiled)
     return made
 
 
@@ -351,7 +351,7 @@ def test_what_the_user_gets_wrong(fails, arguments, told, on_this_cpu):
 
 
 def test_a_compiler_that_is_not_installed(fails, monkeypatch):
-    monkeypatch.setattr(plan, 'compile_apart', plan.compile_step)
+    monkeypatch.setattr(ahead_of_time, 'compile_apart', ahead_of_time.compile_step)
     monkeypatch.setitem(sys.modules, 'libtpu', None)
     monkeypatch.setitem(sys.modules, 'jax_cuda13_plugin', None)
     needed = "libtpu, the compiler for TPUs, is needed for v5e:2x4: pip install 'kimnet-jax[plan]'"
@@ -360,14 +360,14 @@ def test_a_compiler_that_is_not_installed(fails, monkeypatch):
 
 
 def test_devices_that_the_compiler_does_not_know(fails, monkeypatch, keeps_config):
-    monkeypatch.setattr(plan, 'compile_apart', plan.compile_step)
+    monkeypatch.setattr(ahead_of_time, 'compile_apart', ahead_of_time.compile_step)
 
     def refuse(**_):
         raise jax.errors.JaxRuntimeError('INVALID_ARGUMENT: not divisible\nand a stack')
 
     monkeypatch.setitem(sys.modules, 'libtpu', types.ModuleType('libtpu'))
     monkeypatch.setattr(topologies, 'get_topology_desc', refuse)
-    for name in plan._LIBTPU:
+    for name in ahead_of_time._LIBTPU:
         monkeypatch.setenv(name, '')
     assert fails('--topology=v5e:2x4') == '--topology=v5e:2x4: INVALID_ARGUMENT: not divisible'
 
@@ -379,7 +379,7 @@ def test_a_compiler_that_fails(fails, monkeypatch, on_this_cpu):
         def lower(self):
             raise jax.errors.JaxRuntimeError('INTERNAL: a bug\nand a stack')
 
-    monkeypatch.setattr(plan, 'trace_step', lambda *_: Traced())
+    monkeypatch.setattr(ahead_of_time, 'trace_step', lambda *_: Traced())
     assert fails('--topology=v5e:2x4') == 'the compiler failed: INTERNAL: a bug'
 
 
@@ -399,15 +399,15 @@ def test_a_compiler_that_fails(fails, monkeypatch, on_this_cpu):
     ],
 )
 def test_what_a_compiler_said_that_ended_its_process(said, told):
-    assert plan.ending(said, -9) == told
+    assert ahead_of_time.ending(said, -9) == told
 
 
 def test_a_compiler_that_ends_its_process(monkeypatch):
     """The process that compiles is another one; what it does not send back is told as an error."""
     settings = make(heatmaps.Settings, sub_jhmdb.get_config(TINY).to_dict())
-    monkeypatch.setattr(plan, '_work', os._exit)  # called with a connection, which is no status
+    monkeypatch.setattr(ahead_of_time, '_work', os._exit)  # called with a connection, which is no status
     with pytest.raises(InputError, match='the compiler failed: its process ended with status 1'):
-        plan.compile_apart(settings, JHMDB, chips.parse_topology('v5e:2x4'))
+        ahead_of_time.compile_apart(settings, JHMDB, chips.parse_topology('v5e:2x4'))
 
 
 def test_networks_that_are_not_planned(fails):
