@@ -179,6 +179,7 @@ def test_links_lead_somewhere():
             assert (page.parent / target).exists(), f'{page.name} links to {target}'
 
 
+@pytest.mark.quick_compilation
 def test_the_notebook_runs(tmp_path):
     """Its code cells, one after the other, in a process of its own."""
     folder = ROOT / 'docs/notebooks'

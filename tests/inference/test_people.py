@@ -10,6 +10,8 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.inference.people import Look, OnePerson, TrackedPeople
 from kimnet_jax.inference.predictor import padded, predict_poses
 
+pytestmark = pytest.mark.quick_compilation
+
 PLACES = [(40, 60), (160, 70), (280, 60), (400, 80), (520, 60)]
 SIZE = (121, 600)
 

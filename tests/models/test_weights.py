@@ -1,6 +1,7 @@
 """Weights of one skeleton for a network of another: joints are carried over by name, along every axis of joints."""
 
 import functools
+import json
 
 import jax
 import numpy as np
@@ -39,13 +40,23 @@ FAMILY = {name: tiny(name) for name in (*VIDEO_MODELS, *ROWS)} | {
 DISTINCT = ('kimnet', 'kmm_heatmap', 'kimnet_jrpsp', 'dkd', 'dkd_kmm', 'lstm_pm released', 'lstm_pm_kmm', 'two stacks')
 
 
+def abstract(fields: dict, num_joints: int) -> nnx.Module:
+    """`abstract_model`, not to be changed."""
+    return _abstract(json.dumps(fields), num_joints)
+
+
+@functools.cache
+def _abstract(fields: str, num_joints: int) -> nnx.Module:
+    return abstract_model(json.loads(fields), num_joints=num_joints)
+
+
 def variables(model: nnx.Module) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf[...]) for path, leaf in flatten(nnx.state(model, (nnx.Param, nnx.BatchStat))).items()}
 
 
 def make(fields: dict, num_joints: int, seed: int) -> nnx.Module:
     """A network with weights that differ everywhere; its own initial ones would be compiled one by one."""
-    model, rng = abstract_model(fields, num_joints=num_joints), np.random.default_rng(seed)
+    model, rng = nnx.clone(abstract(fields, num_joints)), np.random.default_rng(seed)
     shapes = {path: leaf.shape for path, leaf in flatten(nnx.state(model, (nnx.Param, nnx.BatchStat))).items()}
     arrays = {path: (rng.normal(size=shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32) for path, shape in shapes.items()}
     # so that no activation outgrows the others
@@ -56,7 +67,7 @@ def make(fields: dict, num_joints: int, seed: int) -> nnx.Module:
 
 
 def carry(fields: dict, model: nnx.Module, arrays: dict, here: Skeleton, there: Skeleton | None) -> list[str]:
-    larger = abstract_model(fields, num_joints=here.num_joints + 1)
+    larger = abstract(fields, here.num_joints + 1)
     return initialise(model, arrays, skeleton=here, source_skeleton=there, larger=larger)
 
 
@@ -87,7 +98,7 @@ def test_new_joints_keep_what_they_have(name):
     before = variables(model)
     lines = carry(fields, model, given, here, there)
     assert lines == ['joints of a-b-c-d matched by name: c, a; new, so random: x; left out: b, d']
-    after, axes = variables(model), joint_axes(model, abstract_model(fields, num_joints=4))
+    after, axes = variables(model), joint_axes(model, abstract(fields, 4))
     assert axes
     for path, value in after.items():
         if path not in axes:
@@ -135,7 +146,7 @@ def test_joints_that_are_not_known():
     given, model = variables(make(fields, 14, seed=1)), make(fields, 15, seed=2)
     given = {path.removeprefix('network.'): array for path, array in given.items()}
     before = variables(model.network)
-    larger = abstract_model(fields, num_joints=16).network
+    larger = abstract(fields, 16).network
     assert initialise(model.network, given, skeleton=JHMDB, larger=larger) == [
         'the joints of these weights are unknown and not matched by name',
         'final_layer left out, so random: 14 joints in the source, 15 here',

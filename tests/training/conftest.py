@@ -10,6 +10,7 @@ import sys
 import termios
 import threading
 
+import forked
 import pytest
 
 from kimnet_jax.data_pipelines.builders.kinetic_puppets.kinetic_puppets_dataset_builder import Builder, PuppetsConfig
@@ -64,8 +65,7 @@ def run(environment):
     """Runs `python ARGUMENTS...` in the checkout."""
 
     def finish(*arguments: object, **environ: str) -> subprocess.CompletedProcess:
-        line = [sys.executable, *map(str, arguments)]
-        return subprocess.run(line, cwd=ROOT, env=environment | environ, capture_output=True, text=True, timeout=400)
+        return forked.run([*map(str, arguments)], cwd=ROOT, env=environment | environ, timeout=400)
 
     return finish
 

@@ -18,6 +18,8 @@ from kimnet_jax.reporting.calibration import Outcomes
 from kimnet_jax.tasks import calibration, trained, videos
 from kimnet_jax.tasks.calibration import fitting_clips
 
+pytestmark = pytest.mark.quick_compilation
+
 
 @pytest.fixture(scope='module')
 def workdir(whole_run, tmp_path_factory) -> pathlib.Path:

@@ -13,6 +13,8 @@ from kimnet_jax.tasks import heatmaps, task_of
 from kimnet_jax.tasks.reports import EvaluationRequest
 from kimnet_jax.tasks.trained import open_trained
 
+pytestmark = pytest.mark.quick_compilation
+
 PAGE = ROOT / 'docs/extending.md'
 
 

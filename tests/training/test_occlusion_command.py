@@ -19,6 +19,8 @@ from kimnet_jax.tasks import refinement, trained
 from kimnet_jax.tasks.occlusion import names_of, predictor
 from kimnet_jax.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.quick_compilation
+
 
 @pytest.fixture(scope='module')
 def workdir(whole_run, tmp_path_factory) -> pathlib.Path:

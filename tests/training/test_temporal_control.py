@@ -13,6 +13,8 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.models import VIDEO_MODELS, abstract_model, model_fields, network_name
 from kimnet_jax.tasks import temporal_control
 
+pytestmark = pytest.mark.quick_compilation
+
 ROWS = list(temporal_control.ROWS.values())
 
 
