@@ -1,18 +1,18 @@
 """Weights of one skeleton for a network of another: joints are carried over by name, along every axis of joints."""
 
 import functools
-import json
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from networks import abstract, filled
 
 from kimnet_jax.configs.models import ROWS, TINY_BACKBONES
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, LSP, MPII, PENN_ACTION, Skeleton
-from kimnet_jax.models import VIDEO_MODELS, abstract_model, model_fields
-from kimnet_jax.models.weights import assign, flatten, initialise, joint_axes
+from kimnet_jax.models import VIDEO_MODELS, model_fields
+from kimnet_jax.models.weights import flatten, initialise, joint_axes
 
 pytestmark = pytest.mark.quick_compilation
 
@@ -40,28 +40,12 @@ FAMILY = {name: tiny(name) for name in (*VIDEO_MODELS, *ROWS)} | {
 DISTINCT = ('kimnet', 'kmm_heatmap', 'kimnet_jrpsp', 'dkd', 'dkd_kmm', 'lstm_pm released', 'lstm_pm_kmm', 'two stacks')
 
 
-def abstract(fields: dict, num_joints: int) -> nnx.Module:
-    """`abstract_model`, not to be changed."""
-    return _abstract(json.dumps(fields), num_joints)
-
-
-@functools.cache
-def _abstract(fields: str, num_joints: int) -> nnx.Module:
-    return abstract_model(json.loads(fields), num_joints=num_joints)
-
-
 def variables(model: nnx.Module) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf[...]) for path, leaf in flatten(nnx.state(model, (nnx.Param, nnx.BatchStat))).items()}
 
 
 def make(fields: dict, num_joints: int, seed: int) -> nnx.Module:
-    """A network with weights that differ everywhere; its own initial ones would be compiled one by one."""
-    model, rng = nnx.clone(abstract(fields, num_joints)), np.random.default_rng(seed)
-    shapes = {path: leaf.shape for path, leaf in flatten(nnx.state(model, (nnx.Param, nnx.BatchStat))).items()}
-    arrays = {path: (rng.normal(size=shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32) for path, shape in shapes.items()}
-    # so that no activation outgrows the others
-    positive = {path: np.exp(array) / (2 if path.endswith('.scale') else 1) for path, array in arrays.items()}
-    assign(model, {path: positive[path] if path.endswith(('.var', '.scale')) else array for path, array in arrays.items()})
+    model = filled(fields, num_joints, seed)
     model.eval()
     return model
 
