@@ -109,9 +109,9 @@ def _jax_times(precision: str, rows: int, conv: tuple[int, int, int], copied: in
     sides.set_jax_precision(precision)
     dtype = jnp.bfloat16 if precision == 'bf16' else jnp.float32
     images, cells, channels = conv
-    keys = jax.random.split(jax.random.key(0), 5)
+    keys = jax.random.split(jax.random.key(0), 4)
 
-    def draw(key: jax.Array, *shape: int, dtype: Any = dtype) -> jax.Array:
+    def draw(key: jax.Array, *shape: int) -> jax.Array:
         return jax.random.normal(key, shape, dtype)
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -120,7 +120,7 @@ def _jax_times(precision: str, rows: int, conv: tuple[int, int, int], copied: in
     cases = (
         (jnp.matmul, (draw(keys[0], rows, rows), draw(keys[1], rows, rows))),
         (convolve, (draw(keys[2], images, cells, cells, channels), draw(keys[3], 3, 3, channels, channels))),
-        (jnp.negative, (draw(keys[4], copied, dtype=jnp.float32),)),
+        (jnp.negative, (jnp.ones(copied, jnp.float32),)),
     )
     times = []
     for function, arrays in cases:
@@ -135,10 +135,10 @@ def _torch_times(precision: str, rows: int, conv: tuple[int, int, int], copied: 
     dtype = torch.bfloat16 if precision == 'bf16' else torch.float32
     images, cells, channels = conv
 
-    def draw(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+    def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, device=device, dtype=dtype)
 
-    a, b, source = draw(rows, rows), draw(rows, rows), draw(copied, dtype=torch.float32)
+    a, b, source = draw(rows, rows), draw(rows, rows), torch.ones(copied, device=device)
     x, kernel = (
         draw(*shape).to(memory_format=torch.channels_last)
         for shape in ((images, channels, cells, cells), (channels, channels, 3, 3))

@@ -6,12 +6,11 @@ import os
 import pathlib
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 
 import av
 import fake_own_data
+import forked
 import pytest
 
 from kimnet_jax.__main__ import COMMANDS
@@ -63,9 +62,8 @@ def printed(folder) -> dict[str, str]:
     """Module -> what it printed."""
     said, environment = {}, os.environ | {'PYTHONPATH': str(ROOT)}
     for module, *argv in commands():
-        command = [sys.executable, '-m', module, *argv]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f'{command}: {done.stdout}{done.stderr}'
+        done = forked.run(['-m', module, *argv], cwd=folder, env=environment, timeout=400)
+        assert done.returncode == 0, f'{done.args}: {done.stdout}{done.stderr}'
         said[module.rpartition('.')[2]] = done.stdout + done.stderr
     return said
 

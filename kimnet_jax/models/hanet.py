@@ -13,7 +13,7 @@ from flax.typing import Dtype
 
 from kimnet_jax.core.config import check_ranges
 from kimnet_jax.core.sequence import interpolate, sampled_frames
-from kimnet_jax.models.layers import CHANNELS
+from kimnet_jax.models.layers import CHANNELS, keys
 
 Array = jax.Array
 MemoryMask = Literal['masked', 'released']
@@ -203,7 +203,7 @@ class HANet(nnx.Module):
             ValueError: naming the field, on a value that does not fit.
         """
         _check(config)
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, rngs = config, dtype, keys(rngs)
         channels, width = config.channels, config.width
         widths = [width << level for level in range(config.levels)]
         self.encoder_embed = _linear(4 * channels, width, dtype=dtype, rngs=rngs)
