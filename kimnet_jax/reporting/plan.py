@@ -45,7 +45,7 @@ def page(results: Iterable[Mapping[str, Any]]) -> str:
             blocks += ['Frames/s per chip, predicted, with the same batch per chip on more chips:', _scaling_of(fitting)]
         estimated = [result for result in fitting if result['cycles']]
         if estimated:
-            blocks += ["The compiler's estimate, ms of a step:", _parts_of(estimated)]
+            blocks += ["The compiler's estimate, ms of a step, on the fewest chips:", _parts_of(_fewest_chips(estimated))]
         if any('largest' in result for result in ordered):
             blocks += ['The largest batch per chip:', _largest_of([result for result in ordered if 'largest' in result])]
     return '\n\n'.join(blocks) + '\n'
@@ -225,9 +225,21 @@ def _scaling_of(results: Sequence[Mapping[str, Any]]) -> str:
         cells = [_count(row['frames_per_s_per_chip']) for row in result['scaling']]
         shares = ['' if bound else f' ({100 * row["efficiency"]:.0f} %)' for row in result['scaling']]
         lines.append(
-            [_name(result), *(f'{"< " if bound else ""}{cell}{share}' for cell, share in zip(cells, shares, strict=True))]
+            [
+                _name(result),
+                str(result['batch_per_chip']),
+                *(f'{"< " if bound else ""}{cell}{share}' for cell, share in zip(cells, shares, strict=True)),
+            ]
         )
-    return table(['compiled for', *(str(row['chips']) for row in results[0]['scaling'])], lines)
+    return table(['compiled for', 'clips a chip', *(f'{row["chips"]} chips' for row in results[0]['scaling'])], lines)
+
+
+def _fewest_chips(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of each kind of chip, batch and setting one result: the estimates hardly depend on the number of chips."""
+    found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for result in results:  # ordered by chips
+        found.setdefault(tuple(result[key] for key in ('chip', 'batch_per_chip', 'batch_norm', 'remat')), result)
+    return [*found.values()]
 
 
 def _parts_of(results: Sequence[Mapping[str, Any]]) -> str:
@@ -239,4 +251,4 @@ def _parts_of(results: Sequence[Mapping[str, Any]]) -> str:
         found = [1e3 / result['clock'] * sum(_by_part(result['cycles']).get(name, (0, 0))) for result in results]
         lines.append([name, *(f'{milliseconds:.2f}' for milliseconds in found)])
     lines.append(['all', *(f'{result["compute_ms"]:.2f}' for result in results)])
-    return table(['', *(_name(result) for result in results)], lines)
+    return table(['', *(f'{_name(result)}, {result["batch_per_chip"]} clips' for result in results)], lines)

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import sys
 import types
 
@@ -237,6 +238,20 @@ def test_too_little_memory_is_a_result(on_this_cpu):
     text = render(result)
     assert f'The step does not fit, by {beyond / 2**20:.2f} MiB.' in text
     assert 'does not fit, by' in page([result])
+
+
+def test_the_page_tells_batches_and_numbers_of_chips_apart():
+    """The committed results of the paper's network; estimates of parts stand there once for each batch."""
+    files = sorted((ROOT / 'benchmarks/results').glob('plan_full_v5e-*_[0-9]*_20*.json'))
+    results = [json.loads(file.read_text()) for file in files]
+    text = page(results)
+    assert text.count('### ') == 1
+    for result in results:
+        number = result['batch_per_chip']
+        assert re.search(rf'^\| {result["topology"]} +\| +{number} \| .* GiB \|', text, re.MULTILINE)
+        assert re.search(rf'^\| {result["topology"]} +\| +{number} \| .* %\) \|', text, re.MULTILINE)
+    (head,) = (line for line in text.splitlines() if '4 clips' in line)
+    assert {cell.strip() for cell in head.split('|')} == {'', 'v5e:2x4, 4 clips', 'v5e:2x4, 8 clips', 'v5e:2x4, 16 clips'}
 
 
 def fake_steps(monkeypatch, needed, limit):
