@@ -55,6 +55,7 @@ def _end(starter: subprocess.Popen) -> None:
 def _serve() -> None:
     for library in LIBRARIES:
         importlib.import_module(library)
+    assert not {'tensorflow', 'torch'} & sys.modules.keys()  # which some tests are to do without
     gc.collect()
     gc.freeze()  # the collector would copy the pages that all share
     for line in sys.stdin:

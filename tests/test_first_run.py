@@ -4,9 +4,9 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 
 import av
+import forked
 import pytest
 
 pytestmark = pytest.mark.quick_compilation
@@ -53,8 +53,7 @@ def guarded(code: str, *argv: object, cwd: pathlib.Path) -> subprocess.Completed
     environment = {key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'}
     root = pathlib.Path(__file__).resolve().parents[1]
     environment |= {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(root)}
-    command = [sys.executable, '-c', code, *map(str, argv)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    return forked.run(['-c', code, *map(str, argv)], cwd=cwd, env=environment, timeout=400)
 
 
 @pytest.fixture(scope='module')

@@ -59,7 +59,8 @@ def suite(tmp_path):
         for name in files:
             (tmp_path / f'tests/test_{name}.py').write_text(textwrap.dedent(FILES[name]))
         environment = {key: value for key, value in os.environ.items() if key != 'CI' and not key.startswith('PYTEST_')}
-        command = [sys.executable, '-m', 'pytest', *arguments]
+        environment['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1'  # those of other libraries, which take longer than the tests
+        command = [sys.executable, '-m', 'pytest', '-p', 'xdist', *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environment | variables, capture_output=True, text=True, check=False)
 
     return run
