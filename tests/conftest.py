@@ -84,15 +84,15 @@ def _known(xla_flags: str) -> bool:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One file runs in the process at hand: no workers to wait for. More run in one worker for each core: with another one, all
-    take a tenth more of the cores' time.
+    """One file runs in the process at hand: no workers to wait for. More run in one worker for each core, and one more: it works
+    while others wait for the disk, or for a command to end.
     """
     cwd = config.invocation_params.dir
     files = {cwd / argument.partition('::')[0] for argument in config.args}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     if cores == 1 or (len(files) == 1 and files.pop().is_file()):
         return 0
-    return min(cores, MAX_WORKERS)
+    return min(cores + 1, MAX_WORKERS)
 
 
 class FilesTogether(LoadFileScheduling):
