@@ -1,6 +1,7 @@
 """Python programs, forked from a process that has imported the libraries: each of them saves a second.
 
-Our own packages are imported by every program anew. A test of what a start itself does (imports, terminals, environment
+Our own packages are imported by every program anew. The fork server of `multiprocessing` would do, but it has one environment
+for all, and its processes end without what `atexit` holds. A test of what a start itself does (imports, terminals, environment
 variables) starts a process of its own.
 """
 
@@ -29,12 +30,12 @@ def run(arguments: list[str], *, cwd: pathlib.Path, env: dict[str, str], timeout
         out, err = f'{folder}/out', f'{folder}/err'
         request = {'arguments': arguments, 'cwd': str(cwd), 'out': out, 'err': err}
         starter.stdin.write(json.dumps(request).encode() + b'\n')
-        process = int(starter.stdout.readline())
+        process = int(_answer(starter))
         if not select.select([starter.stdout], [], [], timeout)[0]:
             os.kill(process, signal.SIGKILL)
             starter.stdout.readline()
             raise subprocess.TimeoutExpired(arguments, timeout)
-        status = int(starter.stdout.readline())
+        status = int(_answer(starter))
         return subprocess.CompletedProcess(arguments, status, pathlib.Path(out).read_text(), pathlib.Path(err).read_text())
 
 
@@ -45,6 +46,12 @@ def _starter(env: frozenset[tuple[str, str]]) -> subprocess.Popen:
     starter = subprocess.Popen(line, bufsize=0, env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     atexit.register(_end, starter)
     return starter
+
+
+def _answer(starter: subprocess.Popen) -> bytes:
+    line = starter.stdout.readline()
+    assert line, f'the starter of programs ended with status {starter.wait()}; its stderr says why'
+    return line
 
 
 def _end(starter: subprocess.Popen) -> None:

@@ -3,12 +3,11 @@
 import jax
 import numpy as np
 import pytest
-from networks import filled
 
 from kimnet_jax.configs import sub_jhmdb
 from kimnet_jax.core.config import make
 from kimnet_jax.core.skeleton import JHMDB
-from kimnet_jax.models import abstract_model, count_parameters
+from kimnet_jax.models import abstract_model, build_model, count_parameters
 from kimnet_jax.training import sharding
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from kimnet_jax.training.state import create_state, split_model
@@ -37,7 +36,7 @@ def test_training_step():
     schedule = make_schedule(optimizer_config, steps=1, steps_per_epoch=1)
     optimizer = make_optimizer(optimizer_config, schedule)
     mesh = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
-    model = filled(config.model.to_dict(), JHMDB.num_joints, seed=0)
+    model = build_model(config.model, num_joints=JHMDB.num_joints)
     graph, weights = split_model(model, training=True)
     step = make_train_step(
         graph,

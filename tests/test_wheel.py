@@ -57,7 +57,7 @@ def installed(wheel, tmp_path_factory) -> pathlib.Path:
 
 def run(installed: pathlib.Path, cwd: pathlib.Path, *argv: object) -> str:
     """Runs Python with the installed wheel and the libraries, and without the checkout."""
-    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    environment = {key: value for key, value in os.environ.items() if key not in ('PYTHONPATH', 'XLA_FLAGS')}
     environment |= {'PYTHONPATH': str(installed), 'JAX_PLATFORMS': 'cpu'}
     command = [sys.executable, *map(str, argv)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)

@@ -34,7 +34,11 @@ def relative_error(value, reference):
 
 def randomised(build, seed=0):
     """The module that `build` gives, its parameters and BatchNorm statistics by the recipe: no layer is trivial."""
-    model = nnx.eval_shape(build)
+    return fill(nnx.eval_shape(build), seed)
+
+
+def fill(model, seed=0):
+    """Gives a module with or without arrays those of the recipe; returns it."""
     for path, variable in flatten(nnx.state(model, (nnx.Param, nnx.BatchStat))).items():
         kind = KINDS[path.rsplit('.', 1)[-1]]
         shape = variable.shape[::-1] if kind == 'weight' else variable.shape  # the recipe takes [out, in, ...]

@@ -4,12 +4,12 @@ import importlib
 import pathlib
 import re
 
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from networks import filled
 
 from kimnet_jax.configs.models import ROWS
 from kimnet_jax.models import VIDEO_MODELS, abstract_model, count_parameters
@@ -25,9 +25,9 @@ SAME = {f'row={name}' for name in ('kimnet', 'encoder_resnet18', 'dkd', 'rpstn',
 @pytest.mark.parametrize('argument', [argument for argument in ARGUMENTS if argument not in SAME])
 def test_every_parameter_is_used_and_its_gradient_finite(argument):
     fields = importlib.import_module('kimnet_jax.configs.kinetic_puppets').get_config(f'{argument},preset=tiny').model.to_dict()
-    if fields['name'] == 'kimnet' and argument != 'model=kimnet':
+    if fields['name'] == 'kimnet' and argument != 'model=kimnet' and not argument.startswith('row=encoder'):
         fields['pose_initializer'] = 'none'  # the same in all of them, and half of the time
-    model = filled(fields, num_joints=5, seed=0)
+    model = golden.fill(abstract_model(fields, num_joints=5))  # its own weights would be compiled one by one
     model.train()
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     rng = np.random.default_rng(0)

@@ -1,17 +1,18 @@
 """Weights of one skeleton for a network of another: joints are carried over by name, along every axis of joints."""
 
 import functools
+import json
 
+import golden
 import jax
 import numpy as np
 import pytest
 from flax import nnx
-from networks import abstract, filled
 
 from kimnet_jax.configs.models import ROWS, TINY_BACKBONES
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, LSP, MPII, PENN_ACTION, Skeleton
-from kimnet_jax.models import VIDEO_MODELS, model_fields
+from kimnet_jax.models import VIDEO_MODELS, abstract_model, model_fields
 from kimnet_jax.models.weights import flatten, initialise, joint_axes
 
 pytestmark = pytest.mark.quick_compilation
@@ -45,13 +46,20 @@ def variables(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def make(fields: dict, num_joints: int, seed: int) -> nnx.Module:
-    model = filled(fields, num_joints, seed)
+    """A network with weights that differ everywhere; its own initial ones would be compiled one by one."""
+    model = golden.fill(nnx.clone(abstract(json.dumps(fields), num_joints)), seed)
     model.eval()
     return model
 
 
+@functools.cache
+def abstract(fields: str, num_joints: int) -> nnx.Module:
+    """`abstract_model` of fields in JSON, not to be changed."""
+    return abstract_model(json.loads(fields), num_joints=num_joints)
+
+
 def carry(fields: dict, model: nnx.Module, arrays: dict, here: Skeleton, there: Skeleton | None) -> list[str]:
-    larger = abstract(fields, here.num_joints + 1)
+    larger = abstract(json.dumps(fields), here.num_joints + 1)
     return initialise(model, arrays, skeleton=here, source_skeleton=there, larger=larger)
 
 
@@ -82,7 +90,7 @@ def test_new_joints_keep_what_they_have(name):
     before = variables(model)
     lines = carry(fields, model, given, here, there)
     assert lines == ['joints of a-b-c-d matched by name: c, a; new, so random: x; left out: b, d']
-    after, axes = variables(model), joint_axes(model, abstract(fields, 4))
+    after, axes = variables(model), joint_axes(model, abstract(json.dumps(fields), 4))
     assert axes
     for path, value in after.items():
         if path not in axes:
@@ -130,7 +138,7 @@ def test_joints_that_are_not_known():
     given, model = variables(make(fields, 14, seed=1)), make(fields, 15, seed=2)
     given = {path.removeprefix('network.'): array for path, array in given.items()}
     before = variables(model.network)
-    larger = abstract(fields, 16).network
+    larger = abstract_model(fields, num_joints=16).network
     assert initialise(model.network, given, skeleton=JHMDB, larger=larger) == [
         'the joints of these weights are unknown and not matched by name',
         'final_layer left out, so random: 14 joints in the source, 15 here',
