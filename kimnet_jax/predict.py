@@ -112,8 +112,7 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> int:
 
         model = videos.with_refiner(model, refinement.load(open_trained(options.refine)), options.look_ahead)
     if options.smooth is not None:
-        live = 'jsonl' in kinds or not all(source.readable_again for source in sources)
-        model = videos.with_filter(model, options.smooth, live)
+        model = videos.with_filter(model, options.smooth, live='jsonl' in kinds)
     out = command_line.out_folder(options, found.folder, 'predictions')
     return videos.predict_videos(model, sources, out, kinds, people, every=options.every)
 

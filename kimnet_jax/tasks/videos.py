@@ -135,7 +135,7 @@ def with_refiner(model: VideoPoses, behind: 'TrainedRefiner', look_ahead: int | 
 def with_filter(model: VideoPoses, text: str, live: bool) -> VideoPoses:
     """The model with the filter behind it that `--smooth` names. Raises `InputError` where there is none of that name.
 
-    `live`: the poses come out at once, so that the filter sees the past alone; else the whole video.
+    `live`: the poses come out at once, so that the filter sees the past alone; else the whole video, where it can be read again.
     """
     try:
         smooth = parse_filter(text)
@@ -144,6 +144,16 @@ def with_filter(model: VideoPoses, text: str, live: bool) -> VideoPoses:
     about = {**model.about, 'refined': {'filter': str(smooth), 'look_ahead': 0 if live else None}}
     look_ahead = 0 if live else None
     return dataclasses.replace(model, about=about, refiner=PoseFilter(smooth), look_ahead=look_ahead, calibration=None)
+
+
+def _on_source(model: VideoPoses, video: Source) -> VideoPoses:
+    """The model as it can refine this video: of one that cannot be read again a filter sees the past alone."""
+    if model.refiner is None or model.look_ahead is not None or video.readable_again:
+        return model
+    if not isinstance(model.refiner, PoseFilter):
+        raise InputError(f'{video.name}: cannot be read twice, as refining a whole video does; give --look_ahead')
+    about = {**model.about, 'refined': {**model.about['refined'], 'look_ahead': 0}}
+    return dataclasses.replace(model, about=about, look_ahead=0)
 
 
 def predict_videos(
@@ -176,7 +186,7 @@ def predict_videos(
     failed = 0
     for video, stem, make_people in zip(videos, stems, people, strict=True):
         try:
-            frames = _predict_video(model, video, out, stem, kinds, make_people(TRACKING), every)
+            frames = _predict_video(_on_source(model, video), video, out, stem, kinds, make_people(TRACKING), every)
             endings = f'{{{",".join(written)}}}' if len(written) > 1 else ''.join(written)
             where = f' -> {out / stem}{endings}' if written else ''
             print(f'{video.name}: {frames} frames{where}', file=told)
@@ -208,8 +218,6 @@ def _predict_video(
         calibrated=model.calibration is not None,
         others={ending: functools.partial(_Gathered, kind, model.skeleton) for kind, ending in OTHERS.items()},
     )
-    if model.refiner is not None and model.look_ahead is None and not video.readable_again:
-        raise InputError(f'{video.name}: cannot be read twice, as refining a whole video does; give --look_ahead')
 
     def write_frame(item: tuple[Frame, list[FramePose]]) -> None:
         outputs.write(*item)

@@ -320,6 +320,21 @@ def live(images, stop_after: int | None = None) -> Source:
     return Source('rtsp://camera', 'camera', None, frames)
 
 
+def test_only_what_cannot_be_read_again_is_smoothed_by_the_past_alone(trained, write_video, tmp_path):
+    video = write_video('walk.mp4', map(draw, WALK))
+    once = Source('rtsp://camera', 'camera', None, lambda tolerant: read_frames(str(video)))
+    people = [lambda config: OnePerson(np.array([[20, 30, 60, 90]], np.float32))] * 2
+    smooth = videos.with_filter(trained, 'gaussian:sigma=0.1', live=False)
+    assert predict_videos(smooth, [once, *sources([video])], tmp_path, ['json'], people) == 0
+    refined = {name: json.loads((tmp_path / f'{name}.json').read_text())['about']['refined'] for name in ('camera', 'walk')}
+    assert {name: about['look_ahead'] for name, about in refined.items()} == {'camera': 0, 'walk': None}
+    joints = [
+        np.array([record['joints'] for record in json.loads((tmp_path / f'{name}.json').read_text())['frames']])
+        for name in ('camera', 'walk')
+    ]
+    assert np.abs(np.subtract(*joints)).max() > 0.5
+
+
 def test_ctrl_c_leaves_whole_files_of_what_has_no_end(trained, tmp_path, capfd):
     source = live([draw(place) for place in WALK], stop_after=30)
     people = [lambda config: OnePerson(np.array([[20, 30, 60, 90]], np.float32))]
