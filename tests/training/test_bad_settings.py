@@ -1,17 +1,19 @@
 """What the user gets wrong is one line on stderr, status 2, and nothing in the folder."""
 
 import json
+import pathlib
 import sys
 
 import pytest
 from absl import flags
-from conftest import ROOT
 
 from kimnet_jax import config_flag, evaluate, train
 from kimnet_jax.command_line import parse_flags
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.training import workdir as run_folder
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,9 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
 from test_resume import arrays
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 DEVICES = pathlib.Path(__file__).with_name('devices.py')
 RESUME = '; restart all processes with the same command to resume from the last checkpoint'

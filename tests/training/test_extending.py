@@ -1,17 +1,19 @@
 """What docs/extending.md says can be added is added, and trained, evaluated and opened as any other."""
 
 import json
+import pathlib
 import re
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from kimnet_jax.configs import common, kinetic_puppets
 from kimnet_jax.models import MODELS, abstract_model, model_fields
 from kimnet_jax.tasks import heatmaps, task_of
 from kimnet_jax.tasks.reports import EvaluationRequest
 from kimnet_jax.tasks.trained import open_trained
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.quick_compilation
 

@@ -1,6 +1,7 @@
 """Processes of a run that lose one of them; these have nothing else to do, and no JAX."""
 
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -9,12 +10,13 @@ import time
 
 import jax
 import pytest
-from conftest import ROOT
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.training import processes
 from kimnet_jax.training.members import SILENT_SECONDS, seconds_of
 from kimnet_jax.training.sentinel import split_address
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 PROCESS = """
 import sys, time

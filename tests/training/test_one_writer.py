@@ -9,10 +9,11 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.training import workdir
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_the_lock_names_who_has_it_and_is_free_afterwards(tmp_path):

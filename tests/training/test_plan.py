@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import pathlib
 import re
 import sys
 import types
@@ -11,7 +12,6 @@ import types
 import jax
 import pytest
 from absl import flags
-from conftest import ROOT
 from jax.experimental import topologies
 
 from kimnet_jax import plan as command_plan
@@ -27,6 +27,8 @@ from kimnet_jax.reporting.plan import page, render
 from kimnet_jax.tasks import ahead_of_time, fit, heatmaps, plan
 from kimnet_jax.training import chips, hlo, loop, session, sharding
 from kimnet_jax.training.state import placed
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 TINY = 'preset=tiny'
 QUICKEST = f'{TINY},model=pose_resnet'

@@ -11,7 +11,6 @@ import time
 
 import pytest
 from absl import flags
-from conftest import ROOT
 
 from kimnet_jax import reproduce
 from kimnet_jax.configs import common
@@ -20,6 +19,8 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.reporting.paper import ABLATIONS, Ablation, AblationRow
 from kimnet_jax.tasks import reproduction
 from kimnet_jax.training import sweep
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 METRIC = 'torso/pck/0.2/mPCK'
 # what a row does is in the file PLAY; each start leaves a line in the file CALLS
