@@ -13,7 +13,7 @@ from kimnet_jax.core.array_files import read_npz, write_npz
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import read_text
 from kimnet_jax.core.json_files import parse_json
-from kimnet_jax.core.skeleton import Skeleton, get_skeleton
+from kimnet_jax.core.skeleton import Skeleton, get_skeleton, named_apart
 from kimnet_jax.data_pipelines import pose_formats, pose_records, pose_tables
 from kimnet_jax.data_pipelines.poses import DIMS, Estimates, Kind
 from kimnet_jax.data_pipelines.sequence_files import (
@@ -195,7 +195,8 @@ def read_predictions(paths: str, skeleton: str) -> list[Estimates]:
                 found, stored = _predictions_of(read_npz(file), file)
             ours, theirs = get_skeleton(skeleton), get_skeleton(stored)
             if ours != theirs:
-                raise InputError(f'{file}: poses of {theirs.name!r}, the data has {ours.name!r}')
+                told, known = named_apart(theirs, ours)
+                raise InputError(f'{file}: poses of {told}, the data has {known}')
             estimates += found
     return estimates
 

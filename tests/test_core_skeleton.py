@@ -4,7 +4,18 @@ import pytest
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.joint_names import canonical, matched
-from kimnet_jax.core.skeleton import COCO, JHMDB, LSP, MPII, PENN_ACTION, POSETRACK, SMPL, get_skeleton, make_skeleton
+from kimnet_jax.core.skeleton import (
+    COCO,
+    JHMDB,
+    LSP,
+    MPII,
+    PENN_ACTION,
+    POSETRACK,
+    SMPL,
+    get_skeleton,
+    make_skeleton,
+    named_apart,
+)
 
 
 def test_flip_pairs_are_those_of_the_data_sets():
@@ -95,6 +106,21 @@ def test_a_stored_skeleton_with_a_fault_is_one_line(change, message):
     with pytest.raises(InputError) as caught:
         get_skeleton(OWN.described() | change)
     assert str(caught.value) == f'skeleton: {message}'
+
+
+@pytest.mark.parametrize(
+    ('other', 'told'),
+    [
+        (make_skeleton('yours', ['tip']), ("'mine'", "'yours'")),
+        (make_skeleton('mine', ['nose', 'tail']), (
+            "'mine' (4 joints, among them LShoulder, right_hip, RShoulder)", "'mine' (2 joints, among them tail)")),
+        (make_skeleton('mine', OWN.joints[:3]), ("'mine' (4 joints, among them RShoulder)", "'mine' (3 joints)")),
+        (make_skeleton('mine', OWN.joints[::-1]), ("'mine'", "another 'mine', with the same joints in another order")),
+        (make_skeleton('mine', OWN.joints, sigmas=[0.1] * 4), ("'mine'", "another 'mine', of other limbs")),
+    ],
+)  # fmt: skip
+def test_two_skeletons_that_differ_are_told_apart_even_by_one_name(other, told):
+    assert named_apart(OWN, other) == told
 
 
 def test_a_stored_skeleton_that_lacks_a_field_is_one_line():

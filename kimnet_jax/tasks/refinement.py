@@ -13,7 +13,7 @@ from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError, one_line, some_of
 from kimnet_jax.core.filters import Filter, parse_filter
 from kimnet_jax.core.pose_windows import WindowConfig, extent, root_position, spans_without_long_gaps
-from kimnet_jax.core.skeleton import SMPL, get_skeleton
+from kimnet_jax.core.skeleton import SMPL, get_skeleton, named_apart
 from kimnet_jax.core.smpl import Body
 from kimnet_jax.core.types import Batch, Pairs
 from kimnet_jax.core.video import DEFAULT_RATE
@@ -336,10 +336,8 @@ def refine_file(refiner: TrainedRefiner | Smoother, source: pathlib.Path, target
         raise InputError(f'{target}: that is the folder that is read; give another one')
     found = pose_files.open_pose_file(source, refiner.kind, refiner.skeleton)
     if refiner.skeleton is not None and get_skeleton(found.skeleton) != get_skeleton(refiner.skeleton):
-        raise InputError(
-            f'{source}: poses of {get_skeleton(found.skeleton).name!r}; {refiner.about["weights"]} refines those of '
-            f'{get_skeleton(refiner.skeleton).name!r}'
-        )
+        theirs, ours = named_apart(get_skeleton(found.skeleton), get_skeleton(refiner.skeleton))
+        raise InputError(f'{source}: poses of {theirs}; {refiner.about["weights"]} refines those of {ours}')
     if not any(np.isfinite(one.joints).all(-1).any() for one in found.clips):
         raise InputError(f'{source}: no joint in any of its frames; there is nothing to refine')
     if isinstance(refiner, Smoother) and refiner.smooth is not None and any(one.times is None for one in found.clips):

@@ -17,7 +17,7 @@ from kimnet_jax.core.calibration import Calibration, parse
 from kimnet_jax.core.config import make
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import read_file
-from kimnet_jax.core.skeleton import Skeleton, get_skeleton
+from kimnet_jax.core.skeleton import Skeleton, get_skeleton, named_apart
 from kimnet_jax.data_pipelines.poses import DIMS
 from kimnet_jax.interop.convert import Weights, check_complete, describe, described, make_config
 from kimnet_jax.interop.networks import NETWORKS
@@ -113,7 +113,8 @@ class Trained:
     def require_skeleton(self, other: Skeleton, source: str) -> None:
         """Raises `InputError` where the clips of `source` have other joints."""
         if other != self.skeleton:
-            raise InputError(f'{self.name}: finds the joints of {self.skeleton.name!r}, {source} has those of {other.name!r}')
+            ours, theirs = named_apart(self.skeleton, other)
+            raise InputError(f'{self.name}: finds the joints of {ours}, {source} has those of {theirs}')
 
     def section(self, kind: type[Section], name: str) -> Section:
         """A section of the config. Raises `InputError` naming the network and the field that is wrong."""

@@ -19,7 +19,7 @@ from kimnet_jax.core.background import Behind, ahead
 from kimnet_jax.core.calibration import Calibration
 from kimnet_jax.core.errors import InputError, one_line
 from kimnet_jax.core.filters import parse_filter
-from kimnet_jax.core.skeleton import Skeleton, get_skeleton
+from kimnet_jax.core.skeleton import Skeleton, get_skeleton, named_apart
 from kimnet_jax.core.sources import Source
 from kimnet_jax.core.video import Frame
 from kimnet_jax.data_pipelines import pose_formats, pose_records
@@ -124,10 +124,8 @@ def load(found: Trained, *, watch: bool = False) -> VideoPoses:
 def with_refiner(model: VideoPoses, behind: 'TrainedRefiner', look_ahead: int | None) -> VideoPoses:
     """The model with a trained HANet behind it. Raises `InputError` where that is of another skeleton."""
     if get_skeleton(behind.skeleton) != model.skeleton:
-        raise InputError(
-            f'--refine {behind.about["weights"]}: refines poses of {get_skeleton(behind.skeleton).name!r}, '
-            f'the model has {model.skeleton.name!r}'
-        )
+        theirs, ours = named_apart(get_skeleton(behind.skeleton), model.skeleton)
+        raise InputError(f'--refine {behind.about["weights"]}: refines poses of {theirs}, the model has {ours}')
     about = {**model.about, 'refined': {**behind.about, 'look_ahead': look_ahead}}
     return dataclasses.replace(model, about=about, refiner=behind.refiner, look_ahead=look_ahead, calibration=None)
 

@@ -562,7 +562,7 @@ def test_predictions_of_an_own_skeleton_are_told_apart_from_those_of_another(tmp
     assert get_skeleton(open_pose_file(tmp_path / 'poses.npz').skeleton) == skeleton
     with pytest.raises(InputError, match="poses of 'mine', the data has 'jhmdb'"):
         read_predictions(str(tmp_path / 'poses.npz'), 'jhmdb')
-    with pytest.raises(InputError, match="poses of 'mine', the data has 'mine'"):
+    with pytest.raises(InputError, match="poses of 'mine', the data has another 'mine', with the same joints in another order"):
         read_predictions(str(tmp_path / 'poses.npz'), other.text)
 
 
