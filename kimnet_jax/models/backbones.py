@@ -10,7 +10,7 @@ from flax.typing import Dtype
 
 from kimnet_jax.models.hourglass import Hourglass, HourglassConfig
 from kimnet_jax.models.hrnet import TINY, HRNet, HRNetConfig
-from kimnet_jax.models.layers import BatchNorm, conv
+from kimnet_jax.models.layers import BatchNorm, Conv
 from kimnet_jax.models.pose_resnet import Depth, PoseResNet, PoseResNetConfig
 
 Array = jax.Array
@@ -93,7 +93,7 @@ def feature_encoder(config: VideoConfig, *, dtype: Dtype = jnp.float32, rngs: nn
 def pose_initializer(config: VideoConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs) -> nnx.Module:
     """The backbone of that name: [B, H, W, 3] -> heatmaps [B, h, w, J]; `none`: a 1x1 convolution of features instead."""
     if config.pose_initializer == 'none':
-        return conv(config.features, config.num_joints, 1, use_bias=True, dtype=dtype, rngs=rngs)
+        return Conv(config.features, config.num_joints, 1, use_bias=True, dtype=dtype, rngs=rngs)
     initializer = backbone_config(
         config.pose_initializer,
         num_joints=config.num_joints,
@@ -109,7 +109,7 @@ class Adapted(nnx.Module):
 
     def __init__(self, network: nnx.Module, features_in: int, features: int, *, dtype: Dtype, rngs: nnx.Rngs):
         self.network = network
-        self.conv = conv(features_in, features, 1, dtype=dtype, rngs=rngs)
+        self.conv = Conv(features_in, features, 1, dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(features, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: Array) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.layers import BatchNorm, Statistics, platform
+from kimnet_jax.models.layers import Statistics, platform
 from kimnet_jax.models.outputs import VideoOutput
 
 Array = jax.Array
@@ -190,4 +190,4 @@ def _scan(module: nnx.Module, step: Callable[..., tuple[Any, Any]], first: Any, 
 
 
 def _moves(module: nnx.Module) -> bool:
-    return isinstance(module, BatchNorm | Statistics) and not module.use_running_average
+    return isinstance(module, Statistics) and not module.use_running_average

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.layers import torch_conv
+from kimnet_jax.models.layers import Conv, torch_conv
 
 Array = jax.Array
 
@@ -44,7 +44,7 @@ class ConvLSTM(nnx.Module):
         return Memory(cell, jax.nn.sigmoid(o) * jnp.tanh(cell))
 
 
-def together(convs: Sequence[nnx.Conv], x: Array) -> list[Array]:
+def together(convs: Sequence[Conv], x: Array) -> list[Array]:
     """`[conv(x) for conv in convs]` in float32, for 3x3 convolutions of the same size, as one."""
     dtype = convs[0].dtype
     kernel = jnp.concatenate([conv.kernel[...] for conv in convs], -1).astype(dtype)

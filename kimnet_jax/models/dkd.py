@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.layers import BatchNorm, conv, max_pool_2x2, torch_conv
+from kimnet_jax.models.layers import BatchNorm, Conv, max_pool_2x2, torch_conv
 from kimnet_jax.models.temporal import TemporalModule
 
 Array = jax.Array
@@ -42,7 +42,7 @@ class DKD(TemporalModule):
         if variant not in get_args(DKDVariant):
             raise ValueError(f'DKD variant {variant!r}: choose one of {", ".join(get_args(DKDVariant))}')
         self.variant = variant
-        self.conv_reduce = conv(num_joints + features, features, 1, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv_reduce = Conv(num_joints + features, features, 1, use_bias=True, dtype=dtype, rngs=rngs)
         self.conv_v = torch_conv(features, features, 1, dtype=dtype, rngs=rngs)
         self.conv_u = torch_conv(features, num_joints, 1, dtype=dtype, rngs=rngs)
         self.bn = nnx.List([BatchNorm(features, dtype=dtype, rngs=rngs) for _ in range(3 if variant == 'intended' else 1)])
@@ -70,7 +70,7 @@ class KernelGenerator(nnx.Module):
     """Four 3x3 convolutions, the first three halved in size: [B, h, w, D] -> one kernel a channel, 7x7 for maps of 64x64."""
 
     def __init__(self, features: int, *, dtype: Dtype, rngs: nnx.Rngs):
-        self.convs = nnx.List([conv(features, features, 3, use_bias=True, dtype=dtype, rngs=rngs) for _ in range(4)])
+        self.convs = nnx.List([Conv(features, features, 3, use_bias=True, dtype=dtype, rngs=rngs) for _ in range(4)])
         self.bns = nnx.List([BatchNorm(features, dtype=dtype, rngs=rngs) for _ in range(4)])
 
     def __call__(self, x: Array) -> Array:

@@ -11,7 +11,7 @@ from flax import nnx
 from flax.typing import Dtype
 
 from kimnet_jax.core.config import check_ranges
-from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, conv, near_zero, recomputed, upsample_nearest
+from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, Conv, near_zero, recomputed, upsample_nearest
 from kimnet_jax.models.pose_resnet import BasicBlock, Bottleneck
 
 Array = jax.Array
@@ -51,7 +51,7 @@ class ConvNorm(nnx.Module):
     """Convolution without bias, and BatchNorm."""
 
     def __init__(self, features_in: int, features_out: int, kernel: int, stride: int, dtype: Dtype, rngs: nnx.Rngs):
-        self.conv = conv(features_in, features_out, kernel, stride=stride, kernel_init=near_zero, dtype=dtype, rngs=rngs)
+        self.conv = Conv(features_in, features_out, kernel, stride=stride, kernel_init=near_zero, dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(features_out, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
@@ -99,9 +99,9 @@ class HRNet(nnx.Module):
     def __init__(self, config: HRNetConfig, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
         stem, width = config.stem, config.width
         self.remat = config.remat
-        self.conv1 = conv(3, stem, 3, stride=2, kernel_init=near_zero, dtype=dtype, rngs=rngs)
+        self.conv1 = Conv(3, stem, 3, stride=2, kernel_init=near_zero, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(stem, dtype=dtype, rngs=rngs)
-        self.conv2 = conv(stem, stem, 3, stride=2, kernel_init=near_zero, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv(stem, stem, 3, stride=2, kernel_init=near_zero, dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(stem, dtype=dtype, rngs=rngs)
         first = 4 * stem
         inputs = [stem] + [first] * (config.blocks - 1)
@@ -119,7 +119,7 @@ class HRNet(nnx.Module):
         self.stage3 = stage(3, config.modules[1], 3)
         self.stage4 = stage(4, config.modules[2], 1)
         self.final_layer = (
-            conv(width, config.num_joints, 1, use_bias=True, kernel_init=near_zero, dtype=dtype, rngs=rngs)
+            Conv(width, config.num_joints, 1, use_bias=True, kernel_init=near_zero, dtype=dtype, rngs=rngs)
             if config.num_joints is not None
             else None
         )

@@ -14,7 +14,7 @@ from kimnet_jax.models.chain import ChainNetwork, ChainState, ChainTransition
 from kimnet_jax.models.dkd import DKD
 from kimnet_jax.models.jrpsp import JRPSP
 from kimnet_jax.models.kmm import KMM, KMMActivation, KMMVariant, KMMWeights
-from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, conv
+from kimnet_jax.models.layers import CHANNELS, JOINTS, BatchNorm, Conv
 from kimnet_jax.models.relation_decoder import DecoderVariant, FirstStatistics, RelationDecoder
 from kimnet_jax.models.temporal import TemporalModule
 
@@ -88,9 +88,9 @@ class Fusion(nnx.Module):
     ):
         """`predicted`: heatmaps that go in, J or 0."""
         self.joins = predicted > 0
-        self.conv_g = conv(predicted + features, features, 3, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.conv_g = Conv(predicted + features, features, 3, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.bn_g = BatchNorm(features, dtype=dtype, rngs=rngs) if norm else None
-        self.conv_d = conv(features, num_joints, 1, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.conv_d = Conv(features, num_joints, 1, use_bias=use_bias, dtype=dtype, rngs=rngs)
 
     def coarse(self, features: Array) -> Array:
         """The features' part of Conv_g, which is linear: [N, h, w, D] -> [N, h, w, D]."""

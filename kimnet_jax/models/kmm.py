@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from kimnet_jax.models.layers import conv
+from kimnet_jax.models.layers import Conv
 from kimnet_jax.models.temporal import TemporalModule
 
 Array = jax.Array
@@ -48,9 +48,9 @@ class KMM(TemporalModule):
         """`features`: D; `dtype`: of the convolutions; softmax and products stay float32."""
         self.variant, self.activation, self.weights = variant, activation, weights
         channels = num_joints if variant == 'heatmap' else features
-        self.conv_q = conv(channels, num_joints, 1, use_bias=use_bias, dtype=dtype, rngs=rngs)
-        self.conv_k = None if variant == 'share_qk' else conv(channels, num_joints, 1, use_bias=use_bias, dtype=dtype, rngs=rngs)
-        self.conv_p = conv(features, num_joints, 1, use_bias=use_bias, dtype=dtype, rngs=rngs) if variant == 'heatmap' else None
+        self.conv_q = Conv(channels, num_joints, 1, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.conv_k = None if variant == 'share_qk' else Conv(channels, num_joints, 1, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.conv_p = Conv(features, num_joints, 1, use_bias=use_bias, dtype=dtype, rngs=rngs) if variant == 'heatmap' else None
 
     def queries(self, features: Array) -> Array | None:
         """Q of Eq. 6, [N, h, w, J]; None in the variant `heatmap`, which makes them of heatmaps."""

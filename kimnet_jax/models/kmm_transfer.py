@@ -8,7 +8,7 @@ from flax import nnx
 from flax.typing import Dtype
 
 from kimnet_jax.models.kmm import KMM
-from kimnet_jax.models.layers import BatchNorm, conv, torch_conv
+from kimnet_jax.models.layers import BatchNorm, Conv, torch_conv
 from kimnet_jax.models.temporal import TemporalModule
 
 Array = jax.Array
@@ -26,7 +26,7 @@ class KMMTransfer(TemporalModule):
     def __init__(self, num_joints: int, features: int, *, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
         """`dtype`: of the convolutions."""
         self.kmm = KMM(num_joints, features, dtype=dtype, rngs=rngs)
-        self.conv_reduce = conv(num_joints + features, features, 1, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv_reduce = Conv(num_joints + features, features, 1, use_bias=True, dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(features, dtype=dtype, rngs=rngs)
         self.conv_u = torch_conv(features, num_joints, 1, dtype=dtype, rngs=rngs)
 

@@ -53,34 +53,6 @@ kaiming_normal = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # 
 near_zero = nnx.initializers.normal(0.001)  # SimpleBaseline's, HRNet's
 
 
-def conv(
-    features_in: int,
-    features_out: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    use_bias: bool = False,
-    kernel_init: nnx.Initializer = kaiming_normal,
-    bias_init: nnx.Initializer = nnx.initializers.zeros,
-    dtype: Dtype = jnp.float32,
-    rngs: nnx.Rngs,
-) -> 'Conv':
-    """A square convolution on [..., H, W, C] padded as in PyTorch: `kernel // 2` zeros on every side, whatever the stride."""
-    padding = kernel // 2
-    return Conv(
-        features_in,
-        features_out,
-        (kernel, kernel),
-        strides=(stride, stride),
-        padding=((padding, padding), (padding, padding)),
-        use_bias=use_bias,
-        kernel_init=_briefly_compiled(kernel_init),
-        bias_init=_briefly_compiled(bias_init),
-        dtype=dtype,
-        rngs=keys(rngs),
-    )
-
-
 Watcher = Callable[[nnx.Module, Array, Array], None]
 _WATCHER: contextvars.ContextVar[Watcher | None] = contextvars.ContextVar('watcher', default=None)
 
@@ -116,8 +88,12 @@ class _Keys:
 
     def params(self) -> Array:
         count = self.stream.count.get_value()
-        self.stream.count.set_value(count + 1)
+        self.skip(1)
         return jax.random.fold_in(self.stream.key.get_value(), count)
+
+    def skip(self, number: int) -> None:
+        """Leaves out so many keys."""
+        self.stream.count.set_value(self.stream.count.get_value() + number)
 
 
 def keys(rngs: nnx.Rngs) -> nnx.Rngs:
@@ -135,9 +111,9 @@ def torch_conv(
     dtype: Dtype = jnp.float32,
     rngs: nnx.Rngs,
 ) -> 'Conv':
-    """`conv` with PyTorch's own initial values: weights and bias uniform within 1 / sqrt(fan in)."""
+    """`Conv` with PyTorch's own initial values: weights and bias uniform within 1 / sqrt(fan in)."""
     uniform = _uniform((features_in * kernel * kernel) ** -0.5)
-    return conv(
+    return Conv(
         features_in,
         features_out,
         kernel,
@@ -150,13 +126,35 @@ def torch_conv(
     )
 
 
-class Conv(nnx.Conv):
-    """Convolution of [B, H, W, C].
+class Conv(nnx.Module):
+    """A square convolution of [B, H, W, C], padded as in PyTorch: `kernel // 2` zeros on every side, whatever the stride.
+
+    With the parameters and initial values of `nnx.Conv`, and not its other fields, with which networks are built half as fast.
 
     A 1x1 is a matrix product, whose weight gradient is 3 to 8 times faster on CPU; with a stride only on CPU and TPU, as XLA's
     compiler for GPUs aborts on two residual blocks whose second begins with such a slice. The bias is added in float32: XLA:CPU
     sums its gradient over all pixels in the type of that sum, and bfloat16 stalls at 256 terms.
     """
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        use_bias: bool = False,
+        kernel_init: nnx.Initializer = kaiming_normal,
+        bias_init: nnx.Initializer = nnx.initializers.zeros,
+        dtype: Dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        draw = keys(rngs).params
+        shape = (kernel, kernel, features_in, features_out)
+        self.kernel = nnx.Param(_briefly_compiled(kernel_init)(draw(), shape, jnp.float32))
+        self.bias = nnx.Param(_briefly_compiled(bias_init)(draw(), (features_out,), jnp.float32)) if use_bias else None
+        self.stride = stride
+        self.dtype = dtype
 
     @_watched
     def __call__(self, x: Array, rest: Array | None = None) -> Array:
@@ -171,15 +169,15 @@ class Conv(nnx.Conv):
         return self._product(x, self.kernel[:, :, -x.shape[-1] :])
 
     def _product(self, x: Array, kernel: Array) -> Array:
-        strides, padding = cast(tuple[int, int], self.strides), cast(Any, self.padding)
+        stride, padding = self.stride, kernel.shape[0] // 2
 
         def forward(x: Array, kernel: Array) -> Array:
-            if kernel.shape[:2] == (1, 1) and (strides == (1, 1) or platform() != 'gpu'):
-                return x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
-            return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS)
+            if len(kernel) == 1 and (stride == 1 or platform() != 'gpu'):
+                return x[:, ::stride, ::stride] @ kernel[0, 0]
+            return _convolve(x, kernel, stride=stride, padding=padding)
 
         def gradient(x: Array, dy: Array) -> Array:
-            return _kernel_gradient(x, dy, kernel.shape[0], strides[0], padding[0][0])
+            return _kernel_gradient(x, dy, len(kernel), stride, padding)
 
         return _with_kernel(forward, gradient, x.astype(self.dtype), kernel)
 
@@ -233,36 +231,12 @@ def _kernel_gradient(x: Array, dy: Array, size: int, stride: int, padding: int) 
     )
 
 
-class BatchNorm(nnx.BatchNorm):
-    """PyTorch's BatchNorm: statistics in float32 at least, two-pass variance, unbiased in the running buffer; output in `dtype`.
-
-    Across devices the statistics are those of the ones that `spread_over` says, in one pass. Variables change by `set_value`: see
-    `_Keys`.
-    """
-
-    def __init__(self, features: int, *, scale_init: float = 1.0, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
-        super().__init__(
-            features,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=jnp.float32,
-            use_fast_variance=False,
-            scale_init=nnx.initializers.constant(scale_init),
-            rngs=keys(rngs),
-        )
-        self.output_dtype = dtype
-
-    @_watched
-    def __call__(self, x: Array) -> Array:
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean, var = _moments(self, x)
-        scale, bias = cast(nnx.Param, self.scale), cast(nnx.Param, self.bias)
-        y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale[...]) + bias[...]
-        return y.astype(self.output_dtype)
-
-
 class Statistics(nnx.Module):
-    """A BatchNorm without weights: [..., C] -> [..., C] in float32 at least, with running mean and variance of its own."""
+    """A BatchNorm without weights: [..., C] -> [..., C] in float32 at least, with running mean and variance of its own.
+
+    PyTorch's: a two-pass variance, in the running buffer an unbiased one. Across devices the statistics are those of the ones
+    that `spread_over` says, in one pass. Variables change by `set_value`: see `_Keys`.
+    """
 
     def __init__(self, features: int):
         self.mean = nnx.BatchStat(jnp.zeros(features))
@@ -278,7 +252,25 @@ class Statistics(nnx.Module):
         return (x - mean) * jax.lax.rsqrt(var + self.epsilon)
 
 
-def _moments(norm: 'BatchNorm | Statistics', x: Array) -> tuple[Array, Array]:
+class BatchNorm(Statistics):
+    """PyTorch's BatchNorm: `Statistics`, then scale and bias; output in `dtype`."""
+
+    def __init__(self, features: int, *, scale_init: float = 1.0, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
+        super().__init__(features)
+        keys(rngs).skip(2)  # as `nnx.BatchNorm`
+        self.scale = nnx.Param(jnp.full(features, scale_init))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.output_dtype = dtype
+
+    @_watched
+    def __call__(self, x: Array) -> Array:
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean, var = _moments(self, x)
+        y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
+        return y.astype(self.output_dtype)
+
+
+def _moments(norm: Statistics, x: Array) -> tuple[Array, Array]:
     """Mean and variance to normalise with, [C] or of each row [B, ..., C]: the running ones, or in train mode those of the batch,
     which move these.
     """
@@ -382,9 +374,10 @@ def _conv_transpose_backward(residuals: tuple[Array, Array], dy: Array) -> tuple
 _conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 
 
-def _convolve(x: Array, kernel: Array, *, stride: int) -> Array:
-    """With one row and column of zeros on every side."""
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
+def _convolve(x: Array, kernel: Array, *, stride: int, padding: int = 1) -> Array:
+    """With so many rows and columns of zeros on every side."""
+    around = ((padding, padding), (padding, padding))
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), around, dimension_numbers=_DIMENSIONS)
 
 
 def max_pool(x: Array, *, padding: int = 1) -> Array:

@@ -12,7 +12,7 @@ from kimnet_jax.core.config import check_ranges
 from kimnet_jax.models.chain import ChainNetwork, ChainTransition
 from kimnet_jax.models.conv_lstm import ConvLSTM, Memory, together
 from kimnet_jax.models.kmm import KMM
-from kimnet_jax.models.layers import CHANNELS, JOINTS, conv, max_pool, torch_conv
+from kimnet_jax.models.layers import CHANNELS, JOINTS, Conv, max_pool, torch_conv
 
 Array = jax.Array
 LSTMPMVariant = Literal['intended', 'released']
@@ -71,10 +71,10 @@ class Encoder(nnx.Module):
     """Features of a frame (convnet2 of the port), and the first layers of `Initializer`."""
 
     def __init__(self, config: LSTMPMConfig, *, dtype: Dtype, rngs: nnx.Rngs):
-        self.conv1 = conv(3, config.width, 9, use_bias=True, dtype=dtype, rngs=rngs)
-        self.conv2 = conv(config.width, config.width, 9, use_bias=True, dtype=dtype, rngs=rngs)
-        self.conv3 = conv(config.width, config.width, 9, use_bias=True, dtype=dtype, rngs=rngs)
-        self.conv4 = conv(config.width, config.features, 5, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv1 = Conv(3, config.width, 9, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv(config.width, config.width, 9, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv3 = Conv(config.width, config.width, 9, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv4 = Conv(config.width, config.features, 5, use_bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, frames: Array) -> Array:
         """[B, H, W, 3] -> [B, h, w, C], h = H / 8 - 1 and w alike."""
@@ -90,8 +90,8 @@ class Initializer(Encoder):
     def __init__(self, config: LSTMPMConfig, *, dtype: Dtype, rngs: nnx.Rngs):
         super().__init__(config, dtype=dtype, rngs=rngs)
         wide = 4 * config.width
-        self.conv5 = conv(config.features, wide, 9, use_bias=True, dtype=dtype, rngs=rngs)
-        self.conv6 = conv(wide, wide, 1, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv5 = Conv(config.features, wide, 9, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv6 = Conv(wide, wide, 1, use_bias=True, dtype=dtype, rngs=rngs)
         self.conv7 = torch_conv(wide, config.num_joints, 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, frames: Array) -> Array:
@@ -104,10 +104,10 @@ class Generator(nnx.Module):
     """Heatmaps from the hidden state (convnet3)."""
 
     def __init__(self, features_in: int, config: LSTMPMConfig, *, dtype: Dtype, rngs: nnx.Rngs):
-        self.conv1 = conv(features_in, config.width, 11, use_bias=True, dtype=dtype, rngs=rngs)
-        self.conv2 = conv(config.width, config.width, 11, use_bias=True, dtype=dtype, rngs=rngs)
-        self.conv3 = conv(config.width, config.width, 11, use_bias=True, dtype=dtype, rngs=rngs)
-        self.conv4 = conv(config.width, config.width, 1, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv1 = Conv(features_in, config.width, 11, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv(config.width, config.width, 11, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv3 = Conv(config.width, config.width, 11, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv4 = Conv(config.width, config.width, 1, use_bias=True, dtype=dtype, rngs=rngs)
         self.conv5 = torch_conv(config.width, config.num_joints, 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, hidden: Array) -> Array:

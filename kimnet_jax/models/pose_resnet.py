@@ -16,8 +16,8 @@ from kimnet_jax.models.layers import (
     CHANNELS,
     JOINTS,
     BatchNorm,
+    Conv,
     ConvTranspose,
-    conv,
     kaiming_normal,
     max_pool,
     near_zero,
@@ -70,9 +70,9 @@ class BasicBlock(nnx.Module):
         rngs: nnx.Rngs,
         kernel_init: nnx.Initializer = kaiming_normal,
     ):
-        self.conv1 = conv(features_in, width, 3, stride=stride, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+        self.conv1 = Conv(features_in, width, 3, stride=stride, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype, rngs=rngs)
-        self.conv2 = conv(width, width, 3, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv(width, width, 3, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(width, dtype=dtype, rngs=rngs)
         self.downsample = _downsample(features_in, width, stride, kernel_init, dtype, rngs)
 
@@ -96,11 +96,11 @@ class Bottleneck(nnx.Module):
         rngs: nnx.Rngs,
         kernel_init: nnx.Initializer = kaiming_normal,
     ):
-        self.conv1 = conv(features_in, width, 1, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+        self.conv1 = Conv(features_in, width, 1, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype, rngs=rngs)
-        self.conv2 = conv(width, width, 3, stride=stride, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv(width, width, 3, stride=stride, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(width, dtype=dtype, rngs=rngs)
-        self.conv3 = conv(width, 4 * width, 1, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+        self.conv3 = Conv(width, 4 * width, 1, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
         self.bn3 = BatchNorm(4 * width, dtype=dtype, rngs=rngs)
         self.downsample = _downsample(features_in, 4 * width, stride, kernel_init, dtype, rngs)
 
@@ -117,7 +117,7 @@ def _downsample(
     if stride == 1 and features_in == features_out:
         return None
     return nnx.Sequential(
-        conv(features_in, features_out, 1, stride=stride, kernel_init=kernel_init, dtype=dtype, rngs=rngs),
+        Conv(features_in, features_out, 1, stride=stride, kernel_init=kernel_init, dtype=dtype, rngs=rngs),
         BatchNorm(features_out, dtype=dtype, rngs=rngs),
     )
 
@@ -157,7 +157,7 @@ class PoseResNet(nnx.Module):
         block: type[BasicBlock] | type[Bottleneck] = BasicBlock if config.depth < 50 else Bottleneck
         counts, width, expansion = BLOCKS[config.depth], config.width, block.expansion
         self.remat = config.remat
-        self.conv1 = conv(3, width, 7, stride=2, dtype=dtype, rngs=rngs)
+        self.conv1 = Conv(3, width, 7, stride=2, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype, rngs=rngs)
         self.layer1 = _stage(block, counts[0], width, width, 1, dtype, rngs)
         self.layer2 = _stage(block, counts[1], width * expansion, 2 * width, 2, dtype, rngs)
@@ -166,7 +166,7 @@ class PoseResNet(nnx.Module):
         widths = (8 * width * expansion, config.features, config.features)
         self.deconv_layers = nnx.List([Upsample(features_in, config.features, dtype, rngs) for features_in in widths])
         self.final_layer = (
-            conv(config.features, config.num_joints, 1, use_bias=True, kernel_init=near_zero, dtype=dtype, rngs=rngs)
+            Conv(config.features, config.num_joints, 1, use_bias=True, kernel_init=near_zero, dtype=dtype, rngs=rngs)
             if config.num_joints is not None
             else None
         )

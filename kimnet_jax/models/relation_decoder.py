@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kimnet_jax.models.layers import BatchNorm, Statistics, conv
+from kimnet_jax.models.layers import BatchNorm, Conv, Statistics
 
 Array = jax.Array
 DecoderVariant = Literal['intended', 'released', 'released_2021']
@@ -41,8 +41,8 @@ class RelationDecoder(nnx.Module):
         if variant not in ('intended', 'released', 'released_2021'):
             raise ValueError(f"relation decoder variant {variant!r}: choose 'intended', 'released' or 'released_2021'")
         self.variant = variant
-        self.conv_g = conv(num_joints, num_joints, 1, use_bias=True, rngs=rngs)
-        self.conv_w = conv(num_joints, num_joints, 1, use_bias=True, rngs=rngs)
+        self.conv_g = Conv(num_joints, num_joints, 1, use_bias=True, rngs=rngs)
+        self.conv_w = Conv(num_joints, num_joints, 1, use_bias=True, rngs=rngs)
         self.bn_w = BatchNorm(num_joints, scale_init=0.0, rngs=rngs)  # the module starts as the identity
         self.bn_u = BatchNorm(num_joints, scale_init=output_scale, rngs=rngs)
         own = first_statistics == 'own'

@@ -27,6 +27,8 @@ from kimnet_jax.models import layers
 from kimnet_jax.reporting import parity_report
 from kimnet_jax.tasks.parity import adam
 
+pytestmark = pytest.mark.quick_compilation
+
 
 @pytest.fixture(autouse=True)
 def _zoo(monkeypatch):
@@ -63,7 +65,6 @@ PLANTED = {
 }
 
 
-@pytest.mark.quick_compilation
 @pytest.mark.parametrize('name', PLANTED)
 def test_a_planted_trap_is_named(name):
     module, where, planted = PLANTED[name]
@@ -73,7 +74,6 @@ def test_a_planted_trap_is_named(name):
     assert not found.error <= found.tolerance
 
 
-@pytest.mark.quick_compilation
 @pytest.mark.parametrize(
     ('name', 'rounding'),
     [('TF32', lambda x: round_mantissa(x, 10)), ('bfloat16', lambda x: x.astype(jnp.bfloat16).astype(jnp.float32))],
@@ -99,14 +99,12 @@ def round_mantissa(x, bits):
     return jnp.asarray(np.ldexp(np.round(fraction * 2 ** (bits + 1)), exponent - bits - 1), jnp.float32)
 
 
-@pytest.mark.quick_compilation
 def test_an_unknown_cause_is_not_given_a_name():
     found = first(extra=lambda x: 1.01 * x)
     assert (found.module, found.where, found.trap) == ('up', 'before', None)
     assert found.error == pytest.approx(0.01, rel=1e-3)
 
 
-@pytest.mark.quick_compilation
 def test_the_right_network_passes():
     rows, found = forward_errors(make_pair(zoo.NETWORK, zoo.ZooConfig(), None, None, 'float32'))
     assert found is None
@@ -137,7 +135,6 @@ def test_every_call_of_the_recursion_is_compared():
     assert {row.module: row.path for row in rows}['kmm.conv_q'] == 'transition.temporal.conv_q'
 
 
-@pytest.mark.quick_compilation
 def test_a_wrong_gradient_is_found():
     @jax.custom_vjp
     def same(x):

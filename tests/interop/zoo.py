@@ -57,7 +57,7 @@ class Zoo(nnx.Module):
         self.stem = nnx.Conv(3, WIDTH, (3, 3), (2, 2), padding=config.conv_padding, rngs=rngs)
         self.bn = config.norm(WIDTH, rngs=rngs)
         self.up = config.upsample(WIDTH, WIDTH, rngs=rngs)
-        self.mix = layers.conv(WIDTH, WIDTH, 1, use_bias=True, rngs=rngs)
+        self.mix = layers.Conv(WIDTH, WIDTH, 1, use_bias=True, rngs=rngs)
         self.norm = nnx.LayerNorm(WIDTH, epsilon=config.epsilon, rngs=rngs)
         self.head = nnx.Linear(WIDTH, 4, rngs=rngs)
 

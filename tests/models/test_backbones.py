@@ -18,7 +18,7 @@ from kimnet_jax.models import KIMNetConfig, PoseResNetConfig, abstract_model, bu
 from kimnet_jax.models.backbones import BACKBONES, Adapted, backbone, backbone_config, feature_encoder
 from kimnet_jax.models.hourglass import HourglassConfig
 from kimnet_jax.models.hrnet import HRNetConfig
-from kimnet_jax.models.layers import conv
+from kimnet_jax.models.layers import Conv
 
 pytestmark = pytest.mark.quick_compilation
 
@@ -87,7 +87,7 @@ def test_training_an_adapter_is_that_of_pytorch():
     twin = TorchAdapted(torch.nn.Conv2d(3, 4, 3, 2, 1), 4, 7)
     weights = golden.state_dict({key: value.shape for key, value in twin.state_dict().items()}, 0)
     twin.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
-    network = functools.partial(conv, 3, 4, 3, stride=2, use_bias=True)
+    network = functools.partial(Conv, 3, 4, 3, stride=2, use_bias=True)
     model = nnx.eval_shape(lambda: Adapted(network(rngs=nnx.Rngs(0)), 4, 7, dtype=np.float32, rngs=nnx.Rngs(0)))
     assign(model, translate(weights, table))
     images = golden.tensor('images', (2, 17, 13, 3), 'normal', 0)

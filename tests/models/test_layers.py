@@ -10,13 +10,15 @@ from flax import nnx
 from kimnet_jax.core.platform import Spread, compiled_for, spread_over
 from kimnet_jax.models.layers import (
     BatchNorm,
+    Conv,
     ConvTranspose,
     Statistics,
-    conv,
     max_pool,
     max_pool_2x2,
     upsample_nearest,
 )
+
+pytestmark = pytest.mark.quick_compilation
 
 
 def normal(name, *shape):
@@ -33,7 +35,7 @@ def platform(request):
 @pytest.mark.parametrize(('kernel', 'stride'), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
 @pytest.mark.parametrize('size', [(11, 13), (12, 10)])
 def test_convolution_is_the_stock_one(kernel, stride, size, platform):
-    layer = golden.randomised(lambda: conv(3, 5, kernel, stride=stride, use_bias=True, rngs=nnx.Rngs(0)))
+    layer = golden.randomised(lambda: Conv(3, 5, kernel, stride=stride, use_bias=True, rngs=nnx.Rngs(0)))
     x, p = normal('x', 2, *size, 3), kernel // 2
 
     def stock(x, weights, bias):
@@ -53,7 +55,7 @@ def test_tpus_sum_gradients_of_bfloat16_in_float32(kernel, stride, platform):
     def make(dtype):
         if stride == 0:
             return golden.randomised(lambda: ConvTranspose(3, 5, dtype=dtype, rngs=nnx.Rngs(0)))
-        return golden.randomised(lambda: conv(3, 5, kernel, stride=stride, dtype=dtype, rngs=nnx.Rngs(0)))
+        return golden.randomised(lambda: Conv(3, 5, kernel, stride=stride, dtype=dtype, rngs=nnx.Rngs(0)))
 
     x = jnp.asarray(normal('x', 2, 11, 12, 3), jnp.bfloat16)
     weight = jnp.asarray(normal('w', *make(jnp.float32)(x).shape), jnp.bfloat16)
@@ -82,7 +84,7 @@ def test_tpus_sum_gradients_of_bfloat16_in_float32(kernel, stride, platform):
 
 def test_a_strided_pointwise_convolution_is_no_slice_on_a_gpu():
     """XLA's compiler for GPUs aborts on the product of a strided slice, where one residual block follows another."""
-    layer = conv(3, 5, 1, stride=2, rngs=nnx.Rngs(0))
+    layer = Conv(3, 5, 1, stride=2, rngs=nnx.Rngs(0))
     with compiled_for('gpu'):
         operations = str(jax.make_jaxpr(lambda x: layer(x))(normal('x', 1, 8, 8, 3)))
     assert 'conv_general_dilated' in operations
@@ -233,7 +235,7 @@ def test_batch_norm_output_and_statistics_types():
 
 @pytest.mark.parametrize('kernel', [1, 3])
 def test_bias_gradient_in_bfloat16_counts_every_pixel(kernel):
-    layer = conv(2, 3, kernel, use_bias=True, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    layer = Conv(2, 3, kernel, use_bias=True, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     x = jnp.ones((2, 64, 33, 2))
     gradient = jax.jit(nnx.grad(lambda layer: layer(x).astype(jnp.float32).sum()))(layer)
     np.testing.assert_allclose(gradient['bias'][...], 2 * 64 * 33, rtol=1e-3)

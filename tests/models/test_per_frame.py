@@ -17,7 +17,7 @@ from kimnet_jax.models import (
     build_model,
     network_name,
 )
-from kimnet_jax.models.layers import conv
+from kimnet_jax.models.layers import Conv
 from kimnet_jax.models.weights import flatten
 
 pytestmark = pytest.mark.quick_compilation
@@ -29,7 +29,7 @@ class Patches(nnx.Module):
     """One convolution of stride 4: compiles at once."""
 
     def __init__(self, config, *, dtype, rngs):
-        self.conv = conv(3, config, 3, stride=4, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv = Conv(3, config, 3, stride=4, use_bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, images):
         return self.conv(images)

@@ -42,7 +42,7 @@ def test_eval_output_is_the_reference(depth):
     assert golden.relative_error(heatmaps, nhwc(reference['eval_out'])) < 1e-4
 
 
-@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('depth', [pytest.param(18, marks=QUICK), 50])
 def test_train_step_is_the_reference(depth):
     name = f'simplebaseline_resnet{depth}'
     reference = golden.arrays(name)

@@ -13,7 +13,7 @@ from kimnet_jax.interop.networks import NETWORKS
 from kimnet_jax.interop.translation import assign, flatten, translate
 from kimnet_jax.models import count_parameters
 from kimnet_jax.models.chain import encode_clip, run_chain
-from kimnet_jax.models.layers import BatchNorm, conv
+from kimnet_jax.models.layers import BatchNorm, Conv
 from kimnet_jax.models.rpstn import RPSTN, RPSTNConfig, Transition
 
 pytestmark = pytest.mark.quick_compilation
@@ -278,7 +278,7 @@ def given():
 
 def test_encoding_frame_by_frame_is_a_loop():
     def encoder():
-        return nnx.Sequential(conv(3, 4, 3, rngs=nnx.Rngs(0)), BatchNorm(4, rngs=nnx.Rngs(0)), nnx.relu)
+        return nnx.Sequential(Conv(3, 4, 3, rngs=nnx.Rngs(0)), BatchNorm(4, rngs=nnx.Rngs(0)), nnx.relu)
 
     frames, weight = clip(t=3), golden.tensor('weight', (2, 3, 96, 128, 4), 'normal', 0)
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 from tiny import random_batch, train_parts
 
 from kimnet_jax.models import build_model
-from kimnet_jax.models.layers import BatchNorm, Statistics
+from kimnet_jax.models.layers import Statistics
 from kimnet_jax.training import sharding
 from kimnet_jax.training.state import placed, placements, split_model, to_tree
 from kimnet_jax.training.steps import empty_chain, make_eval_step
@@ -47,7 +47,7 @@ def run(count: int) -> dict[str, np.ndarray]:
     moments = optax.tree_utils.tree_get(state.optimizer, 'mu')  # a tenth of the gradient, after one step
     params, statistics = map(to_tree, state.weights)
     trees = {'values': values, 'params': params, 'statistics': statistics, 'moments': to_tree(moments)}
-    norms = sum(isinstance(module, BatchNorm | Statistics) for _, module in nnx.iter_modules(model))
+    norms = sum(isinstance(module, Statistics) for _, module in nnx.iter_modules(model))
     assert count == 1 or text.count(' all-reduce(') <= 2 * norms  # one for each and direction, and those of the gradient
     return flat(trees | {'evaluation': {'joints': joints, 'scores': scores}})
 

@@ -14,7 +14,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.skeleton import JHMDB, LSP, Skeleton
 from kimnet_jax.interop.weight_files import read_weights, write_weights
 from kimnet_jax.models import PerFrame, abstract_model
-from kimnet_jax.models.layers import BatchNorm, conv
+from kimnet_jax.models.layers import BatchNorm, Conv
 from kimnet_jax.models.weights import assign, flatten, initialise, part_of
 from kimnet_jax.tasks import heatmaps
 from kimnet_jax.training.checkpoint import Checkpoints
@@ -290,9 +290,9 @@ class Part(nnx.Module):
     """Images to heatmaps; compiles at once."""
 
     def __init__(self, num_joints, *, dtype, rngs):
-        self.conv1 = conv(3, 2, 3, stride=4, rngs=rngs)
+        self.conv1 = Conv(3, 2, 3, stride=4, rngs=rngs)
         self.bn1 = BatchNorm(2, rngs=rngs)
-        self.final_layer = conv(2, num_joints, 1, rngs=rngs)
+        self.final_layer = Conv(2, num_joints, 1, rngs=rngs)
 
     def __call__(self, images):
         return self.final_layer(self.bn1(self.conv1(images)))

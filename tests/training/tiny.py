@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 
 from kimnet_jax.core.skeleton import JHMDB
 from kimnet_jax.core.types import Batch
-from kimnet_jax.models.layers import BatchNorm, conv
+from kimnet_jax.models.layers import BatchNorm, Conv
 from kimnet_jax.models.outputs import VideoOutput
 from kimnet_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from kimnet_jax.training.state import TrainState, create_state, split_model
@@ -27,7 +27,7 @@ class TinyNet(nnx.Module):
 
     def __init__(self, dtype: Dtype = jnp.float32):
         rngs = nnx.Rngs(0)
-        self.conv = conv(3, J, 3, stride=STRIDE, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv = Conv(3, J, 3, stride=STRIDE, use_bias=True, dtype=dtype, rngs=rngs)
         self.norm = BatchNorm(J, rngs=rngs)
 
     def __call__(self, frames, state=None, start=None):
