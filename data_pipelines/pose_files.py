@@ -37,16 +37,14 @@ class PoseFile(NamedTuple):
 
     Attributes:
         clips: its poses; of a video, a clip of each person.
-        skeleton: of their joints, as `Skeleton.text` has it; `points<J>` where the file has joints that are those of no skeleton.
+        skeleton: of their joints, as `Skeleton.text` has it.
         write: (path, joints [T, J, D] of each clip, what changed them): the same file with these joints.
-        joints: the file's own names of them.
         about: what it tells of the video.
     """
 
     clips: list[Estimates]
     skeleton: str
     write: Callable[[pathlib.Path, Sequence[np.ndarray], Mapping[str, Any]], None]
-    joints: tuple[str, ...]
     about: Mapping[str, Any]
 
 
@@ -74,7 +72,8 @@ def open_pose_file(path: pathlib.Path, kind: Kind | None = '2d', skeleton: str |
     Args:
         path: the file, or the folder of OpenPose's files.
         kind: which of the arrays of a file in DeciWatch's layout (.npz with `imgname`) is wanted; None: the first that it has.
-        skeleton: whose joints are wanted of a file of another tool, matched by name; None: all.
+        skeleton: whose joints are wanted of a file of another tool, matched by name, and what a table with just these joints has;
+            None: all.
 
     Raises:
         InputError: naming the file and the field that is wrong.
@@ -85,10 +84,10 @@ def open_pose_file(path: pathlib.Path, kind: Kind | None = '2d', skeleton: str |
     if form == 'npz':
         return _open_npz(path, kind)
     if form in ('json', 'csv'):
-        found = pose_records.read_pose_json(path) if form == 'json' else pose_records.read_pose_csv(path)
+        wanted = None if skeleton is None else get_skeleton(skeleton)
+        found = pose_records.read_pose_json(path) if form == 'json' else pose_records.read_pose_csv(path, wanted)
         rewrite = pose_records.rewrite_json if form == 'json' else pose_records.rewrite_csv
-        joints = found.skeleton.joints
-        return PoseFile(found.clips.clips, found.skeleton.text, functools.partial(rewrite, found), joints, found.about)
+        return PoseFile(found.clips.clips, found.skeleton.text, functools.partial(rewrite, found), found.about)
     if form == 'openpose':
         folder = pose_formats.read_openpose(path)
         theirs = {name: name for name in folder.names} | pose_formats.OPENPOSE_NAMES
@@ -110,12 +109,9 @@ def _of_tool(
     write: Callable[[pathlib.Path, Sequence[np.ndarray]], None],
 ) -> PoseFile:
     """Joints of other names than ours; those of the skeleton that is wanted, or of one that has them all, in its order."""
-    found = get_skeleton(wanted) if wanted is not None else pose_records.skeleton_of(names) or get_skeleton(f'points{len(names)}')
-    named = wanted is not None or not found.name.startswith('points')
+    found = get_skeleton(wanted) if wanted is not None else pose_records.skeleton_of(names, path)
     places = [names.index(theirs[joint]) if theirs.get(joint) in names else None for joint in found.joints]
-    if not named:
-        places = [*range(len(names))]
-    elif all(place is None for place in places):
+    if all(place is None for place in places):
         raise InputError(f'{path}: none of the joints of {found.name!r} in it; it has {", ".join(names[:8])}')
 
     def chosen(array: np.ndarray, missing: float) -> np.ndarray:
@@ -131,7 +127,7 @@ def _of_tool(
         write(target, whole)
 
     ours = [dataclasses.replace(one, joints=chosen(one.joints, np.nan), scores=chosen(one.scores, 0)) for one in clips]
-    return PoseFile(ours, found.text, write_all, found.joints if named else names, {})
+    return PoseFile(ours, found.text, write_all, {})
 
 
 def _open_npz(path: pathlib.Path, kind: Kind | None) -> PoseFile:
@@ -144,7 +140,7 @@ def _open_npz(path: pathlib.Path, kind: Kind | None) -> PoseFile:
     else:
         clips, name = _predictions_of(arrays, path)
         write = functools.partial(_write_predictions_again, arrays)
-    return PoseFile(clips, name, write, get_skeleton(name).joints, {})
+    return PoseFile(clips, name, write, {})
 
 
 def write_predictions(path: pathlib.Path, estimates: Sequence[Estimates], skeleton: Skeleton, about: Mapping[str, Any]) -> None:

@@ -174,7 +174,7 @@ def write_poses(
     path: pathlib.Path,
     kind: Format,
     clips: Sequence[Estimates],
-    skeleton: Skeleton | Sequence[str],
+    skeleton: Skeleton,
     about: Mapping[str, Any],
     times: Sequence[float] | None = None,
 ) -> list[pathlib.Path]:
@@ -185,7 +185,7 @@ def write_poses(
             its own, `<name>_person<id>.trc`. A `mot` whose name ends in .csv is a table with commas and without a header.
         kind: one of `FORMATS`.
         clips: a person each: `person`, `frames` and, where known, `times`; joints that are NaN are missing.
-        skeleton: of the joints, or their names, which serve for `trc`, `dlc` and `dlc_h5`.
+        skeleton: of the joints.
         about: goes into our JSON; `video` gives the names of OpenPose's files, `model` DeepLabCut's scorer.
         times: [N] seconds of all frames of the video; None: those of the clips, as many frames as these have.
 
@@ -195,17 +195,15 @@ def write_poses(
     Raises:
         InputError: the format cannot hold these poses, a package is missing, or the place cannot be written to.
     """
-    names = skeleton.joints if isinstance(skeleton, Skeleton) else tuple(skeleton)
+    names = skeleton.joints
     dims = clips[0].joints.shape[-1]
     if dims > 3 or (dims == 3 and kind in ('csv', 'openpose', 'mot')):
         raise InputError(f'{path}: poses of {dims} numbers a joint cannot be written as {kind!r}')
     clips = [_timed(clip, times) for clip in clips]
     count = len(times) if times is not None else max(int(clip.frames[-1]) for clip in clips if clip.frames is not None) + 1
-    if kind in ('json', 'csv', 'mot') and not isinstance(skeleton, Skeleton):
-        raise InputError(f'{path}: the joints {", ".join(names[:4])}, ... are those of no skeleton; {kind!r} needs one')
-    if kind == 'json' and isinstance(skeleton, Skeleton):
+    if kind == 'json':
         write_json(path, clips, skeleton, about, count)
-    elif kind == 'csv' and isinstance(skeleton, Skeleton):
+    elif kind == 'csv':
         write_csv(path, clips, skeleton)
     elif kind == 'openpose':
         stem = pathlib.PurePath(str(about.get('video', path.name))).stem
@@ -221,7 +219,7 @@ def write_poses(
     return [path]
 
 
-def _write_each(path: pathlib.Path, kind: Format, clips: Sequence[Estimates], skeleton: Any) -> list[pathlib.Path]:
+def _write_each(path: pathlib.Path, kind: Format, clips: Sequence[Estimates], skeleton: Skeleton) -> list[pathlib.Path]:
     """A file for each person, all or none."""
     files = {}
     for i, clip in enumerate(clips):
@@ -236,8 +234,7 @@ def _write_each(path: pathlib.Path, kind: Format, clips: Sequence[Estimates], sk
         frames, seconds = clip.frames[part], clip.times[part]
         clip = dataclasses.replace(clip, joints=clip.joints[part], times=seconds)
         if kind == 'trc':
-            names = skeleton.joints if isinstance(skeleton, Skeleton) else skeleton
-            files[name] = pose_tables.trc_text(name, names, clip, frames, seconds)
+            files[name] = pose_tables.trc_text(name, skeleton.joints, clip, frames, seconds)
         else:
             files[name] = _angles(clip, seconds, skeleton, commas=path.suffix == '.csv')
     if len(files) == 1:

@@ -16,7 +16,7 @@ from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import read_text, write_text
 from kimnet_jax.core.json_files import read_json
 from kimnet_jax.core.pose_windows import extent
-from kimnet_jax.core.skeleton import SKELETONS, Skeleton, get_skeleton
+from kimnet_jax.core.skeleton import SKELETONS, Skeleton, get_skeleton, make_skeleton
 from kimnet_jax.data_pipelines.poses import Estimates
 from kimnet_jax.data_pipelines.sequence_files import check_boxes, check_joints, check_size
 
@@ -267,10 +267,11 @@ def _plain(joints: np.ndarray) -> list[Any]:
     return np.where(np.isfinite(points), points, None).tolist()  # type: ignore[call-overload]
 
 
-def read_pose_csv(path: pathlib.Path) -> RecordFile:
+def read_pose_csv(path: pathlib.Path, wanted: Skeleton | None = None) -> RecordFile:
     """A table of `predict`: `frame` and, for each joint, its name with `_x` and `_y`; `time`, `id`, box and scores as they are.
 
-    An empty cell is a missing number. Raises `InputError` naming the file, the row and the column that is wrong.
+    An empty cell is a missing number. The skeleton is `wanted` where its joints are those of the table, or else by `skeleton_of`.
+    Raises `InputError` naming the file, the row and the column that is wrong.
     """
     rows = read_cells(path)
     if len(rows) < 2:
@@ -283,9 +284,9 @@ def read_pose_csv(path: pathlib.Path) -> RecordFile:
     missing = [name for name in ('frame', *(f'{joint}_y' for joint in joints)) if name not in column]
     if missing or not joints:
         raise InputError(f'{path}: no column {(missing or ["..._x"])[0]!r}; give a table that predict wrote')
-    skeleton = skeleton_of(joints)
-    if skeleton is None:
-        raise InputError(f'{path}: the joints {", ".join(joints)} are those of no skeleton; known: {", ".join(SKELETONS)}')
+    if '' in joints:
+        raise InputError(f"{path}: column '_x' has no joint's name")
+    skeleton = wanted if wanted is not None and set(wanted.joints) == set(joints) else skeleton_of(joints, path)
 
     def numbers(name: str, whole: bool = False) -> np.ndarray:
         found = np.empty(len(body))
@@ -339,10 +340,18 @@ def _id_of(text: str) -> int | str | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else text or None
 
 
-def skeleton_of(joints: Sequence[str]) -> Skeleton | None:
-    """The skeleton that has these joints, in any order; of `point0`, `point1`, ... the one without names. None: there is none."""
+def skeleton_of(joints: Sequence[str], source: object) -> Skeleton:
+    """The skeleton that has these joints, in any order; of `point0`, `point1`, ... the one without names; else one of their own.
+
+    Raises `InputError` naming `source` where they are too many.
+    """
     known = (*SKELETONS.values(), get_skeleton(f'points{len(joints)}'))
-    return next((skeleton for skeleton in known if set(skeleton.joints) == set(joints)), None)
+    if found := next((skeleton for skeleton in known if set(skeleton.joints) == set(joints)), None):
+        return found
+    try:
+        return make_skeleton('own', joints)
+    except InputError as error:
+        raise InputError(f'{source}: {error}') from error
 
 
 def rewrite_csv(found: RecordFile, path: pathlib.Path, joints: Sequence[np.ndarray], changed: Mapping[str, Any]) -> None:

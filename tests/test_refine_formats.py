@@ -11,8 +11,8 @@ from absl import flags
 from kimnet_jax import refine
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.filters import parse_filter
-from kimnet_jax.core.pose_windows import WindowConfig, spans_without_long_gaps
-from kimnet_jax.core.skeleton import PENN_ACTION
+from kimnet_jax.core.pose_windows import WindowConfig, extent, spans_without_long_gaps
+from kimnet_jax.core.skeleton import PENN_ACTION, get_skeleton, make_skeleton
 from kimnet_jax.data_pipelines.pose_files import open_pose_file, write_predictions
 from kimnet_jax.data_pipelines.pose_formats import ENDINGS, FORMATS, OPENPOSE_NAMES, write_poses
 from kimnet_jax.data_pipelines.poses import Estimates
@@ -80,21 +80,25 @@ def test_filters_on_every_format(kind, text, command, tmp_path, capfd):
 @pytest.mark.parametrize('source', READABLE)
 @pytest.mark.parametrize('target', FORMATS)
 def test_from_any_format_to_any(source, target, command, tmp_path):
-    """Of joints that both have. OpenPose's files name no skeleton: all their joints are kept, as BODY_25."""
+    """Of joints that both have; all joints of OpenPose's files are kept, under their names."""
     clips = [person(3, range(30)), person(8, range(4, 20), seed=1)]
     if 'trc' in (source, target) or target == 'mot':
         clips = clips[:1]  # a file each
     path, out = write(tmp_path / f'walk{ENDINGS[source]}', source, clips), tmp_path / f'new{ENDINGS[target]}'
-    named = source != 'openpose' or target in ('openpose', 'trc', 'dlc', 'dlc_h5')
-    assert command('--smooth', 'none', path, out) == (0 if named else 2)
-    if not named or target == 'mot':
-        assert out.exists() == named
+    assert command('--smooth', 'none', path, out) == 0
+    if target == 'mot':
+        write(tmp_path / 'ours.json', 'json', clips)
+        assert command('--smooth', 'none', tmp_path / 'ours.json', tmp_path / 'ours.mot') == 0
+        angles, expected = (
+            np.loadtxt(file.read_text().split('endheader\n')[1].splitlines()[1:]) for file in (out, tmp_path / 'ours.mot')
+        )
+        np.testing.assert_allclose(angles[:, 1:], expected[:, 1:], atol=0.1)  # not all formats know the time
         return
     skeleton = PENN_ACTION.name if 'openpose' not in (source, target) else None
     found = open_pose_file(out, skeleton=skeleton)
     assert len(found.clips) == len(clips)
     for one, other in zip(found.clips, clips, strict=True):
-        names = {name: i for i, name in enumerate(found.joints)}
+        names = {name: i for i, name in enumerate(get_skeleton(found.skeleton).joints)}
         for i, name in enumerate(PENN_ACTION.joints):
             ours = names.get(name, names.get(OPENPOSE_NAMES.get(name, '')))
             if ours is not None and name in (OPENPOSE_NAMES if 'openpose' in (source, target) else names):
@@ -205,6 +209,27 @@ def test_requests_that_cannot_be(argv, message, command, tmp_path, capfd, monkey
     errors = capfd.readouterr().err.splitlines()
     assert message in errors[-1]
     assert sorted(pathlib.Path().rglob('*')) == before
+
+
+def test_a_table_of_ones_own_joints(command, tmp_path):
+    """Under a skeleton of its own, or that of the network where it has these joints, in whatever order."""
+    joints = ['snout', 'left_paw', 'right_paw']
+    poses = np.random.default_rng(0).uniform(5, 50, (6, 3, 2)).round(2)
+    rows = [['frame', *(f'{joint}_{axis}' for joint in joints for axis in 'xy')], *([t, *poses[t].ravel()] for t in range(6))]
+    with (tmp_path / 'a.csv').open('w', newline='') as file:
+        csv.writer(file).writerows(rows)
+    assert command('--smooth', 'savgol', tmp_path / 'a.csv', tmp_path / 'b.csv') == 0
+    assert command('--smooth', 'none', tmp_path / 'b.csv', tmp_path / 'b.json') == 0
+    read = open_pose_file(tmp_path / 'b.json')
+    skeleton = get_skeleton(read.skeleton)
+    assert (skeleton.joints, skeleton.flip_pairs) == (tuple(joints), ((1, 2),))
+    expected = parse_filter('savgol')(poses, extent(poses), np.arange(6) / 25)
+    np.testing.assert_allclose(read.clips[0].joints, expected, atol=6e-3)
+
+    trained = make_skeleton('mine', joints[::-1], limbs=[['snout', 'left_paw']])
+    read = open_pose_file(tmp_path / 'a.csv', skeleton=trained.text)
+    assert get_skeleton(read.skeleton) == trained
+    np.testing.assert_array_equal(read.clips[0].joints, poses[:, ::-1].astype(np.float32))
 
 
 def test_a_table_of_predict_of_before(command, tmp_path):

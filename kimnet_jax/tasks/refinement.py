@@ -367,10 +367,8 @@ def _write_other(
     found: pose_files.PoseFile, target: pathlib.Path, form: str, joints: Sequence[np.ndarray], changed: Mapping[str, Any]
 ) -> None:
     clips = [dataclasses.replace(one, joints=pose) for one, pose in zip(found.clips, joints, strict=True)]
-    named = found.skeleton.startswith('points') and found.joints != get_skeleton(found.skeleton).joints
-    skeleton = found.joints if named else get_skeleton(found.skeleton)
     about = {**found.about, **({'refined': dict(changed)} if changed else {})}
-    pose_formats.write_poses(target, form, clips, skeleton, about)  # type: ignore[arg-type]
+    pose_formats.write_poses(target, form, clips, get_skeleton(found.skeleton), about)  # type: ignore[arg-type]
 
 
 def refine_files(refiner: TrainedRefiner | Smoother, files: Sequence[tuple[pathlib.Path, pathlib.Path]]) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.kinematics import joint_angles
-from kimnet_jax.core.skeleton import JHMDB, MPII, PENN_ACTION, get_skeleton
+from kimnet_jax.core.skeleton import JHMDB, MPII, PENN_ACTION, get_skeleton, make_skeleton
 from kimnet_jax.data_pipelines.pose_files import format_of, open_pose_file
 from kimnet_jax.data_pipelines.pose_formats import BODY_25, COCO_18, ENDINGS, FORMATS, OPENPOSE_NAMES, write_poses
 from kimnet_jax.data_pipelines.poses import Estimates
@@ -145,7 +145,7 @@ def test_openpose_without_ids(tmp_path):
     folder = openpose_folder(tmp_path / 'a', [[keypoints(1), keypoints(50)], [keypoints(2), keypoints(60)], [keypoints(3)], []])
     found = open_pose_file(folder)
     assert [(one.clip, one.person, len(one.joints)) for one in found.clips] == [('cam:0', 0, 3), ('cam:1', 1, 2)]
-    assert (found.skeleton, found.joints) == ('points25', BODY_25)
+    assert get_skeleton(found.skeleton).joints == BODY_25
     found.write(tmp_path / 'b', [one.joints + 10 for one in found.clips], {})
     after = json.loads((tmp_path / 'b/cam_000000000001_keypoints.json').read_text())['people']
     assert after[1]['pose_keypoints_2d'][:3] == [70, 71, 0.5]
@@ -197,7 +197,7 @@ def test_folders_of_openpose(tmp_path):
 def test_trc_by_hand(tmp_path):
     joints = np.array([[[1, 2], [3.5, 4]], [[np.nan, np.nan], [5, 6]]], np.float32)
     one = Estimates('a', joints, np.ones((2, 2)), np.zeros((2, 4)), np.zeros(2), frames=np.array([4, 5]))
-    write_poses(tmp_path / 'a.trc', 'trc', [one], ('hip', 'knee'), {}, np.arange(6) / 50)
+    write_poses(tmp_path / 'a.trc', 'trc', [one], make_skeleton('leg', ['hip', 'knee']), {}, np.arange(6) / 50)
     assert (tmp_path / 'a.trc').read_text().split('\n') == [
         'PathFileType\t4\t(X/Y/Z)\ta.trc',
         'DataRate\tCameraRate\tNumFrames\tNumMarkers\tUnits\tOrigDataRate\tOrigDataStartFrame\tOrigNumFrames',
@@ -303,17 +303,21 @@ def test_names_of_other_animals_stay(tmp_path):
     (tmp_path / 'mouse.csv').write_text('\n'.join(rows) + '\n')
     assert format_of(tmp_path / 'mouse.csv') == 'dlc'
     found = open_pose_file(tmp_path / 'mouse.csv')
-    assert (found.skeleton, found.joints) == ('points2', ('snout', 'tail'))
+    skeleton = get_skeleton(found.skeleton)
+    assert skeleton.joints == ('snout', 'tail')
     found.write(tmp_path / 'new.csv', [one.joints + 1 for one in found.clips], {})
     expected = [*rows[:3], '0,2.5,3.5,0.9,4,5,0.8', '1,,,0.01,6,7,0.7', '2,3,4,0.9,8,9,1', '']
     assert (tmp_path / 'new.csv').read_text().split('\n') == expected
-    write_poses(tmp_path / 'mouse.h5', 'dlc_h5', found.clips, found.joints, {'model': 'net'})
+    write_poses(tmp_path / 'mouse.h5', 'dlc_h5', found.clips, skeleton, {'model': 'net'})
     again = open_pose_file(tmp_path / 'mouse.h5')
-    assert again.joints == ('snout', 'tail')
+    assert get_skeleton(again.skeleton) == skeleton
     again.write(tmp_path / 'new.h5', [one.joints + 1 for one in again.clips], {})
     np.testing.assert_allclose(open_pose_file(tmp_path / 'new.h5').clips[0].joints, found.clips[0].joints + 1)
-    with pytest.raises(InputError, match=r'the joints snout, tail, \.\.\. are those of no skeleton'):
-        write_poses(tmp_path / 'x.json', 'json', found.clips, found.joints, {})
+    for kind in ('json', 'csv'):
+        write_poses(tmp_path / f'x.{kind}', kind, found.clips, skeleton, {'width': 9, 'height': 9})
+        ours = open_pose_file(tmp_path / f'x.{kind}')
+        assert get_skeleton(ours.skeleton) == skeleton
+        np.testing.assert_allclose(ours.clips[0].joints, found.clips[0].joints)
     with pytest.raises(InputError, match="none of the joints of 'jhmdb' in it; it has snout, tail"):
         open_pose_file(tmp_path / 'mouse.csv', skeleton='jhmdb')
 
@@ -353,15 +357,18 @@ def test_files_of_pose2sim_have_shorter_names(tmp_path):
 
 def test_a_joint_that_is_not_wanted_stays(tmp_path):
     """Refining the joints of a skeleton leaves the file's others as they were."""
-    names = ('nose', *PENN_ACTION.joints)
-    one = person(None, 0, 5, get_skeleton('points14'))
-    (path,) = write_poses(tmp_path / 'a.trc', 'trc', [one], names, {}, TIMES[:5])
+    skeleton = make_skeleton('more', ['nose', *PENN_ACTION.joints])
+    one = person(None, 0, 5, skeleton)
+    (path,) = write_poses(tmp_path / 'a.trc', 'trc', [one], skeleton, {}, TIMES[:5])
     found = open_pose_file(path, skeleton='penn_action')
     np.testing.assert_allclose(found.clips[0].joints, one.joints[:, 1:], atol=1e-3)
     found.write(tmp_path / 'b.trc', [found.clips[0].joints + 1], {})
     after = open_pose_file(tmp_path / 'b.trc').clips[0].joints
     np.testing.assert_allclose(after[:, 0], one.joints[:, 0], atol=1e-3)
     np.testing.assert_allclose(after[:, 1:], one.joints[:, 1:] + 1, atol=1e-3)
+
+
+MANY = 'frame,' + ','.join(f'j{i}_x,j{i}_y' for i in range(1001)) + '\n0' + ',1' * 2002
 
 
 @pytest.mark.parametrize(
@@ -391,7 +398,8 @@ def test_a_joint_that_is_not_wanted_stays(tmp_path):
         ('a.csv', 'scorer,a,a\nbodyparts,n,n\ncoords,x,z\n0,1,2\n', 'no coords x and y in it; it has x, z'),
         ('a.csv', 'scorer,a,a\nbodyparts,n,n\ncoords,x,y\n0,1\n', 'row 4: 2 cells, the header has 3'),
         ('a.csv', 'scorer,a,a\nbodyparts,n,n\ncoords,x,y\n0,1,two\n', "row 4, column 3: 'two' is no number"),
-        ('a.csv', 'frame,n_x,n_y\n0,1,2\n', 'the joints n are those of no skeleton'),
+        ('a.csv', MANY, 'joints: 1001 of them, expected 1 to 1000'),
+        ('a.csv', 'frame,_x,_y\n0,1,2\n', "column '_x' has no joint's name"),
         ('a.csv', 'frame,point0_x\n0,1\n', "no column 'point0_y'"),
         ('a.csv', 'a,b\n0,1\n', "no column 'frame'"),
         ('a.csv', 'frame,b\n0,1\n', "no column '..._x'"),
