@@ -110,18 +110,19 @@ def run(argv: Sequence[str], options: flags.FlagValues) -> None:
     box = parse_box(options.box) if options.box is not None else None
 
     from kimnet_jax.tasks import visualization
+    from kimnet_jax.tasks.footage import Frames, open_clip, open_video
     from kimnet_jax.tasks.occlusion import names_of
     from kimnet_jax.tasks.trained import open_trained
 
     networks = dict(zip(names_of(references), [open_trained(one, options.checkpoint) for one in references], strict=True))
     first = next(iter(networks.values()))
     if video is not None:
-        footage = visualization.open_video(video, box)
+        footage = open_video(video, box)
     else:
         place = command_line.values_of(options, 'dataset', 'data_dir', 'split')
-        footage = visualization.open_clip(first, options.clip, **place)
+        footage = open_clip(first, options.clip, **place)
     out = _out(picture, footage.name, first.folder, options.out)
-    frames = visualization.Frames(*bounds) if bounds else None
+    frames = Frames(*bounds) if bounds else None
     match picture:
         case 'correlation':
             visualization.correlation(first, footage, frames, out, lines=options.lines or None)

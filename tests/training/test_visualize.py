@@ -28,6 +28,7 @@ from kimnet_jax.models import build_model
 from kimnet_jax.models.weights import flatten
 from kimnet_jax.reporting import pictures
 from kimnet_jax.tasks import refinement, trained, visualization
+from kimnet_jax.tasks.footage import Frames, open_clip, watch
 from kimnet_jax.tasks.occlusion import predictor
 
 pytestmark = pytest.mark.quick_compilation
@@ -147,11 +148,11 @@ def test_heatmaps_are_those_of_the_network(draw, network, output, tmp_path):
 def test_where_a_chain_begins_nothing_is_drawn(network, data_dir, tmp_path, monkeypatch):
     found = trained.open_trained(network)
     short = trained.Trained(**{**vars(found), 'config': {**found.config, 'eval': {**found.config['eval'], 'chain_length': 2}}})
-    footage = visualization.open_clip(short, '1', data_dir=str(data_dir))
+    footage = open_clip(short, '1', data_dir=str(data_dir))
     given = []
     monkeypatch.setattr(pictures, 'correlation', lambda weights, *rest: given.append(weights))
     monkeypatch.setattr(pictures, 'save', lambda *args: args[1].write_bytes(b''))
-    visualization.correlation(short, footage, visualization.Frames(0, 4), tmp_path / 'w.png')
+    visualization.correlation(short, footage, Frames(0, 4), tmp_path / 'w.png')
     assert np.isnan(given[0]).all((1, 2)).tolist() == [False, True, False]
 
 
@@ -210,7 +211,7 @@ def test_trajectories_of_a_clip(draw, network, clips, tmp_path, capsys):
     drawn = {line.get_label(): line.get_ydata() for line in x.lines}
     np.testing.assert_allclose(drawn['face, truth'], places[:, JHMDB.joints.index('face'), 0])
     found = trained.open_trained(network)
-    poses = visualization.watch(found, visualization.open_clip(found, '2'), None, None, keep=False).joints
+    poses = watch(found, open_clip(found, '2'), None, None, keep=False).joints
     knee = JHMDB.joints.index('l_knee')
     refiner = refinement.load(trained.open_trained('hanet-s-jhmdb')).refiner
     refined = refiner(poses, example['boxes'], example['image_size'])
