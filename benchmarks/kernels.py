@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kimnet_jax.core.platform import compiled_for, platform_of
-from kimnet_jax.models.layers import ConvTranspose, conv, max_pool
+from kimnet_jax.models.layers import Conv, ConvTranspose, max_pool
 
 SHAPES = {  # (batch, side of the images, channels of the stem, channels in and out of the first transposed convolution)
     'full': (40, 256, 64, 2048, 256),
@@ -64,7 +64,7 @@ def main() -> None:
                 (batch, side // 8, side // 8, features),
             ),
             'conv 1x1, stride 2': (
-                conv(4 * stem, 8 * stem, 1, stride=2, dtype=dtype, rngs=nnx.Rngs(0)),
+                Conv(4 * stem, 8 * stem, 1, stride=2, dtype=dtype, rngs=nnx.Rngs(0)),
                 (batch, side // 4, side // 4, 4 * stem),
             ),
         }

@@ -1,5 +1,7 @@
 """The benchmarks run, say what they are to say, and refuse to time two networks that do not compute the same."""
 
+import ast
+import importlib.util
 import json
 import math
 import pathlib
@@ -72,6 +74,18 @@ def test_script(script, tmp_path):
         measured = result['ceilings']['float32']
         assert measured['flops_per_s'] > 0
         assert measured['bytes_per_s'] > 0
+
+
+@pytest.mark.parametrize('script', sorted(BENCHMARKS.glob('*.py')), ids=lambda path: path.stem)
+def test_what_is_imported_of_the_package_is_there(script):
+    """Of all scripts, also those that no test runs."""
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith('kimnet_jax'):
+            module = importlib.import_module(node.module)
+            names = [name.name for name in node.names if not hasattr(module, name.name)]
+            if hasattr(module, '__path__'):  # a package, whose modules need not be imported yet
+                names = [name for name in names if importlib.util.find_spec(f'{node.module}.{name}') is None]
+            assert not names
 
 
 def test_two_that_disagree_are_not_timed(tmp_path):
