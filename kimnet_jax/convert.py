@@ -37,8 +37,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum('pixels', None, list(pixels.RELEASED), expected, flag_values=values)
     template = 'The PyTorch file that the weights came from: its keys are written; entries without effect keep its values.'
     flags.DEFINE_string('template', None, template, flag_values=values)
-    joints = 'Whose joints the weights have, so that training can match them by name. Runs and our own files already say so.'
-    flags.DEFINE_enum('skeleton', None, sorted(SKELETONS), joints, flag_values=values)
+    joints = f'Whose joints the weights have, so that training can match them by name: {", ".join(sorted(SKELETONS))}, or a '
+    joints += 'TOML file with your own (docs/weights.md). Runs and our own files already say so.'
+    flags.DEFINE_string('skeleton', None, joints, flag_values=values)
     checkpoint = "Checkpoint of a run: 'best', 'last' or a step."
     flags.DEFINE_string('checkpoint', 'best', checkpoint, flag_values=values)
     verify = 'If PyTorch is installed, compare the outputs of both frameworks on random inputs.'

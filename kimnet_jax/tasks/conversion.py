@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kimnet_jax.core.errors import InputError
-from kimnet_jax.core.skeleton import get_skeleton
+from kimnet_jax.core.skeleton import SKELETONS, Skeleton, get_skeleton, named_apart
 from kimnet_jax.interop import has_torch, pixels
 from kimnet_jax.interop.convert import (
     Weights,
@@ -38,7 +38,7 @@ class ConversionRequest:
     partial: leave out entries that the network does not have, and parts of it unfilled.
     pixels: the release whose images the weights expect; None: images as ours.
     template: the PyTorch file that the weights came from, whose keys are written.
-    skeleton: whose joints the weights have; None: runs and files of ours tell it.
+    skeleton: whose joints the weights have: a known name, or a TOML file; None: runs and files of ours tell it.
     fields: of the network's config, which count instead of what the weights tell or leave open.
     checkpoint: of a run: `best`, `last` or a step.
     verify: compare the outputs of both frameworks, where PyTorch is installed.
@@ -68,11 +68,15 @@ def convert(request: ConversionRequest) -> None:
         raise InputError(f'--model={request.model}: choose one of {", ".join(NETWORKS)}')
     if target.exists() and not request.overwrite:
         raise InputError(f'{target} already exists: choose another name, or pass --overwrite')
+    asked = _skeleton(request.skeleton) if request.skeleton is not None else None
     weights, entries, notes, known = _read(source, request)
     to = request.to or ('flax' if weights is None else 'torch')
     _check_flags(request, weights, known, target, to)
+    if asked is not None and known is not None and known.skeleton and get_skeleton(known.skeleton) != asked:
+        wanted, there = named_apart(asked, get_skeleton(known.skeleton))
+        raise InputError(f'--skeleton={request.skeleton}: the joints of {source} are those of {there}, not of {wanted}')
     name = request.model or (known.network if known else '')
-    skeleton = request.skeleton or (known.skeleton if known else '')
+    skeleton = asked.text if asked is not None else known.skeleton if known else ''
     if weights is not None:
         check_complete(weights)
 
@@ -155,17 +159,29 @@ def _check_flags(
         raise InputError('--template is for converting our weights to PyTorch')
     if request.partial and to == 'torch':
         raise InputError('--partial is for converting to our weights; a PyTorch file is always written in full')
-    if request.skeleton and known is not None and known.skeleton not in ('', request.skeleton):
-        raise InputError(f'--skeleton={request.skeleton}: the joints of {request.source} are those of {known.skeleton!r}')
     if request.pixels and (weights is not None or request.model not in pixels.FOLDABLE):
         raise InputError(f'--pixels is for the PyTorch weights of {", ".join(pixels.FOLDABLE)}')
 
 
+def _skeleton(text: str) -> Skeleton:
+    """Of `--skeleton`. Raises `InputError` where it is neither a known name nor a file that describes one."""
+    if text in SKELETONS:
+        return SKELETONS[text]
+    file = pathlib.Path(text).expanduser()
+    if file.suffix != '.toml':
+        raise InputError(f'--skeleton={text}: choose one of {", ".join(sorted(SKELETONS))}, or give a TOML file with your joints')
+    from kimnet_jax.data_pipelines.builders.coco_keypoints.settings import read_skeleton  # with it comes TFDS
+
+    return read_skeleton(file)
+
+
 def _check_joints(weights: Weights) -> None:
     joints = getattr(weights.config, 'num_joints', None)  # HANet has channels, a network of features has none
-    known = get_skeleton(weights.skeleton).num_joints if weights.skeleton else joints
-    if joints not in (None, known):
-        raise InputError(f'--skeleton={weights.skeleton}: it has {known} joints, these weights have {joints}')
+    if not weights.skeleton or joints is None:
+        return
+    skeleton = get_skeleton(weights.skeleton)
+    if joints != skeleton.num_joints:
+        raise InputError(f'--skeleton={skeleton.name}: it has {skeleton.num_joints} joints, these weights have {joints}')
 
 
 def list_networks() -> None:

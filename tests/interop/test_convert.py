@@ -16,6 +16,7 @@ from kimnet_jax import convert
 from kimnet_jax.core.command import run_command
 from kimnet_jax.core.config import plain
 from kimnet_jax.core.errors import InputError
+from kimnet_jax.core.skeleton import get_skeleton
 from kimnet_jax.interop.convert import check_complete, describe, described, forward_error, from_torch, make_config, to_torch
 from kimnet_jax.interop.networks import NETWORKS, JRPSPSizes, RelationDecoderSizes
 from kimnet_jax.interop.pixels import RELEASED as RELEASED_PIXELS
@@ -301,6 +302,30 @@ def test_the_skeleton_goes_along(command, tmp_path, capsys):
     )
     assert command(source='b.npz', target='c.npz', to='flax', **options) == 2
     assert "b.npz: metadata of another program or version: unknown skeleton 'cocoa'" in capsys.readouterr().err
+
+
+def test_weights_of_ones_own_joints(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = PoseResNetConfig(depth=18, num_joints=3, width=4, features=7)
+    write_weights(tmp_path / 'a.safetensors', state_dict('pose_resnet', config), {})
+    (tmp_path / 'hand.toml').write_text('joints = ["left_tip", "wrist", "right_tip"]\nlimbs = [["left_tip", "wrist"]]\n')
+    (tmp_path / 'hand2.toml').write_text('joints = ["left_tip", "wrist", "thumb"]\n')
+    (tmp_path / 'bad.toml').write_text('names = ["a", "b"]\n')
+    given = {'model': 'pose_resnet', 'source': 'a.safetensors', 'target': 'a.npz', 'verify': False, 'overwrite': True}
+    assert command(**given, skeleton='hand.toml') == 0
+    skeleton = get_skeleton(read_weights(tmp_path / 'a.npz').metadata['skeleton'])
+    assert (skeleton.name, skeleton.joints, skeleton.flip_pairs) == ('hand', ('left_tip', 'wrist', 'right_tip'), ((0, 2),))
+    assert command(source='a.npz', target='b.npz', to='flax', skeleton='hand.toml') == 0
+    for text, message in (
+        ('hand2.toml', "a.npz are those of 'hand', not of 'hand2'"),
+        ('jhmdb', "a.npz are those of 'hand', not of 'jhmdb'"),
+        ('foot', '--skeleton=foot: choose one of coco, jhmdb'),
+        ('foot.toml', 'foot.toml: no such file'),
+        ('bad.toml', "bad.toml: 'names' is no field of a skeleton"),
+    ):
+        capsys.readouterr()
+        assert command(source='a.npz', target='c.npz', to='flax', skeleton=text) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name', ['kimnet', 'pose_resnet'])

@@ -9,10 +9,10 @@ import numpy as np
 
 from kimnet_jax.core.errors import InputError, some_of
 from kimnet_jax.core.json_files import read_json
-from kimnet_jax.core.skeleton import SKELETONS, Skeleton, make_skeleton
+from kimnet_jax.core.skeleton import Skeleton
 from kimnet_jax.data_pipelines.builders.coco_keypoints import labelled
 from kimnet_jax.data_pipelines.builders.coco_keypoints.labelled import Image, Labelled, Person
-from kimnet_jax.data_pipelines.builders.coco_keypoints.settings import FILE, Settings
+from kimnet_jax.data_pipelines.builders.coco_keypoints.settings import FILE, Settings, own_skeleton
 from kimnet_jax.data_pipelines.findings import Finding
 
 _MOST_PIXELS = 1 << 20  # of a side
@@ -137,22 +137,6 @@ def _skeleton(file: pathlib.Path, category: Mapping[str, Any], settings: Setting
     except InputError as error:
         raise InputError(f'{file}: skeleton: {error}') from error
     return skeleton
-
-
-def own_skeleton(name: str, fields: Mapping[str, Any]) -> Skeleton:
-    """The known skeleton that has these joints in this order, unless more than joints and limbs is given; or one's own.
-
-    Raises `InputError` naming the field.
-    """
-    joints = fields.get('joints')
-    if not isinstance(joints, list):
-        raise InputError('joints: expected a list of names')
-    if not set(fields) - {'joints', 'limbs'}:
-        for known in SKELETONS.values():
-            if [*known.joints] == joints:
-                return known
-    name = f'{name}_joints' if name in SKELETONS or name.startswith('points') else name
-    return make_skeleton(name, **fields)
 
 
 def _limbs(pairs: Any, joints: list[Any]) -> list[list[str]]:

@@ -8,9 +8,8 @@ import numpy as np
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.data_pipelines.builders.coco_keypoints import labelled
-from kimnet_jax.data_pipelines.builders.coco_keypoints.coco import own_skeleton
 from kimnet_jax.data_pipelines.builders.coco_keypoints.labelled import Image, Labelled
-from kimnet_jax.data_pipelines.builders.coco_keypoints.settings import Settings
+from kimnet_jax.data_pipelines.builders.coco_keypoints.settings import Settings, own_skeleton
 from kimnet_jax.data_pipelines.findings import Finding
 from kimnet_jax.data_pipelines.pose_records import read_cells
 

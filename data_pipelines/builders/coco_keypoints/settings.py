@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from kimnet_jax.core.errors import InputError
 from kimnet_jax.core.files import read_text
+from kimnet_jax.core.skeleton import SKELETONS, Skeleton, make_skeleton
 
 FILE, SKELETON_FILE = 'dataset.toml', 'skeleton.toml'
 REST = 'rest'  # in the place of a list: the clips of no other split
@@ -52,9 +53,7 @@ def read_settings(root: pathlib.Path) -> Settings:
     skeleton = fields.get('skeleton', {})
     if not isinstance(skeleton, dict):
         raise InputError(f'{file}: skeleton is {skeleton!r}, expected a table')
-    for name in skeleton:
-        if name not in SKELETON_FIELDS:
-            raise InputError(f'{place}: {name!r} is no field of a skeleton; known: {", ".join(SKELETON_FIELDS)}')
+    _check_fields(skeleton, place)
     if fields.get('clips', 'auto') not in get_args(Rule):
         raise InputError(f'{file}: clips is {fields["clips"]!r}; choose one of {", ".join(get_args(Rule))}')
     if not isinstance(fields.get('category', ''), str):
@@ -67,6 +66,38 @@ def read_settings(root: pathlib.Path) -> Settings:
     if 'splits' in fields:
         _check_splits(file, fields['splits'])
     return Settings(**fields)
+
+
+def own_skeleton(name: str, fields: Mapping[str, Any]) -> Skeleton:
+    """The known skeleton that has these joints in this order, unless more than joints and limbs is given; or one's own.
+
+    Raises `InputError` naming the field.
+    """
+    joints = fields.get('joints')
+    if not isinstance(joints, list):
+        raise InputError('joints: expected a list of names')
+    if not set(fields) - {'joints', 'limbs'}:
+        for known in SKELETONS.values():
+            if [*known.joints] == joints:
+                return known
+    name = f'{name}_joints' if name in SKELETONS or name.startswith('points') else name
+    return make_skeleton(name, **fields)
+
+
+def read_skeleton(file: pathlib.Path) -> Skeleton:
+    """What a file such as `skeleton.toml` describes, under the name of the file. Raises `InputError` naming file and field."""
+    fields = _read_toml(file)
+    _check_fields(fields, file)
+    try:
+        return own_skeleton(file.stem, fields)
+    except InputError as error:
+        raise InputError(f'{file}: {error}') from error
+
+
+def _check_fields(skeleton: Mapping[str, Any], place: pathlib.Path) -> None:
+    for name in skeleton:
+        if name not in SKELETON_FIELDS:
+            raise InputError(f'{place}: {name!r} is no field of a skeleton; known: {", ".join(SKELETON_FIELDS)}')
 
 
 def _read_toml(file: pathlib.Path) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from kimnet_jax.core.files import read_text
 from kimnet_jax.core.skeleton import COCO
 from kimnet_jax.core.video import IMAGE_SUFFIXES
 from kimnet_jax.data_pipelines.builders.coco_keypoints import labelled
-from kimnet_jax.data_pipelines.builders.coco_keypoints.coco import own_skeleton
 from kimnet_jax.data_pipelines.builders.coco_keypoints.labelled import Image, Labelled, Person
-from kimnet_jax.data_pipelines.builders.coco_keypoints.settings import SKELETON_FILE, Settings
+from kimnet_jax.data_pipelines.builders.coco_keypoints.settings import SKELETON_FILE, Settings, own_skeleton
 from kimnet_jax.data_pipelines.findings import Finding
 from kimnet_jax.data_pipelines.images import read_image
 
