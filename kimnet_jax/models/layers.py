@@ -129,7 +129,7 @@ def torch_conv(
 class Conv(nnx.Module):
     """A square convolution of [B, H, W, C], padded as in PyTorch: `kernel // 2` zeros on every side, whatever the stride.
 
-    With the parameters and initial values of `nnx.Conv`, and not its other fields, with which networks are built half as fast.
+    It has the parameters and initial values of `nnx.Conv`, without whose other fields networks are built and traced faster.
 
     A 1x1 is a matrix product, whose weight gradient is 3 to 8 times faster on CPU; with a stride only on CPU and TPU, as XLA's
     compiler for GPUs aborts on two residual blocks whose second begins with such a slice. The bias is added in float32: XLA:CPU
@@ -239,8 +239,8 @@ class Statistics(nnx.Module):
     """
 
     def __init__(self, features: int):
-        self.mean = nnx.BatchStat(jnp.zeros(features))
-        self.var = nnx.BatchStat(jnp.ones(features))
+        self.mean = nnx.BatchStat(jnp.zeros(features, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(features, jnp.float32))
         self.momentum = 0.9
         self.epsilon = 1e-5
         self.use_running_average = False  # set by `train` and `eval`
@@ -258,8 +258,8 @@ class BatchNorm(Statistics):
     def __init__(self, features: int, *, scale_init: float = 1.0, dtype: Dtype = jnp.float32, rngs: nnx.Rngs):
         super().__init__(features)
         keys(rngs).skip(2)  # as `nnx.BatchNorm`
-        self.scale = nnx.Param(jnp.full(features, scale_init))
-        self.bias = nnx.Param(jnp.zeros(features))
+        self.scale = nnx.Param(jnp.full(features, scale_init, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
         self.output_dtype = dtype
 
     @_watched
