@@ -6,6 +6,7 @@ import mmap
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -62,6 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Each worker has its own, since JAX does not write a program's file in one piece: another process could read half of it.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a script; what tests start would ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = hasattr(config, 'workerinput')
     outer = os.environ['JAX_COMPILATION_CACHE_DIR'] if worker else None  # which its starter removes
     programs = tempfile.mkdtemp(prefix='kimnet_programs_', dir=outer)
