@@ -111,7 +111,9 @@ def test_a_stored_skeleton_with_a_fault_is_one_line(change, message):
 @pytest.mark.parametrize(
     ('other', 'told'),
     [
-        (make_skeleton('yours', ['tip']), ("'mine'", "'yours'")),
+        (make_skeleton('yours', ['tip']), (
+            "'mine' (4 joints, among them nose, LShoulder, right_hip, RShoulder)", "'yours' (1 joint, among them tip)")),
+        (make_skeleton('yours', OWN.joints[::-1]), ("'mine'", "'yours', with the same joints in another order")),
         (make_skeleton('mine', ['nose', 'tail']), (
             "'mine' (4 joints, among them LShoulder, right_hip, RShoulder)", "'mine' (2 joints, among them tail)")),
         (make_skeleton('mine', OWN.joints[:3]), ("'mine' (4 joints, among them RShoulder)", "'mine' (3 joints)")),
@@ -121,6 +123,10 @@ def test_a_stored_skeleton_with_a_fault_is_one_line(change, message):
 )  # fmt: skip
 def test_two_skeletons_that_differ_are_told_apart_even_by_one_name(other, told):
     assert named_apart(OWN, other) == told
+
+
+def test_known_skeletons_are_told_apart_by_their_names():
+    assert named_apart(JHMDB, COCO) == ("'jhmdb'", "'coco'")
 
 
 def test_a_stored_skeleton_that_lacks_a_field_is_one_line():

@@ -75,19 +75,22 @@ class Skeleton:
 
 
 def named_apart(one: Skeleton, other: Skeleton) -> tuple[str, str]:
-    """What a message calls two skeletons that differ: their names; where these are the same, what differs, too."""
-    if one.name != other.name:
-        return repr(one.name), repr(other.name)
+    """What a message calls two skeletons that differ: known ones by their names; of one's own, what differs is told, too."""
+    first, second = repr(one.name), repr(other.name)
+    if one.name == other.name:
+        second = f'another {second}'
+    elif {one.name, other.name} <= SKELETONS.keys():
+        return first, second
     if one.joints == other.joints:
         fields = [field.name for field in dataclasses.fields(Skeleton) if field.compare]
-        field = next(name for name in fields if getattr(one, name) != getattr(other, name))
-        return repr(one.name), f'another {other.name!r}, of other {field}'
+        return first, f'{second}, of other {next(name for name in fields if getattr(one, name) != getattr(other, name))}'
     if set(one.joints) == set(other.joints):
-        return repr(one.name), f'another {other.name!r}, with the same joints in another order'
+        return first, f'{second}, with the same joints in another order'
 
     def told(this: Skeleton, that: Skeleton) -> str:
         alone = [joint for joint in this.joints if joint not in that.joints]
-        return f'{this.name!r} ({this.num_joints} joints{", among them " * bool(alone)}{some_of(alone)})'
+        count = f'{this.num_joints} joint{"s" * (this.num_joints != 1)}'
+        return f'{this.name!r} ({count}{", among them " * bool(alone)}{some_of(alone)})'
 
     return told(one, other), told(other, one)
 

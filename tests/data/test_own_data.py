@@ -560,7 +560,9 @@ def test_predictions_of_an_own_skeleton_are_told_apart_from_those_of_another(tmp
     write_predictions(tmp_path / 'poses.npz', [one], skeleton, {})
     assert [found.clip for found in read_predictions(str(tmp_path / 'poses.npz'), skeleton.text)] == ['a']
     assert get_skeleton(open_pose_file(tmp_path / 'poses.npz').skeleton) == skeleton
-    with pytest.raises(InputError, match="poses of 'mine', the data has 'jhmdb'"):
+    with pytest.raises(
+        InputError, match=r"poses of 'mine' \(5 joints, .*\), the data has 'jhmdb' \(15 joints, among them neck, "
+    ):
         read_predictions(str(tmp_path / 'poses.npz'), 'jhmdb')
     with pytest.raises(InputError, match="poses of 'mine', the data has another 'mine', with the same joints in another order"):
         read_predictions(str(tmp_path / 'poses.npz'), other.text)

@@ -317,8 +317,11 @@ def test_weights_of_ones_own_joints(command, tmp_path, monkeypatch, capsys):
     assert (skeleton.name, skeleton.joints, skeleton.flip_pairs) == ('hand', ('left_tip', 'wrist', 'right_tip'), ((0, 2),))
     assert command(source='a.npz', target='b.npz', to='flax', skeleton='hand.toml') == 0
     for text, message in (
-        ('hand2.toml', "a.npz are those of 'hand', not of 'hand2'"),
-        ('jhmdb', "a.npz are those of 'hand', not of 'jhmdb'"),
+        (
+            'hand2.toml',
+            "a.npz are those of 'hand' (3 joints, among them right_tip), not of 'hand2' (3 joints, among them thumb)",
+        ),
+        ('jhmdb', "a.npz are those of 'hand' (3 joints, among them left_tip, wrist, right_tip), not of 'jhmdb' (15 joints, "),
         ('foot', '--skeleton=foot: choose one of coco, jhmdb'),
         ('foot.toml', 'foot.toml: no such file'),
         ('bad.toml', "bad.toml: 'names' is no field of a skeleton"),
